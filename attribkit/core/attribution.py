@@ -1,0 +1,142 @@
+"""What an attribution is, once computed."""
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from attribkit.core import targets
+from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.method import Method
+from attribkit.core.overlay import overlay, png, stretched
+from attribkit.core.shapes import Heatmaps, Images, Scores
+from attribkit.core.targets import Target
+
+Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
+
+_FORMAT = "1"  # of the files that save() writes
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes of space
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A method or a target as a file remembers it: enough to caption and to compare, not to run."""
+
+    name: str
+    text: str  # the repr of the original
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores, and all that is needed to read, redraw or re-score them."""
+
+    scores: Scores  # as the method computed them: signed, at its own resolution
+    x: Images  # what was explained
+    target: Target | Recorded  # with the predicted classes made explicit
+    method: Method | Recorded  # options and all; its repr is the provenance
+    notes: tuple[str, ...] = ()  # what a careful reader should know
+
+    def heatmap(self, reduce: Reduction = "sum") -> Heatmaps:
+        """One number per pixel of x, (b, *space): the channels reduced, then resized linearly; not normalised.
+
+        reduce: for scores of several channels the choice changes the ranking of the pixels.
+        """
+        return resized(_reduced(self.scores, reduce), self.x.shape[2:]).squeeze(1)
+
+    def to(self, device: torch.device | str) -> "Attribution":
+        """The same on another device."""
+        return replace(self, scores=self.scores.to(device), x=self.x.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: the tensors, and the rest as JSON in its metadata."""
+        record = {"target": _record(self.target), "method": _record(self.method), "notes": self.notes}
+        tensors = {"scores": self.scores.contiguous(), "x": self.x.contiguous()}
+        save_file(tensors, path, metadata={"attribkit": _FORMAT, "attribution": json.dumps(record)})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Attribution":
+        """Read what `save` wrote; the method comes back as a record of its repr, since it may not be installed."""
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                record = json.loads((file.metadata() or {})["attribution"])
+                scores, x = file.get_tensor("scores"), file.get_tensor("x")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UnreadableFile(f"{path} is no saved attribution ({error}): give a file that save() wrote.") from error
+        method = Recorded(record["method"]["name"], record["method"]["repr"])
+        return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, images: int | slice) -> "Attribution":
+        """The attribution of one image (still a batch) or of a slice of them."""
+        if isinstance(images, int):
+            if not -len(self) <= images < len(self):
+                raise IndexError(f"image {images} of an attribution of {len(self)}")
+            images = slice(images % len(self), images % len(self) + 1)
+        target = self.target.part(images) if isinstance(self.target, Target) else self.target
+        return replace(self, scores=self.scores[images], x=self.x[images], target=target)
+
+    def __iter__(self) -> Iterator["Attribution"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        shape, grid = tuple(self.x.shape), tuple(self.scores.shape)
+        notes = "".join(f"\n  {note}" for note in self.notes)
+        return f"Attribution({self.method!r}, {self.target!r}, x {shape}, scores {grid}){notes}"
+
+    def _repr_html_(self) -> str:
+        """Overlays of the first images, the provenance and the notes; no script."""
+        shown = zip(stretched(self.x), self.heatmap("sum_of_magnitudes"), strict=True) if self.x.ndim == 4 else ()
+        pictures = [base64.b64encode(png(overlay(*pair))).decode() for pair, _ in zip(shown, range(8), strict=False)]
+        images = "".join(f'<img style="margin:2px" src="data:image/png;base64,{each}">' for each in pictures)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        title = html.escape(f"{self.method!r} of {self.target!r}")
+        return f"<div>{images}<br><code>{title}</code><ul>{notes}</ul></div>"
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+
+
+def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
+    """The channels of the scores made one, (b, 1, *grid)."""
+    if reduce == "sum":
+        return scores.sum(1, keepdim=True)
+    if reduce == "sum_of_magnitudes":
+        return scores.abs().sum(1, keepdim=True)
+    if reduce == "largest_magnitude":
+        return scores.gather(1, scores.abs().argmax(1, keepdim=True))
+    raise InvalidInput(f"reduce={reduce!r} is no way to reduce channels; known: {', '.join(get_args(Reduction))}.")
+
+
+def _record(what: Any) -> dict[str, Any]:
+    """A method or target as JSON can hold it."""
+    record = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
+    plain = {f.name: getattr(what, f.name) for f in fields(what)}
+    return record | {"fields": plain} if type(what).__name__ in _CLASS_TARGETS else record
+
+
+_CLASS_TARGETS = {"ClassLogit": targets.ClassLogit, "Probability": targets.Probability, "Contrast": targets.Contrast}
+
+
+def _read_target(record: dict[str, Any]) -> Target | Recorded:
+    if record["name"] not in _CLASS_TARGETS:
+        return Recorded(record["name"], record["repr"])
+    classes = {name: tuple(value) if isinstance(value, list) else value for name, value in record["fields"].items()}
+    return _CLASS_TARGETS[record["name"]](**classes)

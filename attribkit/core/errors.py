@@ -1,0 +1,56 @@
+"""What can go wrong, in the user's words.
+
+AttribkitError
+├── UnknownName       also a LookupError: a method, layer, label, option or model that is not there
+├── InvalidInput      also a ValueError: images, a target or options that do not fit
+├── UnsupportedModel  also a TypeError: a model that cannot be explained, or not without being told more
+├── UnreadableFile    also an OSError: an image, weights or a result that is missing or broken
+└── OutOfMemory       also a MemoryError: one image alone is too large
+PluginWarning         a UserWarning: a plugin that was left out
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_SHOWN = 12  # names that a message lists before it only counts
+
+
+class AttribkitError(Exception):
+    """Base class of every error that attribkit raises on purpose."""
+
+
+class UnknownName(AttribkitError, LookupError):
+    """Asked for something by a name that nothing has; the message offers the nearest and lists what is known."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
+        known = list(known)
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"No {kind} is named {name!r}.{hint} Known: {listed(known)}.{advice and ' ' + advice}")
+
+
+class InvalidInput(AttribkitError, ValueError):
+    """Images, a target or options that do not fit the model or the method."""
+
+
+class UnsupportedModel(AttribkitError, TypeError):
+    """A model that cannot be explained, or not without being told more."""
+
+
+class UnreadableFile(AttribkitError, OSError):
+    """An image, weights or a saved attribution that is missing or broken."""
+
+
+class OutOfMemory(AttribkitError, MemoryError):
+    """One image alone needs more memory than there is."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin was left out; everything else works."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, for a message; a long row ends in a count."""
+    names = list(names)
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "") if names else "none"

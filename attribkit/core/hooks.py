@@ -1,0 +1,140 @@
+"""All that touches a model, as context managers that leave it as it was."""
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[valid-type]  # RLock is a function
+_REGISTRIES = ("_parameters", "_buffers", "_modules")  # and every dict of hooks
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, parameters without gradients, gradients on; one thread at a time; everything is put back after.
+
+    Put back, also when an exception passes: training flags, ``requires_grad``, ``.grad``, hooks, buffers, the identity
+    of submodules, parameters and buffers, and the state of the random number generators of Python, NumPy and PyTorch.
+    """
+    with _LOCKS.setdefault(model, RLock()), _random_kept(model), _eager():
+        modules = [(module, module.training, _registries(module)) for module in model.modules()]
+        parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        buffers = [(b, b._version, b.clone()) for b in model.buffers()]
+        try:
+            for module, _, _ in modules:
+                module.training = False  # not by eval(), which a model may override
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            _put_back(modules, parameters, buffers)
+
+
+@contextmanager
+def captured(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Keep what each module outputs, a list per module with one tensor for each time that it ran.
+
+    The first output that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Outputs that
+    already depend on a leaf stay in its graph. The model goes on with a clone, so an in-place operation further on
+    cannot change what was kept.
+    """
+    kept: list[list[Tensor]] = [[] for _ in modules]
+    handles = [module.register_forward_hook(_keeper(outputs)) for module, outputs in zip(modules, kept, strict=True)]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def observed(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Any]]]:
+    """Record (name, module, output) of every submodule, in the order in which they finish."""
+    seen: list[tuple[str, nn.Module, Any]] = []
+
+    def recorder(name: str) -> Any:
+        return lambda module, _args, output: seen.append((name, module, output))
+
+    handles = [module.register_forward_hook(recorder(name)) for name, module in model.named_modules() if name]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that a module is said to output: its output, or the first entry of a tuple or list."""
+    while isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def _keeper(outputs: list[Tensor]) -> Any:
+    def keep(_module: nn.Module, _args: object, output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None or not tensor.is_floating_point():
+            return None
+        outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
+        return _with_first(output, outputs[-1].clone())
+
+    return keep
+
+
+def _with_first(output: Any, tensor: Tensor) -> Any:
+    """The module's output with its first tensor exchanged."""
+    if isinstance(output, Tensor):
+        return tensor
+    entries = [_with_first(output[0], tensor), *output[1:]]
+    return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
+
+
+@contextmanager
+def _random_kept(model: nn.Module) -> Iterator[None]:
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state is what is kept
+    try:
+        with torch.random.fork_rng(sorted(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Hooks never fire in compiled code; where nothing has imported the compiler, nothing is compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _registries(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """Copies of the dicts in which a module keeps its children, tensors and hooks."""
+    names = [name for name in vars(module) if name in _REGISTRIES or "_hooks" in name]
+    return {name: registry.copy() for name in names if isinstance(registry := vars(module)[name], dict)}
+
+
+def _put_back(
+    modules: list[tuple[nn.Module, bool, dict[str, dict[Any, Any]]]],
+    parameters: list[tuple[nn.Parameter, bool, Tensor | None]],
+    buffers: list[tuple[Tensor, int, Tensor]],
+) -> None:
+    for module, training, registries in modules:
+        module.training = training
+        for name, entries in registries.items():
+            registry = vars(module)[name]
+            registry.clear()
+            registry.update(entries)
+    for parameter, requires_grad, gradient in parameters:
+        parameter.requires_grad_(requires_grad)
+        parameter.grad = gradient
+    with torch.no_grad():
+        for buffer, version, values in buffers:
+            if buffer._version != version:
+                buffer.copy_(values)

@@ -1,0 +1,81 @@
+"""Where the image lies in a layer's output: channels first, channels last, or a row of tokens."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attribkit.core.shapes import LayerMaps
+
+_MOST_PREFIX_TOKENS = 5  # DINOv3 has a class token and four registers
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to read a layer's output as channels on a grid."""
+
+    kind: str  # "channels first", "channels last" or "tokens"
+    grid: tuple[int, ...]  # cells per axis of space
+    prefix: int = 0  # tokens before those of the grid: class, distillation and register tokens
+
+    def to_grid(self, output: Tensor) -> LayerMaps:
+        """Channels first on the grid, (b, d, *grid)."""
+        if self.kind == "channels first":
+            return output
+        if self.kind == "channels last":
+            return output.movedim(-1, 1)
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+
+    def __str__(self) -> str:
+        after = f" after {self.prefix} prefix" if self.prefix else ""
+        return f"{self.kind}{after}"
+
+
+def find_layout(
+    shape: tuple[int, ...],
+    space: tuple[int, ...],
+    *,
+    prefix_tokens: int | None = None,
+    channels_last: bool = False,
+    patch: tuple[int, ...] | None = None,
+) -> Layout | None:
+    """The one layout in which an output can be a map of the image, or None where there is none or more than one.
+
+    shape: the output's, batch first; space: the image's, in pixels; prefix_tokens: None where it is not known;
+    channels_last: whether the family is known for it; patch: pixels per token along each axis (their ratio counts).
+    A grid is a map of the image only if it has the image's proportions.
+    """
+    base = tuple(pixels / side for pixels, side in zip(space, patch or (1,) * len(space), strict=True))
+    if len(shape) == len(space) + 2:
+        orders = [Layout("channels first", shape[2:]), Layout("channels last", shape[1:-1])]
+        distances = [_distance(layout.grid, base) for layout in orders]
+        if min(distances) < 1:
+            return orders[channels_last if distances[0] == distances[1] else distances.index(min(distances))]
+    if len(shape) == 3 and len(base) == 2:
+        prefixes = range(_MOST_PREFIX_TOKENS + 1) if prefix_tokens is None else [prefix_tokens]
+        grids = [(prefix, _token_grid(shape[1] - prefix, base)) for prefix in prefixes]
+        tokens = [Layout("tokens", grid, prefix) for prefix, grid in grids if grid]
+        return tokens[0] if len(tokens) == 1 else None
+    return None
+
+
+def _distance(grid: tuple[int, ...], base: tuple[float, ...]) -> float:
+    """How many cells the grid is off from the image at its best scale; 1 or more is another picture.
+
+    A first axis of three, frames or slices, has a scale of its own.
+    """
+    if len(base) == 3:
+        return _distance(grid[1:], base[1:]) if grid[0] <= base[0] else math.inf
+    scale = math.sqrt(math.prod(base) / math.prod(grid))
+    if min(grid) < 2 or scale < 0.99:
+        return math.inf
+    return max(abs(cells - side / scale) for cells, side in zip(grid, base, strict=True))
+
+
+def _token_grid(count: int, base: tuple[float, ...]) -> tuple[int, ...] | None:
+    """The grid of so many tokens that has the image's proportions."""
+    if count < 4:
+        return None
+    scale = math.sqrt(math.prod(base) / count)
+    grid = tuple(round(side / scale) for side in base)
+    return grid if math.prod(grid) == count and _distance(grid, base) < 1 else None

@@ -1,0 +1,22 @@
+"""What the author of a method writes."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from attribkit.core.model import HookedModel
+from attribkit.core.shapes import Images, Scores
+from attribkit.core.targets import Target
+
+
+class Method(ABC):
+    """Scores each pixel's part in the model's answer; subclass as a frozen dataclass whose fields are the options."""
+
+    name: ClassVar[str]  # what users write: method="gradcam"
+    source: ClassVar[str]  # authors, venue, year, equation
+
+    @abstractmethod
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        """Score x for target, with the words of `model`; signed, at the method's own resolution.
+
+        The caller has put the model into evaluation mode and puts everything back.
+        """

@@ -1,0 +1,250 @@
+"""A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
+
+import copy
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribkit.core.errors import InvalidInput, OutOfMemory, UnknownName, UnsupportedModel
+from attribkit.core.hooks import captured
+from attribkit.core.layers import Layer, gradient_reach, trace
+from attribkit.core.shapes import Images, LayerMaps, PerImage
+from attribkit.core.spec import ModelSpec
+from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
+
+_BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
+
+
+class HookedModel:
+    """The model that a method is handed: frozen, and asked about one batch of images.
+
+    A batch that does not fit into memory is cut into chunks that do, and the size that fits is remembered. Results have
+    the model's precision, or float32 where the model computes in half of that.
+    """
+
+    def __init__(self, module: nn.Module, spec: ModelSpec, *, batch_size: int | None = None) -> None:
+        self.module = module
+        self.spec = spec
+        self.notes: list[str] = []  # what a careful reader of the result should know
+        self._learnt = _Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
+        self._x: Tensor | None = None
+        self._predicted: ClassLogit | None = None
+
+    def explaining(self, x: Images) -> "HookedModel":
+        """The same model, about to explain x, with notes and predicted classes of its own."""
+        model = copy.copy(self)
+        model.notes, model._x, model._predicted = [], x, None
+        return model
+
+    def __call__(self, x: Images) -> Any:
+        """What the model returns; differentiable where x is."""
+        channels_last = self._learnt.channels_last and x.ndim == 4 and x.device.type == "cpu"
+        # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
+        return self.module(x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format))
+
+    def score(self, x: Images, target: Target) -> PerImage:
+        """The target's score per image; not differentiable."""
+
+        def run(part: Tensor, question: _Question) -> list[Tensor]:
+            with torch.no_grad():
+                return [_precise(question(self(part)))]
+
+        return self._in_chunks(run, x, target)[0]
+
+    def gradient(self, x: Images, target: Target) -> Images:
+        """The derivative of each image's score by its own pixels."""
+
+        def run(part: Tensor, question: _Question) -> list[Tensor]:
+            leaf = part.detach().requires_grad_()
+            return [_precise(*_gradients(question(self(leaf)), {"the images": leaf}))]
+
+        return self._in_chunks(run, x, target)[0]
+
+    def activation_and_gradient(
+        self, x: Images, target: Target, layer: str | None = None
+    ) -> tuple[LayerMaps, LayerMaps]:
+        """A layer's activation and d score / d activation, channels first on the layer's grid, for token models too.
+
+        layer: a dotted name; None is the layer that the model's spec or its first forward justifies.
+        """
+        return self.activations_and_gradients(x, target, [layer])[0]
+
+    def activations_and_gradients(
+        self, x: Images, target: Target, layers: Sequence[str | None]
+    ) -> list[tuple[LayerMaps, LayerMaps]]:
+        """As `activation_and_gradient` for each of several layers, by one forward and one backward."""
+        modules = {name: self.layer(name) for name in (layer or self._default_layer(x) for layer in layers)}
+
+        def run(part: Tensor, question: _Question) -> list[Tensor]:
+            with captured(list(modules.values())) as kept:
+                score = question(self(part))
+            activations = {name: self._last(name, outputs) for name, outputs in zip(modules, kept, strict=True)}
+            gradients = _gradients(score, activations)
+            pairs = zip(activations.items(), gradients, strict=True)
+            return [grid for (name, a), g in pairs for grid in self._on_grid(name, part, a.detach(), g)]
+
+        maps = self._in_chunks(run, x, target)
+        for name, gradient in zip(modules, maps[1::2], strict=True):
+            self._note_reach(name, gradient)
+        return list(zip(maps[::2], maps[1::2], strict=True))
+
+    def layer(self, name: str) -> nn.Module:
+        """A submodule by its dotted name."""
+        if not isinstance(name, str):
+            raise InvalidInput(
+                f'A layer is told by its dotted name, got {type(name).__name__}; `attribute(x, "gradcam", layer=...)` '
+                "takes a module of the model too."
+            )
+        try:
+            return self.module.get_submodule(name)
+        except AttributeError:
+            known = [each for each, _ in self.module.named_modules() if each]
+            raise UnknownName("layer", name, known, "Explainer.layers() tells which have a grid.") from None
+
+    def layers(self, x: Images) -> list[Layer]:
+        """The layers that are maps of the image, in execution order; the first image of x is run once."""
+        return trace(self.module, x[:1], self.spec)
+
+    def note(self, text: str) -> None:
+        """Leave a remark for the reader of the result; a repetition is dropped."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def resolved(self, target: Target) -> Target:
+        """The target, with the predicted classes made explicit if that is what it means."""
+        if isinstance(target, Predicted) and self._x is not None and self._predicted is None:
+            self.score(self._x, target)
+        return self._predicted or target if isinstance(target, Predicted) else target
+
+    def _in_chunks(self, run: "_Run", x: Tensor, target: Target) -> list[Tensor]:
+        """Put the question to as many images at a time as fit; join the answers."""
+        target = target if x is self._x else self.resolved(target)
+        check_count(target, len(x))
+        parts: list[list[Tensor]] = []
+        predicted: list[Tensor] = []
+        start = 0
+        while start < len(x):
+            images = slice(start, start + (self._learnt.batch_size or len(x)))
+            question = _Question(target.part(images))
+            part = self._attempt(run, x[images], question)
+            if part is not None:
+                parts.append(part)
+                predicted.extend(question.predicted)
+                start = images.stop
+        if predicted and x is self._x:
+            self._predicted = ClassLogit(tuple(torch.cat(predicted).tolist()))
+        return parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def _attempt(self, run: "_Run", x: Tensor, question: "_Question") -> list[Tensor] | None:
+        """Run, or learn why it could not be run so and return None."""
+        try:
+            return run(x, question)
+        except RuntimeError as error:
+            if not self._learnt.from_error(error, x):
+                raise
+        question.predicted.clear()
+        gc.collect()
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _default_layer(self, x: Tensor) -> str:
+        """The spec's layer, or the one chosen from a first forward at this image size."""
+        space = tuple(x.shape[2:])
+        if space not in self._learnt.layers:
+            named = [(self.spec.layer, self.spec.reason)] if self.spec.layer else []
+            traced = ((layer.name, layer.reason) for layer in self.layers(x) if layer.chosen)
+            self._learnt.layers[space] = next(chain(named, traced))
+        name, reason = self._learnt.layers[space]
+        self.note(f"layer={name!r}: {reason}")
+        return name
+
+    def _last(self, name: str, outputs: list[Tensor]) -> Tensor:
+        if not outputs:
+            raise UnsupportedModel(
+                f"Layer {name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
+                "Explainer.layers() lists those that can be read."
+            )
+        if len(outputs) > 1:
+            self.note(f"layer {name!r} runs {len(outputs)} times in a forward; its last output was read")
+        return outputs[-1]
+
+    def _on_grid(self, name: str, x: Tensor, *tensors: Tensor) -> list[Tensor]:
+        layout = self.spec.layout(tensors[0].shape, x.shape)
+        if layout is None:
+            raise InvalidInput(
+                f"Layer {name!r} has no grid: its output of shape {tuple(tensors[0].shape)} is no map of images of "
+                f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+            )
+        return [_precise(layout.to_grid(tensor)) for tensor in tensors]
+
+    def _note_reach(self, name: str, gradient: Tensor) -> None:
+        reach = gradient_reach(gradient)
+        if reach < _BLIND:
+            self.note(f"the score's gradient is exactly zero at {1 - reach:.0%} of the grid of layer {name!r}")
+
+
+_Run = Callable[[Tensor, "_Question"], list[Tensor]]
+
+
+class _Question:
+    """A target put to one chunk of images; keeps the classes that it turned out to mean."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.predicted: list[Tensor] = []
+
+    def __call__(self, outputs: Any) -> Tensor:
+        if isinstance(self.target, Predicted):
+            self.predicted.append(class_scores(outputs).max(1).indices)
+        return self.target(outputs)
+
+
+@dataclass
+class _Learnt:
+    """What earlier calls taught about a model."""
+
+    batch_size: int | None  # images at a time; None is all of them
+    channels_last: bool  # whether convolutions get their images in the faster memory layout
+    layers: dict[tuple[int, ...], tuple[str, str]] = field(
+        default_factory=dict
+    )  # image size to chosen layer and reason
+
+    def from_error(self, error: RuntimeError, x: Tensor) -> bool:
+        """Whether the error says how to ask again."""
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if len(x) == 1:
+                raise OutOfMemory(
+                    f"One image of shape {tuple(x.shape[1:])} alone does not fit into the memory of {x.device}: "
+                    "use a smaller image, a model of lower precision or another device."
+                ) from error
+            self.batch_size = len(x) // 2
+            return True
+        if self.channels_last and "view size is not compatible" in str(error):
+            self.channels_last = False
+            return True
+        return False
+
+
+def _gradients(score: Tensor, tensors: dict[str, Tensor]) -> list[Tensor]:
+    """The derivative of the score by each of the named tensors; a missing path is an error, never a zero."""
+    gradients: Sequence[Tensor | None] = [None] * len(tensors)
+    if score.requires_grad:
+        gradients = torch.autograd.grad(score.sum(), list(tensors.values()), allow_unused=True)
+    cut = [name for name, gradient in zip(tensors, gradients, strict=True) if gradient is None]
+    if cut:
+        where = cut[0] if cut[0] == "the images" else f"layer {cut[0]!r}"
+        raise UnsupportedModel(
+            f"No gradient leads from the score to {where}: the score does not depend on it, or the model or the target "
+            "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."
+        )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,34 @@
+"""What an architecture says of itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from attribkit.core.layouts import Layout, find_layout
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Facts of an architecture that a forward does not show; every one may be left out.
+
+    A plugin describes its family with this; a user passes it as ``Explainer(model, spec=ModelSpec(...))``.
+    """
+
+    layer: str | None = None  # dotted name of the layer that methods read; None is chosen from the first forward
+    reason: str = "named by the model's spec"  # why that layer
+    prefix_tokens: int | None = None  # tokens before those of the patches; None where it is not known
+    patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
+    channels_last: bool = False  # whether its maps are (b, h, w, c)
+    input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
+    labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
+
+    def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
+        """How an output of this shape is a map of images of that shape, both batch first; None if it is not one."""
+        if shape[:1] != images[:1]:
+            return None
+        return find_layout(
+            tuple(shape),
+            tuple(images[2:]),
+            prefix_tokens=self.prefix_tokens,
+            channels_last=self.channels_last,
+            patch=self.patch,
+        )

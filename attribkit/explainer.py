@@ -1,0 +1,144 @@
+"""The front door."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attribkit import registry
+from attribkit.core.admission import check_images, unwrapped
+from attribkit.core.attribution import Attribution
+from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.hooks import frozen
+from attribkit.core.layers import Layer
+from attribkit.core.method import Method
+from attribkit.core.metric import Faithfulness, Localization, Metric
+from attribkit.core.model import HookedModel
+from attribkit.core.preflight import Finding, preflight
+from attribkit.core.shapes import Images, Masks, PerImage
+from attribkit.core.spec import ModelSpec
+from attribkit.core.targets import as_target, check_count
+
+
+class Explainer:
+    """Explains one model, and leaves it as it was.
+
+    >>> Explainer(model).attribute(x, method="gradcam").heatmap()
+
+    model: any module that turns images (b, c, *space) into class scores (b, classes), or into anything that a target
+    can score. spec: what the model's family does not say of it. batch_size: images at a time; "auto" is as many as fit.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, spec: ModelSpec | None = None, batch_size: int | Literal["auto"] = "auto"
+    ) -> None:
+        module = unwrapped(model)
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InvalidInput(f"batch_size={batch_size!r} is neither 'auto' nor a number of images from 1.")
+        self.model = HookedModel(
+            module, spec or registry.model_spec(module), batch_size=None if batch_size == "auto" else batch_size
+        )
+
+    def attribute(
+        self, x: Images, method: str | type[Method] | Method = "gradcam", *, target: Any = None, **options: Any
+    ) -> Attribution:
+        """Score every pixel of x for a target.
+
+        x: (b, c, *space), preprocessed as the model expects, on its device. method: a name, class or instance; options
+        are its fields. target: a class index or label, one per image, a Target, or a function of the model's outputs;
+        None is the predicted class. Raises an AttribkitError that says what to do where there is no honest answer.
+        """
+        named = {option: self._layer_name(value) for option, value in options.items()}
+        explain = registry.make(method, Method, **named)
+        question = as_target(target, self.model.spec.labels)
+        check_images(x, self.model)
+        check_count(question, len(x))
+        with frozen(self.model.module):
+            x = x.clone() if x.is_inference() else x.detach()
+            model = self.model.explaining(x)
+            scores = explain(model, x, question).detach().contiguous()
+            return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores, explain)))
+
+    def evaluate(
+        self,
+        attribution: Attribution,
+        metric: str | type[Metric] | Metric,
+        *,
+        mask: Masks | None = None,
+        **options: Any,
+    ) -> PerImage:
+        """Score an attribution of this model by a metric, a number per image.
+
+        mask: (b, *space), True on the object, for metrics that compare with one.
+        """
+        score = registry.make(metric, Metric, **options)
+        if isinstance(score, Localization):
+            if mask is None or mask.shape != (len(attribution), *attribution.x.shape[2:]):
+                got = None if mask is None else tuple(mask.shape)
+                raise InvalidInput(
+                    f"{score.name!r} compares with a mask (b, *space) of the attribution's images, got {got}."
+                )
+            return score(attribution, mask)
+        if not isinstance(score, Faithfulness):
+            raise InvalidInput(f"{score!r} is neither a Faithfulness nor a Localization metric: derive it from one.")
+        with frozen(self.model.module):
+            return score(self.model.explaining(attribution.x), attribution)
+
+    def layers(self, x: Images | None = None) -> list[Layer]:
+        """The layers that are maps of the image, in execution order, and why one of them is chosen.
+
+        x: images of the size in question; None is a blank one of the size that the model was made for.
+        """
+        images = self._example() if x is None else x
+        check_images(images, self.model)
+        with frozen(self.model.module):
+            return self.model.layers(images)
+
+    def check(self, x: Images | None = None, target: Any = None) -> list[Finding]:
+        """Look for what would make an answer wrong for this model; an empty list is good news. Costs six forwards.
+
+        x: a few typical images, at least two; None is noise of the size that the model was made for.
+        """
+        images = self._example(torch.randn) if x is None else x
+        check_images(images, self.model)
+        with frozen(self.model.module):
+            return preflight(self.model, images, as_target(target, self.model.spec.labels))
+
+    def __repr__(self) -> str:
+        return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
+
+    def _example(self, make: Any = torch.zeros) -> Tensor:
+        """Two images of the size that the model was made for."""
+        if self.model.spec.input_size is None:
+            raise InvalidInput("The size of this model's images is not known: pass some, x of shape (b, c, *space).")
+        like = next(self.model.module.parameters())
+        return make(2, *self.model.spec.input_size, dtype=like.dtype, device=like.device)
+
+    def _layer_name(self, value: Any) -> Any:
+        """Modules among the options become their dotted names, so that the method's repr tells all."""
+        if isinstance(value, list | tuple) and any(isinstance(each, str | nn.Module) for each in value):
+            return tuple(self._layer_name(each) for each in value)
+        if not isinstance(value, nn.Module):
+            return value
+        name = next((name for name, module in self.model.module.named_modules() if module is value), None)
+        if not name:
+            raise InvalidInput(f"{type(value).__name__}(...) is no layer of this model: give one of its own modules.")
+        return name
+
+
+def _remarks(scores: Tensor, method: Method) -> list[str]:
+    """What the scores themselves show; not finite is an error."""
+    flat = scores.flatten(1)
+    if not bool(flat.isfinite().all()):
+        wrong = (~flat.isfinite().all(1)).nonzero().flatten().tolist()
+        raise AttribkitError(
+            f"{method!r} gave scores that are not finite for images {wrong}: the model overflows or divides by zero on "
+            "them. Look at its outputs; a model of half precision may need float32."
+        )
+    constant = (flat.amax(1) == flat.amin(1)).nonzero().flatten().tolist()
+    zero = [i for i in constant if float(flat[i, 0]) == 0.0]
+    return [
+        f"all scores are {value} for images {images}: the map says nothing about them"
+        for value, images in (("zero", zero), ("equal", [i for i in constant if i not in zero]))
+        if images
+    ]

@@ -1,0 +1,90 @@
+"""A grid of pictures and overlays with shared colour bars."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jaxtyping import Float
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from attribkit.core.errors import InvalidInput
+from attribkit.core.overlay import DIVERGING, PERCENTILE, SEQUENTIAL, is_signed, overlay
+from attribkit.core.shapes import Picture
+
+CELL = 1.35  # inches, side of a cell
+BAR = 3.0  # inches, longest colour bar
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One picture of a grid."""
+
+    picture: Picture
+    heatmap: Float[Tensor, "h w"] | None = None  # laid over the picture
+    outline: Float[Tensor, "h w"] | None = None  # drawn as a contour, 1 inside
+    title: str = ""
+
+
+def grid(
+    rows: Sequence[Sequence[Cell]],
+    *,
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    caption: str = "",
+) -> Figure:
+    """Draw rows of cells; each map has its own scale, named by the bar, and the caption stands below."""
+    width = CELL * len(rows[0]) + 0.9
+    height = 1.12 * CELL * len(rows) + 0.35 + 0.13 * len(caption.splitlines())
+    with _paper_style():
+        figure = Figure(figsize=(width, height), layout="compressed")
+        axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+        for row_axes, cells in zip(axes, rows, strict=True):
+            for ax, cell in zip(row_axes, cells, strict=True):
+                _draw(ax, cell)
+        for ax, title in zip(axes[0], column_titles, strict=False):
+            ax.set_title("\n".join(filter(None, [title, ax.get_title()])))
+        for ax, title in zip(axes[:, 0], row_titles, strict=False):
+            ax.set_ylabel(title)
+        _bars(figure, axes.ravel().tolist(), height, [cell for cells in rows for cell in cells])
+        figure.supxlabel(caption, fontsize=6, x=0.01, ha="left")
+    return figure
+
+
+def write(figure: Figure, path: str | Path) -> None:
+    """Write a figure as its ending says; the same figure gives the same bytes."""
+    metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(Path(path).suffix.lower())
+    with _paper_style():
+        try:
+            figure.savefig(path, metadata=metadata)
+        except ValueError as error:
+            known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
+            raise InvalidInput(f"{str(path)!r} has no ending of a figure: use one of {known}.") from error
+
+
+def _paper_style() -> AbstractContextManager[None]:
+    return style.context(str(files("attribkit.figures") / "paper.mplstyle"))
+
+
+def _draw(ax: Axes, cell: Cell) -> None:
+    ax.imshow(cell.picture if cell.heatmap is None else overlay(cell.picture, cell.heatmap))
+    if cell.outline is not None:
+        ax.contour(cell.outline.float().cpu().numpy(), levels=[0.5], colors="white", linewidths=0.8)
+    ax.set(xticks=[], yticks=[], title=cell.title)
+    ax.spines[:].set_visible(False)
+
+
+def _bars(figure: Figure, axes: Sequence[Axes], height: float, cells: Sequence[Cell]) -> None:
+    """A colour bar for the maps without negative scores, and one for those with them, where there are such."""
+    signed = {is_signed(cell.heatmap) for cell in cells if cell.heatmap is not None}
+    for kind in sorted(signed):
+        mappable = ScalarMappable(Normalize(-1 if kind else 0, 1), DIVERGING if kind else SEQUENTIAL)
+        bar = figure.colorbar(mappable, ax=axes, shrink=min(1.0, BAR / height), aspect=25, pad=0.01)
+        bar.set_label(f"score / {PERCENTILE:g}th percentile of the map's magnitudes", fontsize=6)
+        bar.ax.tick_params(labelsize=6)

@@ -1,0 +1,27 @@
+# mypy: disable-error-code="empty-body"
+"""The hooks: all that a plugin can add to attribkit, and the marker for writing one."""
+
+import pluggy
+from torch import nn
+
+from attribkit.core.method import Method
+from attribkit.core.metric import Metric
+from attribkit.core.spec import ModelSpec
+
+hookspec = pluggy.HookspecMarker("attribkit")
+hookimpl = pluggy.HookimplMarker("attribkit")
+
+
+@hookspec
+def attribkit_methods() -> list[type[Method]]:
+    """Attribution methods that this plugin adds: images in, scores per pixel out."""
+
+
+@hookspec
+def attribkit_metrics() -> list[type[Metric]]:
+    """Metrics that this plugin adds: an attribution in, a number per image out."""
+
+
+@hookspec(firstresult=True)
+def attribkit_model_spec(model: nn.Module) -> ModelSpec | None:
+    """Describe an architecture; None if it is not one that this plugin knows. The last plugin loaded is asked first."""

@@ -1,0 +1,143 @@
+"""Models by name: from timm, torchvision, the embedded zoo or the Hugging Face hub, with their own preprocessing."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from attribkit import zoo
+from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, listed
+from attribkit.preprocessing import Preprocessing
+
+
+class LoadedModel(NamedTuple):
+    """A model in evaluation mode, and what its images must go through."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+
+
+def load_model(
+    name: str, *, pretrained: bool = False, weights: str | Path | None = None, **arguments: Any
+) -> LoadedModel:
+    """Make a model by name: "timm:resnet50", "torchvision:resnet50", "hf-hub:org/name" or "zoo:cnn".
+
+    pretrained: fetch the weights that the library publishes (the zoo's are always there). weights: a safetensors file,
+    or a state dict that torch.save wrote; never a whole pickled model. arguments: go to the library's constructor.
+    """
+    scheme, separator, rest = name.partition(":")
+    if not separator or scheme not in _SCHEMES:
+        raise UnknownName("kind of model", name, [f"{each}:NAME" for each in _SCHEMES])
+    loaded = _SCHEMES[scheme](rest, pretrained, arguments)
+    if weights is not None:
+        _fill(loaded.model, Path(weights), name)
+    loaded.model.eval()
+    return loaded
+
+
+def _timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
+    import timm  # here and below, since these libraries are slow to import
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models())
+    model = _made(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **arguments))
+    return LoadedModel(model, Preprocessing.of_timm(model))
+
+
+def _hub(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
+    import timm
+
+    model = _made(f"hf-hub:{name}", lambda: timm.create_model(f"hf-hub:{name}", pretrained=True, **arguments))
+    return LoadedModel(model, Preprocessing.of_timm(model))
+
+
+def _torchvision(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    if name in set(models.list_models()) - set(classifiers):
+        raise UnsupportedModel(f"torchvision:{name} is no image classifier: load it yourself and use Explainer(model).")
+    if name not in classifiers:
+        raise UnknownName("torchvision model", name, classifiers)
+    default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    preset = default.transforms()
+    chosen = default if pretrained else None
+    model = _made(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen, **arguments))
+    return LoadedModel(model, Preprocessing.of_torchvision(preset))
+
+
+def _zoo(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
+    if arguments:
+        raise InvalidInput(f"zoo:{name} takes no arguments, got {listed(arguments)}.")
+    model = zoo.load(name)
+    return LoadedModel(model, Preprocessing.of_timm(model))
+
+
+_SCHEMES: dict[str, Callable[[str, bool, Mapping[str, Any]], LoadedModel]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf-hub": _hub,
+    "zoo": _zoo,
+}
+
+
+def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """The model, or one sentence on why there is none."""
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} cannot be made with these arguments: {error}") from error
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableFile(
+            f"The weights of {name} could not be fetched ({type(error).__name__}: {reason}). Without a network, give a "
+            "file by weights=..., or do without pretrained weights."
+        ) from error
+
+
+def _fill(model: nn.Module, path: Path, name: str) -> None:
+    """Load every weight of the model from a file, or say which do not fit."""
+    state = _read(path)
+    own = model.state_dict()
+    missing, foreign = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if state[k].shape != own[k].shape
+    ]
+    complaints = {"missing": missing, "not in the model": foreign, "of another shape": sorted(shapes)}
+    if any(complaints.values()):
+        told = "; ".join(f"{len(keys)} {what} ({listed(keys[:3])})" for what, keys in complaints.items() if keys)
+        raise InvalidInput(
+            f"The weights {str(path)!r} do not fit {name}: {told}. Look at the model's name and arguments."
+        )
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a saved state dict."""
+    if not path.is_file():
+        raise UnreadableFile(f"There are no weights {str(path)!r}: look at the path.")
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UnreadableFile(
+            f"{str(path)!r} holds more than tensors, and a pickle can run code: save the state_dict() as safetensors."
+        ) from error
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableFile(
+            f"{str(path)!r} holds no weights that can be read ({reason}): fetch the file anew."
+        ) from error
+    nested = [
+        state[key] for key in ("state_dict", "model") if isinstance(state, dict) and isinstance(state.get(key), dict)
+    ]
+    tensors = nested[0] if nested else state
+    if not isinstance(tensors, dict):
+        raise UnreadableFile(f"{str(path)!r} holds no weights but a {type(state).__name__}: save a state_dict().")
+    return {key.removeprefix("module."): value for key, value in tensors.items()}

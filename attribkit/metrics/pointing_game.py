@@ -1,0 +1,22 @@
+"""The pointing game."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.metric import Localization
+from attribkit.core.shapes import Masks, PerImage
+
+
+@dataclass(frozen=True)
+class PointingGame(Localization):
+    """1 where the heatmap is largest on the object, 0 where elsewhere; a tie counts by its share on the object."""
+
+    name: ClassVar[str] = "pointing_game"
+    source: ClassVar[str] = "Zhang et al., ECCV 2016, sec. 4.1, without tolerance"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, attribution: Attribution, mask: Masks) -> PerImage:
+        heatmap = attribution.heatmap().flatten(1)
+        largest = heatmap == heatmap.amax(1, keepdim=True)
+        return (largest & mask.flatten(1)).sum(1) / largest.sum(1)

@@ -1,0 +1,15 @@
+"""The built-in model families, most specific first."""
+
+from torch import nn
+
+from attribkit.core.spec import ModelSpec
+from attribkit.hookspecs import hookimpl
+from attribkit.models import generic, timm, torchvision
+
+_FAMILIES = (timm, torchvision, generic)
+
+
+@hookimpl(trylast=True)
+def attribkit_model_spec(model: nn.Module) -> ModelSpec | None:
+    """The description by the first family that knows the model."""
+    return next((spec for family in _FAMILIES if (spec := family.spec(model))), None)

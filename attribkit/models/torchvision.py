@@ -1,0 +1,44 @@
+"""torchvision models, by the module that defines them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attribkit.core.spec import ModelSpec
+
+_PACKAGE = "torchvision.models."
+
+
+def spec(model: Any) -> ModelSpec | None:
+    """Describe a torchvision model."""
+    modules = [cls.__module__ for cls in type(model).__mro__ if cls.__module__.startswith(_PACKAGE)]
+    if not modules:
+        return None
+    family = modules[0].removeprefix(_PACKAGE)
+    if family == "vision_transformer":
+        return _vision_transformer(model)
+    return ModelSpec(channels_last=family == "swin_transformer", labels=_labels(model))
+
+
+def _vision_transformer(model: Any) -> ModelSpec:
+    last = len(model.encoder.layers) - 1
+    return ModelSpec(
+        layer=f"encoder.layers.encoder_layer_{last}.ln_1",
+        reason="the last normalisation before the class token's last look at the patches",
+        prefix_tokens=1,
+        input_size=(3, model.image_size, model.image_size),
+        labels=_labels(model),
+    )
+
+
+def _labels(model: Any) -> Callable[[], Sequence[str]] | None:
+    """ImageNet's names where the model ends in 1000 classes, as torchvision's classifiers are trained."""
+    linear = [m for m in model.modules() if hasattr(m, "out_features")]
+    convolutional = [m for m in model.modules() if hasattr(m, "out_channels")]
+    classes = linear[-1].out_features if linear else convolutional[-1].out_channels if convolutional else None
+    return _imagenet_labels if classes == 1000 else None
+
+
+def _imagenet_labels() -> Sequence[str]:
+    from torchvision.models import ResNet50_Weights  # here, since few calls need the names
+
+    return list(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])

@@ -1,0 +1,168 @@
+"""Plugins: found, checked and looked up by name. Nothing else calls pluggy."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+import pluggy
+from torch import nn
+
+import attribkit.methods
+import attribkit.metrics
+import attribkit.models
+from attribkit import hookspecs
+from attribkit.core.errors import AttribkitError, InvalidInput, PluginWarning, UnknownName, listed
+from attribkit.core.method import Method
+from attribkit.core.metric import Metric
+from attribkit.core.spec import ModelSpec
+
+BUILTIN = {"methods": attribkit.methods, "metrics": attribkit.metrics, "models": attribkit.models}
+VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
+
+Named = TypeVar("Named", Method, Metric)
+_KINDS: dict[str, type[Any]] = {"attribkit_methods": Method, "attribkit_metrics": Metric}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was loaded."""
+
+    name: str  # of its entry point
+    distribution: str  # that installed it
+    offers: tuple[type[Method] | type[Metric], ...]
+
+
+def plugins() -> tuple[Plugin, ...]:
+    """Built-in plugins first, then those of installed distributions, in the order of their names."""
+    return _loaded()[1]
+
+
+def methods() -> dict[str, type[Method]]:
+    """Every attribution method by name."""
+    return _offered(Method)
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """Every metric by name."""
+    return _offered(Metric)
+
+
+def plugin_of(cls: type[Method] | type[Metric]) -> Plugin:
+    """The plugin that offers a method or metric."""
+    return next(plugin for plugin in plugins() if cls in plugin.offers)
+
+
+def model_spec(model: nn.Module) -> ModelSpec:
+    """What the first plugin that knows this model says of it."""
+    spec: ModelSpec = _loaded()[0].hook.attribkit_model_spec(model=model)
+    return spec
+
+
+def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> Named:
+    """A method or metric with its options: by name, by class, or as it was given."""
+    if isinstance(what, kind):
+        if options:
+            raise InvalidInput(
+                f"{what!r} has its options already: give the name {what.name!r} with options, or change it."
+            )
+        return what
+    cls = what if isinstance(what, type) and issubclass(what, kind) else _named(what, kind)
+    known = list(options_of(cls))
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of {cls.name!r}", option, known)
+    return cls(**options)
+
+
+def options_of(cls: type[Any]) -> dict[str, Any]:
+    """The options of a method or metric, with their defaults."""
+    if not is_dataclass(cls):
+        raise AttribkitError(f"{_path(cls)} is no dataclass: decorate it with @dataclass(frozen=True).")
+    return {field.name: field.default for field in fields(cls)}
+
+
+def _named(name: Any, kind: type[Named]) -> type[Named]:
+    known = _offered(kind)
+    if not isinstance(name, str):
+        raise InvalidInput(
+            f"{name!r} is no {kind.__name__.lower()}: give a name ({listed(known)}), a class or an instance."
+        )
+    if name not in known:
+        raise UnknownName(kind.__name__.lower(), name, known)
+    return known[name]
+
+
+def _offered(kind: type[Named]) -> dict[str, type[Named]]:
+    return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
+
+
+@cache
+def _loaded() -> tuple[pluggy.PluginManager, tuple[Plugin, ...]]:
+    """The plugin manager and what it holds; a third-party plugin that is not right is left out with a warning."""
+    manager = pluggy.PluginManager("attribkit")
+    manager.add_hookspecs(hookspecs)
+    found: list[Plugin] = []
+    for name, module in BUILTIN.items():
+        found.append(_register(manager, module, name, "attribkit", found))
+    for entry in _wanted():
+        distribution = entry.dist.name if entry.dist else entry.value
+        try:
+            found.append(_register(manager, entry.load(), entry.name, distribution, found))
+        except Exception as error:
+            warnings.warn(
+                f"Plugin {entry.name!r} of {distribution!r} was left out: {type(error).__name__}: {error}",
+                PluginWarning,
+                stacklevel=2,
+            )
+    return manager, tuple(found)
+
+
+def _wanted() -> Iterator[EntryPoint]:
+    """The entry points that the environment variable lets in; all of them where it is not set."""
+    wanted = os.environ.get(VARIABLE)
+    names = None if wanted is None else [name.strip() for name in wanted.split(",")]
+    installed = sorted(entry_points(group="attribkit"), key=lambda entry: entry.name)
+    return (entry for entry in installed if names is None or entry.name in names)
+
+
+def _register(manager: pluggy.PluginManager, module: Any, name: str, distribution: str, before: list[Plugin]) -> Plugin:
+    """Register a plugin whole, or not at all."""
+    manager.register(module, name=f"{distribution}:{name}")
+    try:
+        manager.check_pending()  # catches a misspelt hook
+        plugin = Plugin(name, distribution, tuple(_offers(module)))
+        _refuse_taken_names([*before, plugin])
+    except Exception:
+        manager.unregister(module)
+        raise
+    return plugin
+
+
+def _offers(module: Any) -> Iterator[type[Method] | type[Metric]]:
+    """The classes that a plugin's hooks return, checked."""
+    for hook, kind in _KINDS.items():
+        for cls in getattr(module, hook, list)():
+            if not (isinstance(cls, type) and issubclass(cls, kind)) or inspect.isabstract(cls):
+                raise AttribkitError(f"{hook}() must return classes derived from {kind.__name__}, got {cls!r}.")
+            if not isinstance(getattr(cls, "name", None), str):
+                raise AttribkitError(f'{_path(cls)} has no name: give the class `name = "..."`.')
+            options_of(cls)  # refuses what is no dataclass
+            yield cls
+
+
+def _refuse_taken_names(found: list[Plugin]) -> None:
+    taken: dict[tuple[type, str], type] = {}
+    for cls in (cls for plugin in found for cls in plugin.offers):
+        kind = Method if issubclass(cls, Method) else Metric
+        other = taken.setdefault((kind, cls.name), cls)
+        if other is not cls:
+            raise AttribkitError(f"{_path(other)} and {_path(cls)} are both named {cls.name!r}; rename the second.")
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

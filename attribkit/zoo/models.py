@@ -1,0 +1,65 @@
+"""Two tiny timm models that name the marked object of a scene; their weights ship with the package."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import as_file, files
+
+import timm
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+from torch import nn
+
+from attribkit.core.errors import UnknownName
+from attribkit.zoo.scenes import SHAPES, SIDE
+
+_CONFIG = {
+    "input_size": (3, SIDE, SIDE),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "num_classes": len(SHAPES),
+    "label_names": SHAPES,
+}  # in the words of timm's pretrained_cfg
+
+
+def build(name: str) -> nn.Module:
+    """An untrained zoo model that describes itself as timm's models do."""
+    if name not in ARCHITECTURES:
+        raise UnknownName("zoo model", name, ARCHITECTURES)
+    model = ARCHITECTURES[name]()
+    model.pretrained_cfg = dict(_CONFIG)  # type: ignore[assignment]
+    return model
+
+
+def load(name: str) -> nn.Module:
+    """A trained zoo model in evaluation mode: "cnn" or "vit"."""
+    model = build(name)
+    with as_file(files("attribkit.zoo") / "weights" / f"{name}.safetensors") as path:
+        model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def _cnn() -> nn.Module:
+    """A residual network of four blocks that ends in global average pooling and a linear layer."""
+    return timm.create_model(
+        "resnet18", layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), output_stride=16, num_classes=len(SHAPES)
+    )
+
+
+def _vit() -> nn.Module:
+    """A transformer of five blocks with a class token, over 8 by 8 patches from a convolutional stem."""
+    stem = ConvStem(depth=4, channels=(16, 32, 64, 96), stride=(2, 2, 2, 2))
+    return VisionTransformer(
+        img_size=SIDE,
+        patch_size=1,
+        embed_dim=96,
+        depth=5,
+        num_heads=3,
+        num_classes=len(SHAPES),
+        embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"cnn": _cnn, "vit": _vit}

@@ -1,0 +1,138 @@
+"""Scenes whose truth is known: textured shapes over photographs, the one outlined in white named by the label."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from scipy.ndimage import binary_dilation
+from skimage import color, data, draw, transform
+
+from attribkit.zoo.silhouettes import SILHOUETTES, Polygon
+
+SIDE = 128  # pixels, of a scene
+SHAPES = tuple(SILHOUETTES)  # the classes, in label order
+OUTLINE = 3  # pixels; white around the marked object, black around the others
+
+Picture = UInt8[np.ndarray, "h w 3"]
+Region = Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One shape of a scene."""
+
+    label: int  # index into SHAPES
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are exclusive
+    mask: Region  # True on the object, outline included
+    marked: bool  # outlined in white: the one that the scene's label names
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture, and the truth about it."""
+
+    seed: int
+    image: Picture
+    objects: tuple[SceneObject, ...]  # the marked one first
+
+    @property
+    def target(self) -> SceneObject:
+        """The marked object."""
+        return self.objects[0]
+
+    @property
+    def label(self) -> int:
+        """The marked object's class, an index into SHAPES."""
+        return self.target.label
+
+
+def scene(seed: int) -> Scene:
+    """Draw the scene of a seed: 3 or 4 objects of different classes that do not touch, the first of them marked."""
+    rng = np.random.default_rng(seed)
+    image = _background(rng)
+    count = int(rng.integers(3, 5))
+    labels = rng.permutation(len(SHAPES))[:count]
+    objects = [
+        _draw(image, int(label), centre, radius, marked=i == 0, rng=rng)
+        for i, (label, (centre, radius)) in enumerate(zip(labels, _places(count, rng), strict=True))
+    ]
+    return Scene(seed, np.round(255 * image).astype(np.uint8), tuple(objects))
+
+
+def scenes(count: int, seed: int = 0) -> Iterator[Scene]:
+    """Draw `count` scenes; scene i of a seed is the same whatever the count."""
+    return (scene(seed + i) for i in range(count))
+
+
+def _places(count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    """Centres and radii in pixels of discs that keep clear of each other and of the border."""
+    places: list[tuple[np.ndarray, float]] = []
+    while len(places) < count:
+        radius = rng.uniform(16, 24)
+        centre = rng.uniform(radius + OUTLINE, SIDE - radius - OUTLINE, size=2)
+        if all(np.hypot(*(centre - other)) > radius + r + 2 * OUTLINE for other, r in places):
+            places.append((centre, radius))
+        elif rng.random() < 0.02:  # a layout that leaves no room for the next disc is begun anew
+            places.clear()
+    return places
+
+
+def _draw(
+    image: Float[np.ndarray, "h w 3"],
+    label: int,
+    centre: Float[np.ndarray, " 2"],
+    radius: float,
+    *,
+    marked: bool,
+    rng: np.random.Generator,
+) -> SceneObject:
+    """Paint a shape and its outline into the image."""
+    body = np.zeros((SIDE, SIDE), dtype=bool)
+    angle = rng.uniform(0, 2 * np.pi)
+    for points, inside in SILHOUETTES[SHAPES[label]]:
+        rows, columns = _turned(points, angle, radius, centre).T
+        body[draw.polygon(rows, columns, body.shape)] = inside
+    mask = binary_dilation(body, iterations=OUTLINE)
+    image[mask] = 1.0 if marked else 0.0
+    image[body] = _texture(rng)[body]
+    rows, columns = np.nonzero(mask)
+    box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    return SceneObject(label, box, mask, marked)
+
+
+def _turned(points: Polygon, angle: float, radius: float, centre: Float[np.ndarray, " 2"]) -> Polygon:
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return radius * points @ rotation.T + centre
+
+
+def _background(rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
+    """A random square of a random photograph, mirrored at random."""
+    photo = _photographs()[rng.integers(len(_photographs()))]
+    side = int(rng.integers(SIDE, min(photo.shape[:2])))
+    top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
+    crop = transform.resize(photo[top : top + side, left : left + side], (SIDE, SIDE), anti_aliasing=True)
+    return np.ascontiguousarray(crop[:, :: rng.choice([-1, 1])])
+
+
+def _texture(rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
+    """A random piece of a grey texture in a random colour."""
+    grey = _textures()[rng.integers(len(_textures()))]
+    top, left = rng.integers(0, grey.shape[0] - SIDE, size=2)
+    tint = color.hsv2rgb(np.array([rng.random(), rng.uniform(0.4, 1.0), rng.uniform(0.7, 1.0)]))
+    return grey[top : top + SIDE, left : left + SIDE, None] * tint
+
+
+@cache
+def _photographs() -> tuple[np.ndarray, ...]:
+    """The colour photographs that ship with scikit-image, values 0 to 1."""
+    photos = (data.astronaut(), data.cat(), data.coffee(), data.rocket(), data.stereo_motorcycle()[0])
+    return tuple(photo.astype(np.float64) / 255 for photo in photos)
+
+
+@cache
+def _textures() -> tuple[np.ndarray, ...]:
+    """The grey textures that ship with scikit-image, stretched to values 0.2 to 1."""
+    greys = [grey.astype(np.float64) for grey in (data.brick(), data.grass(), data.gravel())]
+    return tuple(0.2 + 0.8 * (grey - grey.min()) / (grey.max() - grey.min()) for grey in greys)

@@ -1,0 +1,47 @@
+"""What all tests share: one thread a worker, seeds, and the folder of real weights and photographs."""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+from attribkit import zoo
+
+
+def pytest_configure(config):
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_users_run():
+    """Users run without the shape checks of these tests; what they see are our own sentences."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real weights and photographs."""
+    folder = os.environ.get("ATTRIBKIT_ASSETS")
+    if not folder:
+        pytest.skip("ATTRIBKIT_ASSETS, the folder of real weights and photographs, is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def cnn():
+    return zoo.load("cnn")
+
+
+@pytest.fixture(scope="session")
+def vit():
+    return zoo.load("vit")

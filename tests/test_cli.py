@@ -1,0 +1,182 @@
+"""The command line: what it writes, and one sentence with exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from attribkit import registry, zoo
+from attribkit.cli import app
+
+pytestmark = pytest.mark.filterwarnings("default")  # commands show warnings as sentences
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "scene.png"
+    Image.fromarray(zoo.scene(3).image).save(path)
+    return path
+
+
+def test_demo(tmp_path):
+    output = run("demo", "--scenes", 3, "--output", tmp_path).output
+    for name in ("cnn", "vit", "gradcam", "saliency", "relevance_mass ↑", "pointing_game ↑", "forwards", "seconds"):
+        assert name in output
+    width, height = Image.open(tmp_path / "demo.png").size
+    assert width > 1000
+    assert height > 600
+    assert (tmp_path / "demo.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
+    from dataclasses import dataclass
+
+    from attribkit import Faithfulness, Method
+
+    @dataclass(frozen=True)
+    class Later(Method):
+        name = "later"
+        source = "nobody"
+
+        def __call__(self, model, x, target):
+            return -model.gradient(x, target)
+
+    @dataclass(frozen=True)
+    class Refusing(Method):
+        name = "refusing"
+        source = "nobody"
+
+        def __call__(self, model, x, target):
+            raise ValueError("not on this model")
+
+    @dataclass(frozen=True)
+    class Steadiness(Faithfulness):
+        name = "steadiness"
+        source = "nobody"
+        higher_is_better = False
+
+        def __call__(self, model, attribution):
+            return model.score(attribution.x, attribution.target) * 0 + 0.25
+
+    methods, metrics = registry.methods(), registry.metrics()
+    monkeypatch.setattr(registry, "methods", lambda: {**methods, "later": Later, "refusing": Refusing})
+    monkeypatch.setattr(registry, "metrics", lambda: {**metrics, "steadiness": Steadiness})
+    monkeypatch.setattr(registry, "_offered", lambda kind: registry.methods() if kind is Method else registry.metrics())
+    output = run("demo", "--scenes", 3, "--output", tmp_path).output
+    assert "later" in output
+    assert "steadiness ↓" in output
+    assert "0.25" in output
+    assert "ValueError: not on this model" in output
+
+
+def test_methods_as_json():
+    rows = json.loads(run("methods", "--json").output)
+    assert {"name": "saliency", "options": {}, "plugin": "attribkit"}.items() <= rows[1].items()
+    assert rows[0]["options"] == {"layer": "None"}
+    assert all(set(row) == {"name", "options", "source", "plugin"} for row in rows)
+
+
+def test_methods_and_plugins_as_tables():
+    assert "Selvaraju" in run("methods").output
+    assert "gradcam, saliency" in run("plugins").output
+
+
+def test_layers():
+    output = run("layers", "zoo:vit").output
+    assert "blocks.4.norm1" in output
+    assert "chosen: the last normalisation" in output
+    assert "8x8" in output
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "npz"])
+def test_explain(photo, tmp_path, ending):
+    path = tmp_path / "new folder" / f"out.{ending}"
+    output = run(
+        "explain", photo, "--model", "zoo:cnn", "--method", "gradcam", "--method", "saliency", "--top", 2, "-o", path
+    ).output
+    assert zoo.SHAPES[zoo.scene(3).label] in output
+    assert "layer4" in output
+    assert path.stat().st_size > 2000
+    if ending == "npz":
+        arrays = np.load(path)
+        assert arrays["heatmap_gradcam"].shape == arrays["heatmap_saliency"].shape == (2, 128, 128)
+        assert arrays["scores_gradcam"].shape == (2, 1, 8, 8)
+        assert arrays["target"][0] == zoo.scene(3).label
+        assert arrays["probability"][0] > arrays["probability"][1]
+        assert str(arrays["method_gradcam"]) == "GradCAM(layer=None)"
+
+
+@pytest.mark.parametrize("target", ["star", str(zoo.SHAPES.index("star"))])
+def test_explain_a_target(photo, tmp_path, target):
+    run("explain", photo, "--model", "zoo:cnn", "--target", target, "-o", tmp_path / "out.npz")
+    assert np.load(tmp_path / "out.npz")["label"].tolist() == ["star"]
+
+
+def test_explain_more_images_than_a_batch(tmp_path):
+    for i in range(10):
+        Image.fromarray(zoo.scene(i).image).save(tmp_path / f"{i}.png")
+    run("explain", *sorted(tmp_path.glob("*.png")), "--model", "zoo:cnn", "-o", tmp_path / "out.npz")
+    arrays = np.load(tmp_path / "out.npz")
+    assert [path.rsplit("/")[-1] for path in arrays["image"]] == [f"{i}.png" for i in range(10)]
+    right = [int(arrays["target"][i]) == zoo.scene(i).label for i in range(10)]
+    assert np.mean(right) >= 0.9
+
+
+def test_random_weights_are_said(photo, tmp_path):
+    result = run("explain", photo, "--model", "timm:resnet10t", "-o", tmp_path / "out.npz")
+    assert "timm:resnet10t has random weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "grad_cam"], "Did you mean 'gradcam'?"),
+        (["--model", "zoo:rnn"], "No zoo model is named 'rnn'"),
+        (["--model", "timm:resnet10t", "--model-arg", "depth"], "not of the form KEY=VALUE"),
+        (["--model", "timm:resnet10t", "--model-arg", "depht=3"], "cannot be made with these arguments"),
+        (["--target", "8"], "There is no class 8: the model has 8 classes, 0 to 7."),
+        (["--target", "stars"], "Did you mean 'star'?"),
+        (["--top", "9"], "top=9"),
+        (["--device", "warp"], "--device warp cannot be used"),
+        (["--mean", "a,b"], "no list of numbers"),
+        (["--weights", "nowhere.safetensors"], "There are no weights"),
+        (["-o", "out.docx"], "no ending of a figure"),
+        (["no-such-image.png"], "There is no image 'no-such-image.png'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(photo, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run("explain", photo, *arguments, code=2)
+    lines = [
+        line for line in result.stderr.splitlines() if line.startswith("attribkit: ") and "random weights" not in line
+    ]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in result.output
+
+
+def test_a_truncated_image(photo, tmp_path):
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:3000])
+    assert "no image that can be read" in run("explain", tmp_path / "cut.png", code=2).stderr
+
+
+def test_layers_of_an_unknown_model():
+    assert "No timm model is named 'resnet1'" in run("layers", "timm:resnet1", code=2).stderr
+
+
+def test_version_and_module():
+    from attribkit import __version__
+
+    assert run("--version").output.strip() == __version__
+    done = subprocess.run([sys.executable, "-m", "attribkit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__

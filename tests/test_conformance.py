@@ -1,0 +1,66 @@
+"""Every registered method through the public conformance suite."""
+
+import pytest
+import timm
+import torch
+
+from attribkit import registry
+from attribkit.testing import METHOD_CHECKS, changes, model_state, tiny_cnn
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+    return timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, **arguments)
+
+
+MODELS = {"cnn": tiny_cnn, "vit": tiny_vit}
+
+
+@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", registry.methods())
+def test_method(method, model, check):
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    check(registry.methods()[method](), MODELS[model](), x)
+
+
+def _train_mode(model):
+    model[0].train(not model[0].training)
+
+
+def _requires_grad(model):
+    model[0].weight.requires_grad_(not model[0].weight.requires_grad)
+
+
+def _gradient(model):
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+
+
+def _hook(model):
+    model[0].register_forward_hook(lambda *_: None)
+
+
+def _buffer(model):
+    model[1].running_mean += 1
+
+
+def _module(model):
+    model[2] = torch.nn.ReLU()
+
+
+def _parameter(model):
+    model[0].weight.data += 1
+
+
+def _draw(model):
+    torch.rand(1)
+
+
+@pytest.mark.parametrize("harm", [_train_mode, _requires_grad, _gradient, _hook, _buffer, _module, _parameter, _draw])
+def test_the_suite_sees_harm(harm):
+    model = tiny_cnn()
+    before = model_state(model)
+    assert not changes(before, model_state(model))
+    harm(model)
+    assert changes(before, model_state(model))

@@ -1,0 +1,159 @@
+"""The front door: wrappers, outside contexts, notes, preflight."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from attribkit import Explainer, registry
+from attribkit.testing import changes, model_state, tiny_cnn
+
+METHODS = list(registry.methods())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_no_grad_and_inference_mode(method):
+    model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
+    expected = Explainer(model).attribute(x, method).scores
+    with torch.no_grad():
+        assert torch.equal(Explainer(model).attribute(x, method).scores, expected)
+    with torch.inference_mode():
+        assert torch.equal(Explainer(model).attribute(x.clone(), method).scores, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_wrapped_models_are_unwrapped(method):
+    model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
+    expected = Explainer(model).attribute(x, method).scores
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        assert torch.equal(Explainer(wrapped).attribute(x, method).scores, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_models_give_float32_scores(method):
+    model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
+    full = Explainer(model).attribute(x, method, target=1).scores
+    half = Explainer(model.bfloat16()).attribute(x.bfloat16(), method, target=1).scores
+    assert half.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([full.flatten(), half.flatten()]))[0, 1] > 0.99
+    double = Explainer(model.double()).attribute(x.double(), method, target=1).scores
+    assert double.dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_do_not_disturb_each_other(method):
+    model, x = tiny_cnn(), torch.randn(4, 3, 16, 16)
+    before = model_state(model)
+    explainer = Explainer(model)
+    expected = explainer.attribute(x, method).scores
+    results = []
+
+    def work():
+        results.extend(torch.equal(explainer.attribute(x, method).scores, expected) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 20
+    assert changes(before, model_state(model)) == []
+
+
+def test_a_model_that_works_in_place_on_its_input_leaves_the_images_alone():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = tiny_cnn()
+
+        def forward(self, x):
+            return self.body(x.mul_(2).relu_())
+
+    x = torch.randn(2, 3, 16, 16)
+    mine = x.clone()
+    for method in METHODS:
+        Explainer(InPlace()).attribute(mine, method)
+        assert torch.equal(mine, x)
+
+
+def test_a_model_in_training_mode_is_explained_in_evaluation_mode():
+    model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
+    trained = Explainer(model.train()).attribute(x, "saliency").scores
+    assert all(module.training for module in model.modules())
+    assert torch.equal(trained, Explainer(model.eval()).attribute(x, "saliency").scores)
+
+
+def test_preflight_finds_nothing_in_a_sound_model(cnn, vit):
+    for model in (cnn, vit):
+        assert Explainer(model).check() == []
+    assert Explainer(tiny_cnn()).check(torch.randn(3, 3, 16, 16)) == []
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = tiny_cnn()
+
+    def forward(self, x):
+        return nn.functional.dropout(self.body(x), 0.5)
+
+
+class Neighbours(Random):
+    def forward(self, x):
+        return self.body(x - x.mean(0, keepdim=True))
+
+
+class Detached(Random):
+    def forward(self, x):
+        return self.body(x).detach()
+
+
+class Blind(Random):
+    def forward(self, x):
+        return self.body(x) * 0 + self.body(torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "level", "words"),
+    [
+        (Random, "note", "something random is active"),
+        (Neighbours, "note", "changes by up to"),
+        (Detached, "error", "No gradient leads"),
+        (Blind, "note", "exactly zero for images [0, 1, 2]"),
+    ],
+)
+def test_preflight_finds(model, level, words):
+    findings = Explainer(model()).check(torch.randn(3, 3, 16, 16))
+    assert any(finding.level == level and words in finding.text for finding in findings), findings
+
+
+def test_preflight_says_when_the_outputs_are_no_class_scores():
+    model = nn.Conv2d(3, 4, 3)
+    (finding,) = Explainer(model).check(torch.randn(2, 3, 8, 8))
+    assert finding.level == "error"
+    assert "not class scores" in finding.text
+
+
+def test_repr():
+    assert repr(Explainer(tiny_cnn())).startswith("Explainer(Sequential, spec=ModelSpec(")
+
+
+def test_other_metrics_of_plugins_are_evaluated():
+    from dataclasses import dataclass
+
+    from attribkit import Faithfulness
+
+    @dataclass(frozen=True)
+    class Drop(Faithfulness):
+        name = "drop"
+        source = "nobody"
+        higher_is_better = True
+
+        def __call__(self, model, attribution):
+            return model.score(attribution.x, attribution.target) - model.score(attribution.x * 0, attribution.target)
+
+    model, x = tiny_cnn().eval(), torch.randn(3, 3, 16, 16)
+    explainer = Explainer(model)
+    value = explainer.evaluate(explainer.attribute(x, target=1), Drop())
+    torch.testing.assert_close(value, (model(x) - model(x * 0))[:, 1].detach())

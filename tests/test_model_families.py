@@ -1,0 +1,148 @@
+"""Every family is explained without naming a layer or a reshape function, from its own facts and from none."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from attribkit import AttribkitError, Explainer, ModelSpec, registry
+from attribkit.core.hooks import captured
+
+CASES = {  # model: (layer, grid)
+    "timm:resnet18": ("layer4", (7, 7)),
+    "timm:vgg11": ("features", (7, 7)),
+    "timm:densenet121": ("features", (7, 7)),
+    "timm:mobilenetv2_100": ("bn2", (7, 7)),
+    "timm:mobilenetv3_small_100": ("blocks", (7, 7)),
+    "timm:efficientnet_b0": ("bn2", (7, 7)),
+    "timm:convnext_atto": ("stages", (7, 7)),
+    "timm:vit_tiny_patch16_224": ("blocks.11.norm1", (14, 14)),
+    "timm:deit_tiny_patch16_224": ("blocks.11.norm1", (14, 14)),
+    "timm:deit_tiny_distilled_patch16_224": ("blocks.11.norm1", (14, 14)),
+    "timm:swin_tiny_patch4_window7_224": ("norm", (7, 7)),
+    "torchvision:resnet18": ("layer4", (7, 7)),
+    "torchvision:vgg11": ("features", (7, 7)),
+    "torchvision:densenet121": ("features", (7, 7)),
+    "torchvision:mobilenet_v2": ("features", (7, 7)),
+    "torchvision:mobilenet_v3_small": ("features", (7, 7)),
+    "torchvision:efficientnet_b0": ("features", (7, 7)),
+    "torchvision:convnext_tiny": ("features", (7, 7)),
+    "torchvision:squeezenet1_1": ("features", (13, 13)),
+    "torchvision:vit_b_16": ("encoder.layers.encoder_layer_11.ln_1", (14, 14)),
+    "torchvision:swin_t": ("permute", (7, 7)),
+}
+
+
+def make(name):
+    library, _, name = name.partition(":")
+    if library == "timm":
+        return timm.create_model(name)
+    model = torchvision.models.get_model(name)
+    if name.startswith("vit"):  # a head of zeros has no gradient
+        nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
+    return model
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_layer_is_chosen_and_said(name):
+    layer, grid = CASES[name]
+    model, x = make(name), torch.randn(1, 3, 224, 224)
+    attribution = Explainer(model).attribute(x, "gradcam")
+    assert attribution.notes[0].startswith(f"layer={layer!r}: the last ")
+    assert attribution.scores.shape == (1, 1, *grid)
+    assert not any("exactly zero" in note for note in attribution.notes)
+    assert attribution.heatmap().shape == (1, 224, 224)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "deit" not in name])
+def test_a_model_of_which_nothing_is_known_gets_the_same_layer(name):
+    layer, _ = CASES[name]
+    with torch.random.fork_rng([]):
+        explainer = Explainer(make(name), spec=ModelSpec())
+    assert [each.name for each in explainer.layers(torch.randn(1, 3, 224, 224)) if each.chosen] == [layer]
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
+def test_layers_are_listed_at_the_size_that_the_model_was_made_for(name):
+    layers = Explainer(make(name)).layers()
+    (chosen,) = [layer for layer in layers if layer.chosen]
+    assert (chosen.name, chosen.layout.grid) == CASES[name]
+    assert len(layers) > 10
+
+
+EARLY = {  # a layer whose cells still see little more than their own patch
+    "timm:resnet18": "layer1",
+    "timm:vit_tiny_patch16_224": "blocks.0.norm1",
+    "timm:swin_tiny_patch4_window7_224": "layers.0",
+    "torchvision:vit_b_16": "encoder.layers.encoder_layer_0.ln_1",
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_a_patch_that_changes_moves_its_own_cell(name):
+    """A transposed, mirrored or re-ordered grid would fail here."""
+    model = make(name).eval()
+    x = torch.zeros(2, 3, 224, 224)
+    x[1, :, 32:48, 160:176] = 3.0  # row 2, column 10 of 14
+    layout = next(layer.layout for layer in Explainer(model).layers(x) if layer.name == EARLY[name])
+    with torch.no_grad(), captured([model.get_submodule(EARLY[name])]) as kept:
+        model(x)
+    before, after = layout.to_grid(kept[0][0])
+    change = (after - before).abs().sum(0)
+    row, column = divmod(int(change.argmax()), change.shape[1])
+    assert abs((row + 0.5) / change.shape[0] * 14 - 2.5) <= 1
+    assert abs((column + 0.5) / change.shape[1] * 14 - 10.5) <= 1
+
+
+def test_other_image_sizes_get_other_grids_and_their_own_choice():
+    explainer = Explainer(timm.create_model("resnet18"))
+    assert explainer.attribute(torch.randn(1, 3, 160, 320)).scores.shape == (1, 1, 5, 10)
+    small = explainer.attribute(torch.randn(1, 3, 32, 32))
+    assert small.scores.shape == (1, 1, 2, 2)
+    assert small.notes[0].startswith("layer='layer3'")
+
+
+def test_a_vit_of_another_size_is_read_at_that_size():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=(96, 160))
+    attribution = Explainer(model).attribute(torch.randn(1, 3, 96, 160))
+    assert attribution.scores.shape == (1, 1, 6, 10)
+
+
+def test_a_model_without_a_map_is_refused_with_the_candidates():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10), nn.ReLU(), nn.Linear(10, 3))
+    with pytest.raises(
+        AttribkitError, match=r"(?s)No layer of this Sequential can be chosen.*Candidates, last first: none"
+    ):
+        Explainer(model).attribute(torch.randn(1, 3, 8, 8), "gradcam")
+
+
+def test_a_head_of_zeros_cannot_justify_a_layer_of_an_unknown_transformer():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
+    nn.init.zeros_(model.head.weight)
+    with pytest.raises(AttribkitError, match=r"reaches 0% of 'norm', the last of them.*norm, blocks,"):
+        Explainer(model, spec=ModelSpec()).attribute(torch.randn(1, 3, 32, 32), "gradcam")
+
+
+def test_old_models_that_flatten_by_view_work():
+    class Old(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.fc = nn.Linear(4 * 64, 5)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).relu().view(len(x), -1))
+
+    model, x = Old(), torch.randn(2, 3, 8, 8)
+    explainer = Explainer(model)
+    for method in registry.methods():
+        attribution = explainer.attribute(x, method)
+        assert attribution.target.index == tuple(model(x).argmax(1).tolist())
+
+
+def test_the_last_plugin_that_knows_a_model_describes_it():
+    spec = registry.model_spec(timm.create_model("swin_tiny_patch4_window7_224"))
+    assert spec.channels_last
+    assert spec.input_size == (3, 224, 224)
+    assert spec.labels()[281] == "tabby, tabby cat"

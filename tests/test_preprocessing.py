@@ -1,0 +1,74 @@
+"""Preprocessing equals that of the library which the model comes from."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from skimage import data
+from timm.data import create_transform, resolve_model_data_config
+
+from attribkit import AttribkitError, load_model
+from attribkit.preprocessing import Preprocessing, read_image
+
+PHOTO = Image.fromarray(data.astronaut()[40:460, 10:500])
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv2_100", "convnext_atto", "tf_efficientnet_b0"]
+)
+def test_equals_timm(name):
+    model = timm.create_model(name)
+    expected = create_transform(**resolve_model_data_config(model), is_training=False)(PHOTO)
+    torch.testing.assert_close(Preprocessing.of_timm(model)(PHOTO), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "swin_t", "efficientnet_b0"])
+def test_equals_torchvision(name):
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    torch.testing.assert_close(Preprocessing.of_torchvision(preset)(PHOTO), preset(PHOTO), rtol=0, atol=2e-6)
+
+
+def test_the_picture_is_what_the_model_sees():
+    preprocessing = load_model("zoo:cnn").preprocessing
+    x = preprocessing(PHOTO)[None]
+    assert np.array_equal(preprocessing.inverse(x)[0], preprocessing.picture(PHOTO))
+    assert preprocessing.picture(PHOTO).shape == (128, 128, 3)
+
+
+def test_one_channel():
+    preprocessing = Preprocessing((32, 32), 32, (0.5,), (0.5,))
+    x = preprocessing(PHOTO)
+    assert x.shape == (1, 32, 32)
+    assert preprocessing.inverse(x[None])[0].shape == (32, 32, 3)
+
+
+def test_a_configuration_that_is_not_supported_is_refused():
+    model = timm.create_model("resnet18")
+    model.pretrained_cfg["crop_mode"] = "border"
+    with pytest.raises(AttribkitError, match="crop_mode='border'"):
+        Preprocessing.of_timm(model)
+
+
+def test_images_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    Image.fromarray(np.zeros((20, 40), dtype=np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (20, 40)
+    assert read_image(tmp_path / "a.jpg").mode == "RGB"
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    PHOTO.save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
+    (tmp_path / "text.png").write_text("no image")
+    for name, words in (
+        ("missing.jpg", "There is no image"),
+        ("cut.jpg", "truncated"),
+        ("text.png", "no image that can be read"),
+    ):
+        with pytest.raises(AttribkitError, match=words):
+            read_image(tmp_path / name)
+    with pytest.raises(AttribkitError, match="no image that can be read"):
+        read_image(tmp_path)

@@ -1,0 +1,130 @@
+"""Plugins: a broken one is left out and named; everything else works."""
+
+import sys
+import textwrap
+import warnings
+
+import pytest
+
+from attribkit import AttribkitError, Method, registry
+from attribkit.core.errors import PluginWarning
+
+METHOD = """
+from dataclasses import dataclass
+from attribkit import Method, hookimpl
+
+@dataclass(frozen=True)
+class Mine(Method):
+    name = "{name}"
+    source = "me"
+
+    def __call__(self, model, x, target):
+        return model.gradient(x, target)
+
+@hookimpl
+def {hook}():
+    return {returns}
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Lay out a distribution as pip would, with one entry point; look for plugins anew."""
+
+    def put(name, code):
+        module = name.replace("-", "_")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
+        info = tmp_path / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[attribkit]\n{name} = {module}\n")
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    registry._loaded.cache_clear()
+    yield put
+    registry._loaded.cache_clear()
+
+
+def plugin(name="mine", hook="attribkit_methods", returns="[Mine]"):
+    return METHOD.format(name=name, hook=hook, returns=returns)
+
+
+def test_a_plugin_is_found(install):
+    install("attribkit-mine", plugin())
+    cls = registry.methods()["mine"]
+    assert issubclass(cls, Method)
+    assert registry.plugin_of(cls).distribution == "attribkit-mine"
+    assert list(registry.methods())[:2] == ["gradcam", "saliency"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise RuntimeError('broken on import')", "broken on import"),
+        ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+        (
+            plugin(name="gradcam"),
+            "attribkit.methods.gradcam.GradCAM and attribkit_broken.Mine are both named 'gradcam'",
+        ),
+        (plugin(hook="attribkit_method"), "attribkit_method"),
+        (plugin(returns="[Mine()]"), "must return classes derived from Method"),
+        (plugin(returns="[int]"), "must return classes derived from Method"),
+        (plugin(returns="1 / 0"), "ZeroDivisionError"),
+        (plugin(returns="[Method]"), "must return classes derived from Method"),
+    ],
+)
+def test_a_broken_plugin_is_left_out_and_named(install, code, words):
+    install("attribkit-broken", code)
+    install("attribkit-zz-sound", plugin("sound"))
+    with pytest.warns(PluginWarning, match="(?s)'attribkit-broken' was left out.*") as caught:
+        known = registry.methods()
+    assert len(caught) == 1
+    assert words in str(caught[0].message)
+    assert registry.methods()["gradcam"].__module__ == "attribkit.methods.gradcam"
+    assert "sound" in known
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("none", set()), ("attribkit-b", {"b"}), ("attribkit-a, attribkit-b", {"a", "b"})]
+)
+def test_the_environment_says_which_plugins_load(install, monkeypatch, value, expected):
+    for letter in "ab":
+        install(f"attribkit-{letter}", plugin(letter))
+    monkeypatch.setenv(registry.VARIABLE, value)
+    assert set(registry.methods()) & {"a", "b"} == expected
+
+
+def test_a_model_spec_of_a_plugin_is_asked_first(install):
+    install(
+        "attribkit-spec",
+        """
+        from attribkit import ModelSpec, hookimpl
+
+        @hookimpl
+        def attribkit_model_spec(model):
+            return ModelSpec(layer="mine") if len(model) == 1 else None
+        """,
+    )
+    from torch import nn
+
+    assert registry.model_spec(nn.Sequential(nn.ReLU())).layer == "mine"
+    assert registry.model_spec(nn.Sequential()).layer is None
+
+
+def test_nothing_warns_without_plugins(install):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry.methods()
+
+
+def test_make(as_users_run):
+    cls = registry.methods()["gradcam"]
+    assert registry.make("gradcam", Method, layer="a") == registry.make(cls, Method, layer="a") == cls(layer="a")
+    with pytest.raises(AttribkitError, match="is no method"):
+        registry.make(int, Method)
+
+
+def test_options_of():
+    assert registry.options_of(registry.methods()["gradcam"]) == {"layer": None}

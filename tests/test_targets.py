@@ -1,0 +1,118 @@
+"""What may be given as a target, and what each scores."""
+
+import numpy as np
+import pytest
+import torch
+
+from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, ModelSpec, Probability
+from attribkit.core.targets import Predicted, Scored, as_target, class_scores
+from attribkit.testing import tiny_cnn
+
+LOGITS = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 1.0]])
+LABELS = ["tench, Tinca tinca", "crane", "tabby, tabby cat", "crane", "Tabby cat"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, Predicted()),
+        (2, ClassLogit(2)),
+        (np.int64(2), ClassLogit(2)),
+        (torch.tensor(2), ClassLogit(2)),
+        ([1, 0], ClassLogit((1, 0))),
+        ((1, 0), ClassLogit((1, 0))),
+        (np.array([1, 0]), ClassLogit((1, 0))),
+        (torch.tensor([1, 0]), ClassLogit((1, 0))),
+        ("tabby, tabby cat", ClassLogit(2)),
+        ("tabby cat", ClassLogit(4)),
+        ("TENCH", ClassLogit(0)),
+        (["tench", 1], ClassLogit((0, 1))),
+        (Probability(1), Probability(1)),
+    ],
+)
+def test_what_may_be_given(given, expected):
+    assert as_target(given, LABELS) == expected
+
+
+@pytest.mark.parametrize("given", [1.5, True, [], [[1, 0], [0, 1]], torch.tensor([0.1, 0.9]), {"class": 1}, object()])
+def test_what_is_no_target_is_refused(given):
+    with pytest.raises(AttribkitError, match="is no class"):
+        as_target(given, LABELS)
+
+
+def test_labels_that_lead_nowhere():
+    with pytest.raises(AttribkitError, match="Did you mean 'crane'"):
+        as_target("crame", LABELS)
+    with pytest.raises(AttribkitError, match=r"Several classes are named 'crane': \[1, 3\]"):
+        as_target("crane", LABELS)
+    with pytest.raises(AttribkitError, match="labels are not known"):
+        as_target("crane")
+
+
+def test_scores():
+    torch.testing.assert_close(ClassLogit(2)(LOGITS), torch.tensor([4.0, 1.0]))
+    torch.testing.assert_close(ClassLogit((2, 0))(LOGITS), torch.tensor([4.0, 3.0]))
+    torch.testing.assert_close(Predicted()(LOGITS), torch.tensor([4.0, 3.0]))
+    torch.testing.assert_close(Contrast((2, 0), 1)(LOGITS), torch.tensor([2.0, 3.0]))
+    torch.testing.assert_close(Probability(0)(LOGITS), LOGITS.softmax(1)[:, 0])
+    torch.testing.assert_close(Scored(lambda y: y.sum(1))(LOGITS), torch.tensor([7.0, 4.0]))
+
+
+def test_parts():
+    assert ClassLogit((1, 2, 3)).part(slice(1, 3)) == ClassLogit((2, 3))
+    assert Contrast((1, 2, 3), 0).part(slice(0, 1)) == Contrast((1,), 0)
+    assert ClassLogit(1).part(slice(1, 3)) == ClassLogit(1)
+    assert Contrast((1, 2), 0).count == 2
+    with pytest.raises(AttribkitError, match="different numbers"):
+        _ = Contrast((1, 2), (0, 1, 2)).count
+
+
+def test_outputs_of_many_kinds():
+    class Output(dict):
+        logits = LOGITS
+
+    for outputs in (LOGITS, (LOGITS, "rest"), [LOGITS], {"logits": LOGITS}, Output()):
+        assert class_scores(outputs) is LOGITS
+    for outputs in (LOGITS[0], torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
+        with pytest.raises(AttribkitError, match="not class scores"):
+            class_scores(outputs)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (5, "There is no class 5: the model has 5 classes, 0 to 4."),
+        (-1, "There is no class -1"),
+        ([0, 1, 2], "3 targets for 2 images"),
+        (Contrast((0, 1, 2), 1), "3 targets for 2 images"),
+        (lambda outputs: outputs, "must return one score per image"),
+        (lambda outputs: 3.0, "returned float"),
+    ],
+)
+@pytest.mark.parametrize("method", ["gradcam", "saliency"])
+def test_a_target_that_does_not_fit_is_refused(target, words, method):
+    with pytest.raises(AttribkitError, match="(?s)" + words.replace("(", r"\(")):
+        Explainer(tiny_cnn()).attribute(torch.randn(2, 3, 16, 16), method, target=target)
+
+
+def test_labels_of_a_spec():
+    explainer = Explainer(tiny_cnn(), spec=ModelSpec(labels=["a", "b", "c", "d", "e"]))
+    assert explainer.attribute(torch.randn(2, 3, 16, 16), target=["e", "b"]).target == ClassLogit((4, 1))
+
+
+def test_the_prediction_is_that_of_the_images_whatever_the_method_asks_about():
+    """A path method asks about other images first; the class must still be that of x."""
+    from dataclasses import dataclass
+
+    from attribkit import Method
+
+    @dataclass(frozen=True)
+    class Elsewhere(Method):
+        name = "elsewhere"
+        source = "nobody"
+
+        def __call__(self, model, x, target):
+            return model.gradient(x + 100 * torch.randn_like(x), target)
+
+    model, x = tiny_cnn().eval(), torch.randn(6, 3, 16, 16)
+    assert Explainer(model).attribute(x, Elsewhere()).target.index == tuple(model(x).argmax(1).tolist())
