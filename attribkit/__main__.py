@@ -2,4 +2,5 @@
 
 from attribkit.cli import app
 
-app(prog_name="attribkit")
+if __name__ == "__main__":
+    app(prog_name="attribkit")

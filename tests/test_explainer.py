@@ -157,3 +157,17 @@ def test_other_metrics_of_plugins_are_evaluated():
     explainer = Explainer(model)
     value = explainer.evaluate(explainer.attribute(x, target=1), Drop())
     torch.testing.assert_close(value, (model(x) - model(x * 0))[:, 1].detach())
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.parametrize("method", METHODS)
+def test_models_compiled_in_place_or_in_part_are_explained_eagerly(method):
+    model, x = tiny_cnn().eval(), torch.randn(2, 3, 16, 16)
+    expected = Explainer(model).attribute(x, method).scores
+    inside, part = tiny_cnn().eval(), tiny_cnn().eval()
+    inside.compile(backend="eager")
+    part[3] = torch.compile(part[3], backend="eager")
+    for compiled in (inside, part):
+        compiled(x)  # now it is compiled
+        assert torch.equal(Explainer(compiled).attribute(x, method).scores, expected)
+        torch.testing.assert_close(compiled(x), model(x))

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attribkit.core.snapshot import Snapshot
+
 _LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[valid-type]  # RLock is a function
-_REGISTRIES = ("_parameters", "_buffers", "_modules")  # and every dict of hooks
 
 
 @contextmanager
@@ -24,18 +25,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
     of submodules, parameters and buffers, and the state of the random number generators of Python, NumPy and PyTorch.
     """
     with _LOCKS.setdefault(model, RLock()), _random_kept(model), _eager():
-        modules = [(module, module.training, _registries(module)) for module in model.modules()]
-        parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-        buffers = [(b, b._version, b.clone()) for b in model.buffers()]
+        snapshot = Snapshot(model)
         try:
-            for module, _, _ in modules:
-                module.training = False  # not by eval(), which a model may override
-            for parameter, _, _ in parameters:
-                parameter.requires_grad_(False)
+            snapshot.freeze()
             with torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
-            _put_back(modules, parameters, buffers)
+            snapshot.put_back()
 
 
 @contextmanager
@@ -112,29 +108,3 @@ def _random_kept(model: nn.Module) -> Iterator[None]:
 def _eager() -> AbstractContextManager[Any]:
     """Hooks never fire in compiled code; where nothing has imported the compiler, nothing is compiled."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-def _registries(module: nn.Module) -> dict[str, dict[Any, Any]]:
-    """Copies of the dicts in which a module keeps its children, tensors and hooks."""
-    names = [name for name in vars(module) if name in _REGISTRIES or "_hooks" in name]
-    return {name: registry.copy() for name in names if isinstance(registry := vars(module)[name], dict)}
-
-
-def _put_back(
-    modules: list[tuple[nn.Module, bool, dict[str, dict[Any, Any]]]],
-    parameters: list[tuple[nn.Parameter, bool, Tensor | None]],
-    buffers: list[tuple[Tensor, int, Tensor]],
-) -> None:
-    for module, training, registries in modules:
-        module.training = training
-        for name, entries in registries.items():
-            registry = vars(module)[name]
-            registry.clear()
-            registry.update(entries)
-    for parameter, requires_grad, gradient in parameters:
-        parameter.requires_grad_(requires_grad)
-        parameter.grad = gradient
-    with torch.no_grad():
-        for buffer, version, values in buffers:
-            if buffer._version != version:
-                buffer.copy_(values)

@@ -1,0 +1,52 @@
+"""What the README says is so: its code runs, its commands exist, its numbers are those that were measured."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from attribkit import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_python_runs_in_order():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"x": torch.randn(1, 3, 64, 64), "__name__": "readme"}
+    for block in blocks:
+        exec(block.replace("pretrained=True", "pretrained=False"), names)
+    assert names["heatmap"].shape == (1, 64, 64)
+    assert names["attribution"].scores.shape == (1, 3, 64, 64)
+
+
+def test_its_commands_exist():
+    from attribkit.cli import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(re.findall(r"^attribkit (\w+)", README, re.MULTILINE)) <= commands
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= targets
+
+
+def test_its_methods_and_files_are_there():
+    for cls in [*registry.methods().values(), *registry.metrics().values()]:
+        if registry.plugin_of(cls).distribution == "attribkit":
+            assert cls.name in README or cls.name.replace("_", " ") in README
+    for path in re.findall(r"\]\((?!http)([^)]+)\)|`((?:plugins|tests|benchmarks)/[\w./-]*)`", README):
+        assert (ROOT / (path[0] or path[1]).split()[0]).exists(), path
+
+
+@pytest.mark.parametrize("model", ["cnn", "vit"])
+def test_its_accuracies_are_the_measured_ones(model):
+    measured = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text())["result"]["held_out_accuracy"]
+    assert f"{measured[model]:.1%}" in README
+
+
+def test_its_costs_are_the_measured_ones():
+    result = json.loads((ROOT / "benchmarks" / "results" / "speed_resnet50.json").read_text())["result"]
+    assert f"{result['time_in_forwards']['attribkit']:.2f} plain forwards" in README
+    memory = result["peak_memory_in_mib"]
+    assert f"{memory['attribkit'] / memory['forward']:.2f} times a forward's peak memory" in README
