@@ -56,8 +56,10 @@ class Explainer:
         with frozen(self.model.module):
             x = x.clone() if x.is_inference() else x.detach()
             model = self.model.explaining(x)
-            scores = explain(model, x, question).detach().contiguous()
-            return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores, explain)))
+            scores = explain(model, x, question)
+            _check_scores(scores, x, explain)
+            scores = scores.detach().contiguous()
+            return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
 
     def evaluate(
         self,
@@ -87,32 +89,32 @@ class Explainer:
     def layers(self, x: Images | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order, and why one of them is chosen.
 
-        x: images of the size in question; None is a blank one of the size that the model was made for.
+        x: images of the size in question; None is noise of the size that the model was made for.
         """
-        images = self._example() if x is None else x
+        images = self._noise() if x is None else x
         check_images(images, self.model)
         with frozen(self.model.module):
-            return self.model.layers(images)
+            return self.model.layers(images.clone())
 
     def check(self, x: Images | None = None, target: Any = None) -> list[Finding]:
         """Look for what would make an answer wrong for this model; an empty list is good news. Costs six forwards.
 
         x: a few typical images, at least two; None is noise of the size that the model was made for.
         """
-        images = self._example(torch.randn) if x is None else x
+        images = self._noise() if x is None else x
         check_images(images, self.model)
         with frozen(self.model.module):
-            return preflight(self.model, images, as_target(target, self.model.spec.labels))
+            return preflight(self.model, images.clone(), as_target(target, self.model.spec.labels))
 
     def __repr__(self) -> str:
         return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
 
-    def _example(self, make: Any = torch.zeros) -> Tensor:
-        """Two images of the size that the model was made for."""
+    def _noise(self) -> Tensor:
+        """Two images of noise, of the size that the model was made for."""
         if self.model.spec.input_size is None:
             raise InvalidInput("The size of this model's images is not known: pass some, x of shape (b, c, *space).")
-        like = next(self.model.module.parameters())
-        return make(2, *self.model.spec.input_size, dtype=like.dtype, device=like.device)
+        noise = torch.randn(2, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
+        return noise.to(next(self.model.module.parameters()))
 
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
@@ -126,19 +128,32 @@ class Explainer:
         return name
 
 
-def _remarks(scores: Tensor, method: Method) -> list[str]:
-    """What the scores themselves show; not finite is an error."""
-    flat = scores.flatten(1)
-    if not bool(flat.isfinite().all()):
-        wrong = (~flat.isfinite().all(1)).nonzero().flatten().tolist()
+def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
+    """Refuse what a method must not return."""
+    if not isinstance(scores, Tensor) or scores.ndim != x.ndim or len(scores) != len(x):
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise AttribkitError(
-            f"{method!r} gave scores that are not finite for images {wrong}: the model overflows or divides by zero on "
-            "them. Look at its outputs; a model of half precision may need float32."
+            f"{method!r} returned {got}; a method returns a tensor (b, k, *grid) for its {len(x)} images."
         )
-    constant = (flat.amax(1) == flat.amin(1)).nonzero().flatten().tolist()
-    zero = [i for i in constant if float(flat[i, 0]) == 0.0]
+    finite = scores.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise AttribkitError(
+            f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
+            "by zero on them. Look at its outputs; a model of half precision may need float32."
+        )
+
+
+def _remarks(scores: Tensor) -> list[str]:
+    """What the scores themselves tell a careful reader."""
+    low, high = scores.flatten(1).aminmax(dim=1)
+    maps = {"zero": (low == 0) & (high == 0), "equal": (low == high) & (low != 0)}
     return [
-        f"all scores are {value} for images {images}: the map says nothing about them"
-        for value, images in (("zero", zero), ("equal", [i for i in constant if i not in zero]))
-        if images
+        f"all scores are {value} for images {_where(images)}: the map says nothing about them"
+        for value, images in maps.items()
+        if bool(images.any())
     ]
+
+
+def _where(images: Tensor) -> list[int]:
+    found: list[int] = images.nonzero().flatten().tolist()
+    return found

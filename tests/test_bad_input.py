@@ -1,10 +1,12 @@
 """Bad input gets one clear sentence that names what was got, what is known and what to do."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, HookedModel, registry
+from attribkit import AttribkitError, Explainer, HookedModel, Method, registry
 from attribkit.core.errors import OutOfMemory
 from attribkit.methods.gradcam import GradCAM
 from attribkit.testing import tiny_cnn
@@ -157,3 +159,25 @@ def test_a_method_that_asks_about_fewer_images_than_targets_is_told():
     model = HookedModel(tiny_cnn(), ModelSpec())
     with pytest.raises(AttribkitError, match="2 targets for 1 images"):
         model.gradient(images(1, 3, 16, 16), ClassLogit((0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: x.sum(1), r"shape \(2, 16, 16\)"),
+        (lambda x: x[:1], r"shape \(1, 3, 16, 16\)"),
+        (lambda x: x.numpy(), "a ndarray"),
+        (lambda x: x / 0, r"not finite for images \[0, 1\]"),
+    ],
+)
+def test_a_method_that_returns_something_else_is_told(answer, words):
+    @dataclass(frozen=True)
+    class Wrong(Method):
+        name = "wrong"
+        source = "nobody"
+
+        def __call__(self, model, x, target):
+            return answer(x)
+
+    with pytest.raises(AttribkitError, match=words):
+        Explainer(tiny_cnn()).attribute(images(), Wrong())

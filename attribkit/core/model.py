@@ -4,7 +4,6 @@ import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -155,14 +154,14 @@ class HookedModel:
 
     def _default_layer(self, x: Tensor) -> str:
         """The spec's layer, or the one chosen from a first forward at this image size."""
-        space = tuple(x.shape[2:])
-        if space not in self._learnt.layers:
-            named = [(self.spec.layer, self.spec.reason)] if self.spec.layer else []
-            traced = ((layer.name, layer.reason) for layer in self.layers(x) if layer.chosen)
-            self._learnt.layers[space] = next(chain(named, traced))
-        name, reason = self._learnt.layers[space]
+        name, reason = (self.spec.layer, self.spec.reason) if self.spec.layer else self._chosen(tuple(x.shape[2:]), x)
         self.note(f"layer={name!r}: {reason}")
         return name
+
+    def _chosen(self, space: tuple[int, ...], x: Tensor) -> tuple[str, str]:
+        if space not in self._learnt.layers:
+            self._learnt.layers[space] = next((layer.name, layer.reason) for layer in self.layers(x) if layer.chosen)
+        return self._learnt.layers[space]
 
     def _last(self, name: str, outputs: list[Tensor]) -> Tensor:
         if not outputs:
