@@ -1,6 +1,6 @@
 """Train the embedded models on generated scenes, or measure the accuracy of those that ship.
 
-python benchmarks/train_zoo.py              # trains both (about 20 minutes on 2 cores), then measures
+python benchmarks/train_zoo.py              # trains both (about 15 minutes on 2 cores), then measures
 python benchmarks/train_zoo.py --evaluate   # measures the shipped ones on 2,000 scenes that no model was trained on
 """
 

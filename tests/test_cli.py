@@ -93,7 +93,7 @@ def test_methods_and_plugins_as_tables():
 
 def test_layers():
     output = run("layers", "zoo:vit").output
-    assert "blocks.4.norm1" in output
+    assert "blocks.2.norm1" in output
     assert "chosen: the last normalisation" in output
     assert "8x8" in output
 
