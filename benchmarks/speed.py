@@ -110,7 +110,7 @@ def pytorch_grad_cam(model: torch.nn.Module, layer: torch.nn.Module, x: torch.Te
     from pytorch_grad_cam import GradCAM
 
     with GradCAM(model=model, target_layers=[layer]) as cam:
-        return cam(input_tensor=x)
+        return cam(input_tensor=x, targets=None)
 
 
 def interleaved(functions: dict[str, Contestant], rounds: int, device: str) -> dict[str, float]:
