@@ -97,15 +97,18 @@ def explain(
     from rich.progress import track
 
     from attribkit.explain_files import explain as explain_files
-    from attribkit.explain_files import save
+    from attribkit.explain_files import prepare, save
     from attribkit.explainer import Explainer
     from attribkit.preprocessing import read_image
 
+    prepare(output)
+    if target is not None and top > 1:
+        raise InvalidInput("--top chooses among the predicted classes: give it or --target, not both.")
     files = {str(path): read_image(path) for path in images}
     loaded = _load(model, model_arg, weights=weights, pretrained=pretrained)
     preprocessing = _overridden(loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(_device(device)))
-    wanted = int(target) if target is not None and target.lstrip("-").isdigit() else target
+    wanted = _class(target)
     explained = explain_files(explainer, preprocessing, files, method, target=wanted, top=top)
     done = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
     save(done, output)
@@ -197,10 +200,21 @@ def _load(
 ) -> "LoadedModel":
     from attribkit.loading import load_model
 
-    loaded = load_model(model, pretrained=pretrained, weights=weights, **dict(_argument(each) for each in model_arg))
+    arguments = dict(_argument(each) for each in model_arg)
+    if taken := arguments.keys() & {"name", "pretrained", "weights"}:
+        raise InvalidInput(f"--model-arg {taken.pop()} has an option of its own, see `attribkit explain --help`.")
+    loaded = load_model(model, pretrained=pretrained, weights=weights, **arguments)
     if weights is None and not pretrained and not quiet and not model.startswith(("zoo:", "hf-hub:")):
         typer.echo(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
     return loaded
+
+
+def _class(target: str | None) -> str | int | None:
+    """A class index where it is one, else a label."""
+    try:
+        return target if target is None else int(target)
+    except ValueError:
+        return target
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -238,8 +252,8 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InvalidInput(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
     return name
 

@@ -1,5 +1,6 @@
 """Photographs in, a figure or an archive of heatmaps out: what ``attribkit explain`` does."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
+from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.hooks import frozen
 from attribkit.core.shapes import Picture
 from attribkit.core.targets import as_target, class_scores
 from attribkit.explainer import Explainer
-from attribkit.figures import Cell, grid, write
+from attribkit.figures import Cell, check_ending, grid, write
 from attribkit.figures.figure import caption
 from attribkit.preprocessing import Preprocessing
 
@@ -60,9 +62,19 @@ def explain(
                 yield Explained(name, label, index, probability, preprocessing.picture(images[name]), chosen)
 
 
+def prepare(path: Path) -> None:
+    """Refuse, before anything is computed, a path that could not be written; make its folder."""
+    check_ending(path, [ending.removeprefix(".") for ending in WRITERS])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnreadableFile(f"The folder of {str(path)!r} cannot be made ({error}): choose another.") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UnreadableFile(f"{str(path)!r} cannot be written: it is a folder, or its folder is not yours.")
+
+
 def save(explained: Sequence[Explained], path: Path) -> None:
     """Write a figure (png, pdf, svg ...) or, as .npz, the heatmaps and scores as arrays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS.get(path.suffix.lower(), _save_figure)(explained, path)
 
 
@@ -102,9 +114,9 @@ def _device(explainer: Explainer) -> torch.device:
     return next(explainer.model.module.parameters()).device
 
 
-@torch.inference_mode()
 def _probabilities(explainer: Explainer, x: Tensor) -> Tensor:
-    return class_scores(explainer.model.module(x)).softmax(1)
+    with frozen(explainer.model.module), torch.no_grad():
+        return class_scores(explainer.model(x)).softmax(1)
 
 
 def _classes(explainer: Explainer, probabilities: Tensor, target: str | int | None, top: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import registry
-from attribkit.core.admission import check_images, unwrapped
+from attribkit.core.admission import check_images, checked_mask, unwrapped
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.hooks import frozen
@@ -35,6 +35,8 @@ class Explainer:
         module = unwrapped(model)
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise InvalidInput(f"batch_size={batch_size!r} is neither 'auto' nor a number of images from 1.")
+        if not isinstance(spec, ModelSpec | None):
+            raise InvalidInput(f"spec={spec!r} is no ModelSpec: write spec=ModelSpec(layer=...).")
         self.model = HookedModel(
             module, spec or registry.model_spec(module), batch_size=None if batch_size == "auto" else batch_size
         )
@@ -75,12 +77,7 @@ class Explainer:
         """
         score = registry.make(metric, Metric, **options)
         if isinstance(score, Localization):
-            if mask is None or mask.shape != (len(attribution), *attribution.x.shape[2:]):
-                got = None if mask is None else tuple(mask.shape)
-                raise InvalidInput(
-                    f"{score.name!r} compares with a mask (b, *space) of the attribution's images, got {got}."
-                )
-            return score(attribution, mask)
+            return score(attribution, checked_mask(mask, attribution))
         if not isinstance(score, Faithfulness):
             raise InvalidInput(f"{score!r} is neither a Faithfulness nor a Localization metric: derive it from one.")
         with frozen(self.model.module):
@@ -118,7 +115,7 @@ class Explainer:
 
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
-        if isinstance(value, list | tuple) and any(isinstance(each, str | nn.Module) for each in value):
+        if isinstance(value, list | tuple):
             return tuple(self._layer_name(each) for each in value)
         if not isinstance(value, nn.Module):
             return value

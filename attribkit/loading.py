@@ -45,6 +45,8 @@ def _timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedMo
 
     if not timm.is_model(name.partition(".")[0]):
         raise UnknownName("timm model", name, timm.list_models())
+    if "in_chans" in arguments and arguments["in_chans"] != 3:
+        raise InvalidInput("Photographs have 3 channels: make a model of others yourself and use Explainer(model).")
     model = _made(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **arguments))
     return LoadedModel(model, Preprocessing.of_timm(model))
 
@@ -140,4 +142,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     tensors = nested[0] if nested else state
     if not isinstance(tensors, dict):
         raise UnreadableFile(f"{str(path)!r} holds no weights but a {type(state).__name__}: save a state_dict().")
-    return {key.removeprefix("module."): value for key, value in tensors.items()}
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()):
+        raise UnreadableFile(f"{str(path)!r} holds more than named tensors: save a state_dict().")
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}

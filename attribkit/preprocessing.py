@@ -26,6 +26,17 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise InvalidInput(
+                f"mean={self.mean} and std={self.std} must have a number for each of 1 or 3 channels, std above 0."
+            )
+        sides = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if any(side < crop for side, crop in zip(sides, self.size, strict=True)):
+            raise InvalidInput(
+                f"resize={self.resize} is smaller than the crop {self.size}, which would get a black border."
+            )
+
     @classmethod
     def of_timm(cls, model: nn.Module) -> "Preprocessing":
         """What a timm model's own configuration says."""
@@ -75,8 +86,19 @@ def read_image(path: str | Path) -> Image.Image:
     """A photograph from a file, upright, in red, green and blue."""
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return _eight_bits(ImageOps.exif_transpose(file), path).convert("RGB")
     except FileNotFoundError as error:
         raise UnreadableFile(f"There is no image {str(path)!r}: look at the path.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableFile(f"{str(path)!r} is no image that can be read ({error}): open it in a viewer.") from error
+
+
+def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
+    """Pillow clips images of more bits; those of 16 are scaled, others refused."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InvalidInput(
+            f"{str(path)!r} holds {image.mode!r} values of unknown range: convert it to 8 bits a channel."
+        )
+    return image

@@ -58,9 +58,17 @@ def plugin_of(cls: type[Method] | type[Metric]) -> Plugin:
 
 
 def model_spec(model: nn.Module) -> ModelSpec:
-    """What the first plugin that knows this model says of it."""
-    spec: ModelSpec = _loaded()[0].hook.attribkit_model_spec(model=model)
-    return spec
+    """What the first plugin that knows this model says of it; one that fails is passed over with a warning."""
+    for answer in reversed(_loaded()[0].hook.attribkit_model_spec.get_hookimpls()):
+        try:
+            spec = answer.function(**dict.fromkeys(answer.argnames, model))
+        except Exception as error:
+            spec = error
+        if isinstance(spec, ModelSpec):
+            return spec
+        if spec is not None:
+            warnings.warn(f"Plugin {answer.plugin_name!r} gave no ModelSpec but {spec!r}.", PluginWarning, stacklevel=2)
+    return ModelSpec()
 
 
 def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> Named:
@@ -76,13 +84,18 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {cls.name!r}", option, known)
-    return cls(**options)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise InvalidInput(
+            f"{cls.name!r} cannot be made with these options: {error}; it has {listed(known)}."
+        ) from error
 
 
 def options_of(cls: type[Any]) -> dict[str, Any]:
     """The options of a method or metric, with their defaults."""
-    if not is_dataclass(cls):
-        raise AttribkitError(f"{_path(cls)} is no dataclass: decorate it with @dataclass(frozen=True).")
+    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise AttribkitError(f"{_path(cls)} is no frozen dataclass: decorate it with @dataclass(frozen=True).")
     return {field.name: field.default for field in fields(cls)}
 
 
@@ -135,7 +148,9 @@ def _register(manager: pluggy.PluginManager, module: Any, name: str, distributio
     manager.register(module, name=f"{distribution}:{name}")
     try:
         manager.check_pending()  # catches a misspelt hook
-        plugin = Plugin(name, distribution, tuple(_offers(module)))
+        if not manager.get_hookcallers(module):
+            raise AttribkitError("it answers no hook; are its functions marked with @hookimpl?")
+        plugin = Plugin(name, distribution, tuple(_offers(manager, module)))
         _refuse_taken_names([*before, plugin])
     except Exception:
         manager.unregister(module)
@@ -143,16 +158,23 @@ def _register(manager: pluggy.PluginManager, module: Any, name: str, distributio
     return plugin
 
 
-def _offers(module: Any) -> Iterator[type[Method] | type[Metric]]:
+def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[type[Method] | type[Metric]]:
     """The classes that a plugin's hooks return, checked."""
     for hook, kind in _KINDS.items():
-        for cls in getattr(module, hook, list)():
-            if not (isinstance(cls, type) and issubclass(cls, kind)) or inspect.isabstract(cls):
-                raise AttribkitError(f"{hook}() must return classes derived from {kind.__name__}, got {cls!r}.")
-            if not isinstance(getattr(cls, "name", None), str):
-                raise AttribkitError(f'{_path(cls)} has no name: give the class `name = "..."`.')
-            options_of(cls)  # refuses what is no dataclass
-            yield cls
+        for answer in getattr(manager.hook, hook).get_hookimpls():
+            for cls in answer.function() if answer.plugin is module else ():
+                _check_class(cls, kind, hook)
+                yield cls
+
+
+def _check_class(cls: Any, kind: type[Any], hook: str) -> None:
+    """Refuse what cannot be used by name."""
+    if not (isinstance(cls, type) and issubclass(cls, kind)) or inspect.isabstract(cls):
+        raise AttribkitError(f"{hook}() must return classes derived from {kind.__name__}, got {cls!r}.")
+    missing = [word for word in ("name", "source") if not isinstance(getattr(cls, word, None), str)]
+    if missing:
+        raise AttribkitError(f'{_path(cls)} has no {missing[0]}: give the class `{missing[0]} = "..."`.')
+    options_of(cls)
 
 
 def _refuse_taken_names(found: list[Plugin]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -181,3 +182,71 @@ def test_a_method_that_returns_something_else_is_told(answer, words):
 
     with pytest.raises(AttribkitError, match=words):
         Explainer(tiny_cnn()).attribute(images(), Wrong())
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(3, 3), nn.Flatten(), nn.LazyLinear(2))
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return tiny_cnn()
+
+
+def with_a_scripted_part():
+    return nn.Sequential(nn.Conv2d(3, 2, 3), scripted())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lazy, "has lazy modules: run it once"),
+        (made_in_inference_mode, "was made under torch.inference_mode"),
+        (with_a_scripted_part, "traced or scripted"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Lazy modules:UserWarning")
+def test_models_that_cannot_be_frozen(make, words):
+    with pytest.raises(AttribkitError, match=words):
+        Explainer(make())
+
+
+def test_a_failing_forward_says_whose_it_was():
+    with pytest.raises(AssertionError) as error:
+        Explainer(timm.create_model("vit_tiny_patch16_224", depth=1)).attribute(torch.randn(1, 3, 64, 64), "saliency")
+    assert error.value.__notes__ == ["(raised by the model's own forward, on images of shape (1, 3, 64, 64))"]
+
+
+def test_gradient_checkpointing():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
+    x = torch.randn(1, 3, 32, 32)
+    expected = Explainer(model).attribute(x, "saliency").scores
+    model.set_grad_checkpointing(True)
+    torch.testing.assert_close(Explainer(model).attribute(x, "saliency").scores, expected)
+    with pytest.raises(AttribkitError, match=r"gradient checkpointing.*set_grad_checkpointing\(False\)"):
+        Explainer(model).attribute(x, "gradcam")
+
+
+@pytest.mark.parametrize("layer", ["", (), []])
+def test_no_layer_at_all(layer):
+    with pytest.raises(AttribkitError, match="names no layer"):
+        Explainer(tiny_cnn()).attribute(images(), "gradcam", layer=layer)
+
+
+@pytest.mark.parametrize("mask", [torch.full((2, 16, 16), 255, dtype=torch.uint8), torch.ones(2, 16, 16), [[1]]])
+def test_masks_of_other_kinds(mask):
+    explainer = Explainer(tiny_cnn())
+    with pytest.raises(AttribkitError, match=r"a torch.bool tensor \(2, 16, 16\), got .*mask > 0"):
+        explainer.evaluate(explainer.attribute(images()), "relevance_mass", mask=mask)
+
+
+def test_a_function_that_answers_for_other_images_is_told():
+    with pytest.raises(AttribkitError, match=r"scores of shape \(5,\) for 2 images"):
+        Explainer(tiny_cnn()).attribute(images(), "saliency", target=lambda outputs: outputs[0])
+
+
+def test_a_function_of_the_whole_batch_can_choose_a_layer_too():
+    labels = torch.tensor([1, 3])
+    by_function = Explainer(tiny_cnn()).attribute(images(), target=lambda y: y.gather(1, labels[:, None]).squeeze(1))
+    by_index = Explainer(tiny_cnn()).attribute(by_function.x, target=[1, 3])
+    assert torch.equal(by_function.scores, by_index.scores)

@@ -21,6 +21,11 @@ def run(*arguments, code=0):
     return result
 
 
+def arrays_of(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "scene.png"
@@ -108,7 +113,7 @@ def test_explain(photo, tmp_path, ending):
     assert "layer4" in output
     assert path.stat().st_size > 2000
     if ending == "npz":
-        arrays = np.load(path)
+        arrays = arrays_of(path)
         assert arrays["heatmap_gradcam"].shape == arrays["heatmap_saliency"].shape == (2, 128, 128)
         assert arrays["scores_gradcam"].shape == (2, 1, 8, 8)
         assert arrays["target"][0] == zoo.scene(3).label
@@ -119,14 +124,14 @@ def test_explain(photo, tmp_path, ending):
 @pytest.mark.parametrize("target", ["star", str(zoo.SHAPES.index("star"))])
 def test_explain_a_target(photo, tmp_path, target):
     run("explain", photo, "--model", "zoo:cnn", "--target", target, "-o", tmp_path / "out.npz")
-    assert np.load(tmp_path / "out.npz")["label"].tolist() == ["star"]
+    assert arrays_of(tmp_path / "out.npz")["label"].tolist() == ["star"]
 
 
 def test_explain_more_images_than_a_batch(tmp_path):
     for i in range(10):
         Image.fromarray(zoo.scene(i).image).save(tmp_path / f"{i}.png")
     run("explain", *sorted(tmp_path.glob("*.png")), "--model", "zoo:cnn", "-o", tmp_path / "out.npz")
-    arrays = np.load(tmp_path / "out.npz")
+    arrays = arrays_of(tmp_path / "out.npz")
     assert [path.rsplit("/")[-1] for path in arrays["image"]] == [f"{i}.png" for i in range(10)]
     right = [int(arrays["target"][i]) == zoo.scene(i).label for i in range(10)]
     assert np.mean(right) >= 0.9
@@ -151,6 +156,15 @@ def test_random_weights_are_said(photo, tmp_path):
         (["--mean", "a,b"], "no list of numbers"),
         (["--weights", "nowhere.safetensors"], "There are no weights"),
         (["-o", "out.docx"], "no ending of a figure"),
+        (["-o", "ending"], "no ending of a figure"),
+        (["-o", "/proc/nowhere/out.png"], "cannot be made"),
+        (["--target", "star", "--top", "2"], "give it or --target, not both"),
+        (["--target=--5"], "No label is named '--5'"),
+        (["--mean", "0.5"], "must have a number for each"),
+        (["--resize", "8"], "smaller than the crop"),
+        (["--device", "meta"], "--device meta cannot be used"),
+        (["--model", "timm:resnet10t", "--model-arg", "in_chans=1"], "3 channels"),
+        (["--model", "timm:resnet10t", "--model-arg", "pretrained=True"], "has an option of its own"),
         (["no-such-image.png"], "There is no image 'no-such-image.png'"),
     ],
 )

@@ -1,6 +1,7 @@
 """Whatever is done to a model inside `frozen` is undone; what `captured` keeps is what the layer put out."""
 
 import random
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import pytest
@@ -60,7 +61,7 @@ def test_captured_is_not_changed_by_what_works_in_place():
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         expected = model[0](x)
-    with captured([model[0]]) as kept:
+    with captured([(model[0], None)]) as kept:
         model(x)
     assert (expected < 0).any()
     torch.testing.assert_close(kept[0][0].detach(), expected, rtol=0, atol=0)
@@ -68,7 +69,7 @@ def test_captured_is_not_changed_by_what_works_in_place():
 
 def test_captured_roots_the_graph_at_the_earliest_layer():
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
-    with frozen(model), captured([model[2], model[0]]) as kept:
+    with frozen(model), captured([(model[2], None), (model[0], None)]) as kept:
         y = model(torch.randn(2, 3)).sum()
     (late,), (early,) = kept
     assert early.is_leaf
@@ -85,7 +86,7 @@ def test_captured_in_a_tuple():
             return x * 2, "rest"
 
     model = Pair()
-    with captured([model]) as kept:
+    with captured([(model, None)]) as kept:
         tensor, rest = model(torch.ones(1))
     assert rest == "rest"
     assert torch.autograd.grad(tensor.sum(), kept[0][0])[0].item() == 1.0
@@ -100,6 +101,44 @@ def test_first_tensor():
 
 def test_observed_names_modules_in_the_order_they_finish():
     model = nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity()), nn.Identity())
-    with observed(model) as seen:
+    seen = []
+    with observed(model, lambda name, _module, _output: seen.append(name)):
         model(torch.ones(1))
-    assert [name for name, _, _ in seen] == ["0.0", "0.1", "0", "1"]
+    assert seen == ["0.0", "0.1", "0", "1"]
+
+
+def test_captured_takes_the_run_that_is_wanted():
+    model = nn.ReLU()
+    with captured([(model, 1)]) as kept:
+        for value in (1.0, 2.0, 3.0):
+            model(torch.tensor([value]))
+    assert [each.item() for each in kept[0]] == [2.0]
+
+
+def test_frozen_undoes_what_a_forward_writes_to_its_module():
+    class Scribbling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.count, self.cache, self.seen, self.built = 0, {}, [1], False
+
+        def forward(self, x):
+            self.count += 1
+            self.cache["x"] = x
+            self.seen.append(x)
+            if not self.built:
+                self.head, self.built = nn.Linear(2, 2), True
+            return x
+
+    model = Scribbling()
+    with frozen(model):
+        model(torch.ones(1))
+    assert (model.count, model.cache, model.seen, model.built) == (0, {}, [1], False)
+    assert not hasattr(model, "head")
+
+
+def test_frozen_keeps_the_order_of_hooks_and_modules():
+    model = nn.Sequential(OrderedDict(a=nn.Identity(), b=nn.Identity()))
+    with frozen(model):
+        del model.a
+        model.c = nn.Identity()
+    assert [name for name, _ in model.named_children()] == ["a", "b"]

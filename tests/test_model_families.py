@@ -86,7 +86,7 @@ def test_a_patch_that_changes_moves_its_own_cell(name):
     x = torch.zeros(2, 3, 224, 224)
     x[1, :, 32:48, 160:176] = 3.0  # row 2, column 10 of 14
     layout = next(layer.layout for layer in Explainer(model).layers(x) if layer.name == EARLY[name])
-    with torch.no_grad(), captured([model.get_submodule(EARLY[name])]) as kept:
+    with torch.no_grad(), captured([(model.get_submodule(EARLY[name]), None)]) as kept:
         model(x)
     before, after = layout.to_grid(kept[0][0])
     change = (after - before).abs().sum(0)
@@ -120,7 +120,9 @@ def test_a_model_without_a_map_is_refused_with_the_candidates():
 def test_a_head_of_zeros_cannot_justify_a_layer_of_an_unknown_transformer():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
     nn.init.zeros_(model.head.weight)
-    with pytest.raises(AttribkitError, match=r"reaches 0% of 'norm', the last of them.*norm, blocks,"):
+    with pytest.raises(
+        AttribkitError, match=r"gradient is zero at nearly all patches; is the head untrained.*norm, blocks,"
+    ):
         Explainer(model, spec=ModelSpec()).attribute(torch.randn(1, 3, 32, 32), "gradcam")
 
 
@@ -146,3 +148,112 @@ def test_the_last_plugin_that_knows_a_model_describes_it():
     assert spec.channels_last
     assert spec.input_size == (3, 224, 224)
     assert spec.labels()[281] == "tabby, tabby cat"
+
+
+class Body(nn.Module):
+    """Three convolutions and a head, for the odd models below."""
+
+    def __init__(self, features=16):
+        super().__init__()
+        steps = [(nn.Conv2d(c, 16, 3, stride=2, padding=1), nn.ReLU()) for c in (3, 16, 16)]
+        self.body = nn.Sequential(*[module for step in steps for module in step])
+        self.fc = nn.Linear(features, 5)
+
+
+class Gated(Body):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Sequential(nn.Conv2d(16, 1, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.fc((x * self.gate(x)).mean((2, 3)))
+
+
+class Residual(Body):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.fc((x + self.branch(x)).relu().mean((2, 3)))
+
+
+class TwoHeads(Body):
+    def __init__(self):
+        super().__init__()
+        self.mask = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.fc(x.mean((2, 3))), self.mask(x)
+
+
+class SharedActivation(Body):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.last = nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.relu(self.body[0](x))
+        return self.last(self.relu(self.fc(x.mean((2, 3)))))
+
+
+class Flipped(Body):
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3))) + self.fc(self.body(x.flip(3)).mean((2, 3)))
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 8, stride=8)
+        layer = nn.TransformerEncoderLayer(32, 4, 64)  # torch's default order: tokens first, batch second
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.fc(self.encoder(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0))
+
+
+def inplace():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+
+
+def headless():
+    return timm.create_model("resnet18", num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (Gated, "body"),
+        (Residual, "body"),
+        (TwoHeads, "body"),
+        (SharedActivation, "relu"),
+        (inplace, "1"),
+        (headless, "layer4"),
+    ],
+)
+def test_a_layer_is_chosen_only_if_the_whole_score_goes_through_it(make, layer):
+    attribution = Explainer(make()).attribute(torch.randn(2, 3, 64, 64), "gradcam")
+    assert attribution.notes[0].startswith(
+        f"layer={layer!r}: the last map of the image that the whole score goes through"
+    )
+
+
+@pytest.mark.parametrize(("make", "why"), [(Flipped, "none of them carries"), (Encoder, "does not tell its grid")])
+def test_where_no_layer_carries_the_score_none_is_guessed(make, why):
+    with pytest.raises(AttribkitError, match=f"No layer of this {make.__name__} can be chosen with a reason.*{why}"):
+        Explainer(make()).attribute(torch.randn(2, 3, 64, 64), "gradcam")
+
+
+def test_the_layer_depends_on_the_output_that_is_asked_about():
+    explainer = Explainer(TwoHeads())
+    mask = explainer.attribute(torch.randn(2, 3, 64, 64), "gradcam", target=lambda outputs: outputs[1].mean((1, 2, 3)))
+    assert mask.notes[0].startswith("layer='body'")
+    assert explainer.attribute(torch.randn(2, 3, 64, 64), "gradcam").notes[0].startswith("layer='body'")

@@ -59,6 +59,22 @@ def test_images_are_turned_upright(tmp_path):
     assert read_image(tmp_path / "a.jpg").mode == "RGB"
 
 
+def test_sixteen_bits_are_scaled_and_floats_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "ramp.png")
+    pixels = np.asarray(read_image(tmp_path / "ramp.png"))[..., 0]
+    assert np.abs(pixels - ramp / 257).max() <= 1
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "ramp.tiff")
+    with pytest.raises(AttribkitError, match="values of unknown range"):
+        read_image(tmp_path / "ramp.tiff")
+
+
+@pytest.mark.parametrize("wrong", [{"std": (0.0,)}, {"mean": (0.5, 0.5)}, {"resize": 16}])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(AttribkitError, match=r"must have a number|is smaller than the crop"):
+        Preprocessing(**{"size": (32, 32), "resize": 32, "mean": (0.5,), "std": (0.5,), **wrong})
+
+
 def test_images_that_cannot_be_read(tmp_path):
     PHOTO.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])

@@ -73,6 +73,9 @@ def test_a_plugin_is_found(install):
         (plugin(returns="[int]"), "must return classes derived from Method"),
         (plugin(returns="1 / 0"), "ZeroDivisionError"),
         (plugin(returns="[Method]"), "must return classes derived from Method"),
+        (plugin().replace("@hookimpl", ""), "it answers no hook"),
+        (plugin().replace("frozen=True", ""), "is no frozen dataclass"),
+        (plugin().replace('    source = "me"', ""), "has no source"),
     ],
 )
 def test_a_broken_plugin_is_left_out_and_named(install, code, words):
@@ -111,6 +114,8 @@ def test_a_model_spec_of_a_plugin_is_asked_first(install):
 
     assert registry.model_spec(nn.Sequential(nn.ReLU())).layer == "mine"
     assert registry.model_spec(nn.Sequential()).layer is None
+    with pytest.warns(PluginWarning, match="(?s)'attribkit-spec:attribkit-spec' gave no ModelSpec but TypeError"):
+        assert registry.model_spec(nn.Linear(1, 1)).layer is None  # has no length
 
 
 def test_nothing_warns_without_plugins(install):

@@ -28,6 +28,9 @@ LABELS = ["tench, Tinca tinca", "crane", "tabby, tabby cat", "crane", "Tabby cat
         ("TENCH", ClassLogit(0)),
         (["tench", 1], ClassLogit((0, 1))),
         (Probability(1), Probability(1)),
+        (Probability([np.int64(1), 0]), Probability((1, 0))),
+        (Contrast("tench", against="tabby cat"), Contrast(0, 4)),
+        (Contrast(LOGITS.argmax(1), 0), Contrast((2, 0), 0)),
     ],
 )
 def test_what_may_be_given(given, expected):
@@ -87,6 +90,7 @@ def test_outputs_of_many_kinds():
         (Contrast((0, 1, 2), 1), "3 targets for 2 images"),
         (lambda outputs: outputs, "must return one score per image"),
         (lambda outputs: 3.0, "returned float"),
+        (ClassLogit([1]), "1 targets for 2 images"),
     ],
 )
 @pytest.mark.parametrize("method", ["gradcam", "saliency"])

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.model import HookedModel
 
@@ -17,18 +19,31 @@ def unwrapped(model: Any) -> nn.Module:
         raise UnsupportedModel(f"A model must be a torch.nn.Module, got {type(model).__name__}.")
     while (inner := _wrapped(model)) is not None:
         model = inner
-    kind = _frozen_kind(model)
-    if kind:
+    for module in model.modules():
+        kind = _frozen_kind(module)
+        if kind:
+            raise UnsupportedModel(
+                f"{type(module).__name__} is {kind}: hooks never fire in it, so nothing inside can be explained. "
+                "Pass the original module, before it was converted."
+            )
+    _check_parameters(model)
+    return model
+
+
+def _check_parameters(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+        raise UnsupportedModel(f"{type(model).__name__} has lazy modules: run it once, so that they get their shapes.")
+    if any(tensor.is_inference() for tensor in [*parameters, *model.buffers()]):
         raise UnsupportedModel(
-            f"{type(model).__name__} is {kind}: hooks never fire in it, so nothing inside can be explained. "
-            "Pass the original module, before it was converted."
+            f"{type(model).__name__} was made under torch.inference_mode, which rules gradients out for good: make it "
+            "outside, or pass copy.deepcopy(model)."
         )
-    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+    if not any(parameter.is_floating_point() for parameter in parameters):
         raise UnsupportedModel(
             f"{type(model).__name__} has no floating-point parameters: there is nothing in it to explain. "
             "Pass the network itself; a quantised one before it was quantised."
         )
-    return model
 
 
 def check_images(x: Any, model: HookedModel) -> None:
@@ -51,6 +66,17 @@ def check_images(x: Any, model: HookedModel) -> None:
     if not bool(finite.all()):
         wrong = (~finite).nonzero().flatten().tolist()
         raise InvalidInput(f"Images {wrong} hold NaN or infinite values: look at how they were loaded and normalised.")
+
+
+def checked_mask(mask: Any, attribution: Attribution) -> Tensor:
+    """The mask, if it is one of the attribution's images."""
+    wanted = (len(attribution), *attribution.x.shape[2:])
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == wanted:
+        if mask.device != attribution.scores.device:
+            raise InvalidInput(f"The mask is on {mask.device}, the scores on {attribution.scores.device}: move one.")
+        return mask
+    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    raise InvalidInput(f"The metric compares with a mask, a torch.bool tensor {wanted}, got {got}; try mask > 0.")
 
 
 def _check_shape(shape: tuple[int, ...], model: HookedModel) -> None:

@@ -3,8 +3,9 @@
 import base64
 import html
 import json
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -62,8 +63,11 @@ class Attribution:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the tensors, and the rest as JSON in its metadata."""
         record = {"target": _record(self.target), "method": _record(self.method), "notes": self.notes}
-        tensors = {"scores": self.scores.contiguous(), "x": self.x.contiguous()}
-        save_file(tensors, path, metadata={"attribkit": _FORMAT, "attribution": json.dumps(record)})
+        tensors = {"scores": self.scores.clone().contiguous(), "x": self.x.clone().contiguous()}  # that share nothing
+        try:
+            save_file(tensors, path, metadata={"attribkit": _FORMAT, "attribution": json.dumps(record)})
+        except (OSError, SafetensorError) as error:
+            raise UnreadableFile(f"{str(path)!r} cannot be written ({error}): look at the folder.") from error
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Attribution":
@@ -72,20 +76,21 @@ class Attribution:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 record = json.loads((file.metadata() or {})["attribution"])
                 scores, x = file.get_tensor("scores"), file.get_tensor("x")
+            method = Recorded(record["method"]["name"], record["method"]["repr"])
+            return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UnreadableFile(f"{path} is no saved attribution ({error}): give a file that save() wrote.") from error
-        method = Recorded(record["method"]["name"], record["method"]["repr"])
-        return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, images: int | slice) -> "Attribution":
         """The attribution of one image (still a batch) or of a slice of them."""
-        if isinstance(images, int):
-            if not -len(self) <= images < len(self):
-                raise IndexError(f"image {images} of an attribution of {len(self)}")
-            images = slice(images % len(self), images % len(self) + 1)
+        if not isinstance(images, slice):
+            index = operator.index(images)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {index} of an attribution of {len(self)}")
+            images = slice(index % len(self), index % len(self) + 1)
         target = self.target.part(images) if isinstance(self.target, Target) else self.target
         return replace(self, scores=self.scores[images], x=self.x[images], target=target)
 
@@ -128,8 +133,7 @@ def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
 def _record(what: Any) -> dict[str, Any]:
     """A method or target as JSON can hold it."""
     record = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
-    plain = {f.name: getattr(what, f.name) for f in fields(what)}
-    return record | {"fields": plain} if type(what).__name__ in _CLASS_TARGETS else record
+    return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
 
 
 _CLASS_TARGETS = {"ClassLogit": targets.ClassLogit, "Probability": targets.Probability, "Contrast": targets.Contrast}
@@ -138,5 +142,4 @@ _CLASS_TARGETS = {"ClassLogit": targets.ClassLogit, "Probability": targets.Proba
 def _read_target(record: dict[str, Any]) -> Target | Recorded:
     if record["name"] not in _CLASS_TARGETS:
         return Recorded(record["name"], record["repr"])
-    classes = {name: tuple(value) if isinstance(value, list) else value for name, value in record["fields"].items()}
-    return _CLASS_TARGETS[record["name"]](**classes)
+    return _CLASS_TARGETS[record["name"]](**record["fields"])

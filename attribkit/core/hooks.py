@@ -2,8 +2,9 @@
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import count
 from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,36 +36,34 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def captured(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """Keep what each module outputs, a list per module with one tensor for each time that it ran.
+def captured(wanted: Sequence[tuple[nn.Module, int | None]]) -> Iterator[list[list[Tensor]]]:
+    """Keep what modules output: a list per module, with one tensor for each time that it ran.
+
+    wanted: modules, each with the one of its runs (from 0) that is wanted, or None for all.
 
     The first output that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Outputs that
     already depend on a leaf stay in its graph. The model goes on with a clone, so an in-place operation further on
     cannot change what was kept.
     """
-    kept: list[list[Tensor]] = [[] for _ in modules]
-    handles = [module.register_forward_hook(_keeper(outputs)) for module, outputs in zip(modules, kept, strict=True)]
-    try:
+    kept: list[list[Tensor]] = [[] for _ in wanted]
+    with ExitStack() as hooks:
+        for (module, run), outputs in zip(wanted, kept, strict=True):
+            hooks.enter_context(module.register_forward_hook(_keeper(outputs, run)))
         yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def observed(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Any]]]:
-    """Record (name, module, output) of every submodule, in the order in which they finish."""
-    seen: list[tuple[str, nn.Module, Any]] = []
+def observed(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
+    """Call record(name, module, output) for every submodule in the order in which they finish."""
 
-    def recorder(name: str) -> Any:
-        return lambda module, _args, output: seen.append((name, module, output))
+    def recorder(name: str) -> Callable[..., None]:
+        return lambda module, _args, output: record(name, module, output)
 
-    handles = [module.register_forward_hook(recorder(name)) for name, module in model.named_modules() if name]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(recorder(name)))
+        yield
 
 
 def first_tensor(output: Any) -> Tensor | None:
@@ -74,10 +73,12 @@ def first_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _keeper(outputs: list[Tensor]) -> Any:
+def _keeper(outputs: list[Tensor], wanted: int | None) -> Callable[..., Any]:
+    runs = count()
+
     def keep(_module: nn.Module, _args: object, output: Any) -> Any:
         tensor = first_tensor(output)
-        if tensor is None or not tensor.is_floating_point():
+        if (next(runs) != wanted and wanted is not None) or tensor is None or not tensor.is_floating_point():
             return None
         outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
         return _with_first(output, outputs[-1].clone())

@@ -1,19 +1,21 @@
 """Which layers of a model are maps of the image, and which of them an explanation should read."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
-from attribkit.core.hooks import first_tensor, observed
+from attribkit.core.errors import UnsupportedModel, listed
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import class_scores
+from attribkit.core.targets import Predicted, Target
+from attribkit.core.trace import Output, Trace
 
-_ENOUGH = 0.5  # share of positions that the gradient must reach
+_ENOUGH = 0.5  # share of a grid that the gradient must reach
+_FEW = 4  # an axis shorter than this is no space
+_POOLING = tuple(cls for name, cls in vars(nn.modules.pooling).items() if isinstance(cls, type) and name.endswith("Nd"))
+_WORDS_OF_ATTENTION = ("attn", "attention")  # inside such modules, queries by keys can have the image's proportions
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Layer:
     kind: str  # class name
     shape: tuple[int, ...]  # of its output, without the batch axis
     layout: Layout
-    reach: float = math.nan  # share of the grid that the score's gradient reaches; nan where it was not asked for
+    run: int = 0  # which of its runs in a forward this is
     reason: str = ""  # why it is the one that methods read by default; empty for the others
 
     @property
@@ -33,112 +35,125 @@ class Layer:
         return bool(self.reason)
 
 
-@dataclass(frozen=True, eq=False)
-class _Output:
-    """A layer met in the trace, with what it put out."""
-
-    layer: Layer
-    tensor: Tensor
-
-
-def trace(model: nn.Module, x: Tensor, spec: ModelSpec) -> list[Layer]:
+def find_layers(model: nn.Module, x: Tensor, spec: ModelSpec, target: Target | None = None) -> list[Layer]:
     """The layers that are maps of the image, in the order in which they finish, one of them chosen.
 
-    model: frozen; x: one image, (1, c, *space). Costs a forward; a class-token model also a backward.
+    model: frozen; x: one image, (1, c, *space). Costs a forward with its graph, and for a class-token model a backward
+    through its last block. Raises UnsupportedModel where no layer can be chosen with a reason.
     """
-    with observed(model) as seen:
-        scores = _top_score(model(x.detach().requires_grad_().clone()))
-    outputs = _maps(seen, x, spec)
-    classes = _class_maps(seen, scores)
-    if spec.layer is None and any(output.layer.layout.kind == "tokens" for output in outputs):
-        outputs = _with_reach(outputs, scores)
-    chosen, reason = (spec.layer, spec.reason) if spec.layer else _choose(outputs, classes, model)
-    layers = [output.layer for output in outputs]
-    return [replace(layer, reason=reason) if layer.name == chosen else layer for layer in layers]
+    trace = Trace(model, x, target or Predicted())
+    maps = _maps(trace.outputs, x, spec)
+    chosen, reason = _named(maps, spec, model) if spec.layer else _choose(trace, maps, model)
+    return [_layer(output, layout, reason if output is chosen else "") for output, layout in maps.items()]
 
 
-def _maps(seen: Sequence[tuple[str, nn.Module, object]], x: Tensor, spec: ModelSpec) -> list[_Output]:
-    """The outputs that have a layout; of a module that ran more than once, the last."""
-    found: dict[str, _Output] = {}
-    for name, module, output in seen:
-        tensor = first_tensor(output)
-        layout = spec.layout(tensor.shape, x.shape) if tensor is not None else None
-        if tensor is not None and layout is not None and not _is_attention(name):
-            found.pop(name, None)
-            found[name] = _Output(Layer(name, type(module).__name__, tuple(tensor.shape[1:]), layout), tensor)
-    return list(found.values())
+def _layer(output: Output, layout: Layout, reason: str) -> Layer:
+    return Layer(output.name, type(output.module).__name__, output.shape[1:], layout, output.run, reason)
 
 
-def _is_attention(name: str) -> bool:
-    """Inside an attention module a query-by-key matrix can have the proportions of an image."""
-    return any(part in ("attn", "attention", "self_attention", "self_attn") for part in name.split(".")[:-1])
+def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output, Layout]:
+    """The outputs that are maps of the image, with their layouts."""
+    maps: dict[Output, Layout] = {}
+    for output in outputs:
+        layout = None if _is_inside_attention(output.name) else spec.layout(output.shape, tuple(x.shape))
+        if layout is not None and (spec.prefix_tokens is not None or _is_plausible(output, layout, maps.values(), x)):
+            maps[output] = layout
+    return maps
 
 
-def _top_score(outputs: object) -> Tensor | None:
-    try:
-        return class_scores(outputs)
-    except InvalidInput:  # not a classifier; the choice then goes without class scores
-        return None
+def _is_plausible(output: Output, layout: Layout, before: Iterable[Layout], x: Tensor) -> bool:
+    """Tokens of which nothing is told must be the image cut up, or come from a map of their grid or a finer one."""
+    if layout.kind != "tokens" or math.prod(output.shape[1:]) == math.prod(x.shape[1:]):
+        return True
+    return any(_is_coarser(layout.grid, earlier.grid) for earlier in before)
 
 
-def _class_maps(seen: Sequence[tuple[str, nn.Module, object]], scores: Tensor | None) -> int | None:
-    """How many channels a map of classes has, in a model whose classifier is a convolution."""
-    weighted = [module for _, module, _ in seen if any(True for _ in module.parameters(recurse=False))]
-    if scores is None or not weighted or isinstance(weighted[-1], nn.Linear):
-        return None
-    return scores.shape[1]
+def _is_coarser(grid: tuple[int, ...], fine: tuple[int, ...]) -> bool:
+    """Whether a grid is the finer one, strided by a whole number."""
+    strides = range(1, max(fine) + 1)
+    return any(all(cells in (a // k, -(-a // k)) for a, cells in zip(fine, grid, strict=True)) for k in strides)
 
 
-def _with_reach(outputs: list[_Output], scores: Tensor | None) -> list[_Output]:
-    """Each output with the share of its grid where the gradient of the top score is not exactly zero."""
-    score = scores.amax(1).sum() if scores is not None else None
-    if score is None or not score.requires_grad:
-        return outputs
-    connected = [output for output in outputs if output.tensor.requires_grad]
-    gradients = torch.autograd.grad(score, [output.tensor for output in connected], allow_unused=True)
-    reach = {
-        id(output): 0.0 if gradient is None else gradient_reach(output.layer.layout.to_grid(gradient))
-        for output, gradient in zip(connected, gradients, strict=True)
-    }
-    return [replace(o, layer=replace(o.layer, reach=reach.get(id(o), math.nan))) for o in outputs]
+def _is_inside_attention(name: str) -> bool:
+    return "attn_drop" in name or any(word in part for part in name.split(".")[:-1] for word in _WORDS_OF_ATTENTION)
 
 
-def gradient_reach(gradient: Tensor) -> float:
-    """The share of positions at which some channel's gradient is not exactly zero; gradient: (b, d, *grid)."""
-    return gradient.ne(0).any(1).float().mean().item()
+def _named(maps: dict[Output, Layout], spec: ModelSpec, model: nn.Module) -> tuple[Output, str]:
+    """The layer that the spec names."""
+    found = [output for output in maps if output.name == spec.layer]
+    if not found:
+        raise _unjustified(model, maps, f"the spec names {spec.layer!r}, which is no map of these images")
+    return found[-1], spec.reason
 
 
-def _choose(outputs: list[_Output], classes: int | None, model: nn.Module) -> tuple[str, str]:
-    """The last map of the image before it is pooled, or, where that one's gradient is blind, the last that is not."""
-    unpooled = [o for o in outputs if "Pool" not in o.layer.kind]
-    maps = [o for o in unpooled if not _is_class_map(o.layer, classes)] or unpooled
-    if not maps:
-        raise _unjustified(model, outputs, "no layer before the pooling is a map of the image")
-    last = _outermost(maps[-1], maps)
-    where = f"{'x'.join(map(str, last.layout.grid))}, {last.layout}"
-    if not last.reach < _ENOUGH:
-        return last.name, f"the last map of the image before it is pooled ({where})"
-    norms = [o.layer for o in maps if "Norm" in o.layer.kind and o.layer.reach >= _ENOUGH]
-    if norms:
-        return norms[-1].name, f"the last normalisation whose patches the score's gradient reaches ({where})"
-    raise _unjustified(
-        model, outputs, f"the score's gradient reaches {last.reach:.0%} of {last.name!r}, the last of them"
-    )
+def _choose(trace: Trace, maps: dict[Output, Layout], model: nn.Module) -> tuple[Output, str]:
+    """The last map that the whole score goes through; where only a token of it is used, the last that is looked at."""
+    if not trace.score.requires_grad:
+        raise _unjustified(model, maps, "no gradient leads from the score to any of them")
+    candidates = _candidates(trace, maps)
+    last = next((output for output in reversed(candidates) if trace.carries_all(output)), None)
+    if last is None:
+        raise _unjustified(model, maps, "none of them carries the whole score")
+    if maps[last].kind != "tokens" or trace.reach(last, maps[last]) >= _ENOUGH:
+        _refuse_unreadable(trace, maps, last, model)
+        return _told("the last map of the image that the whole score goes through", last, maps)
+    return _last_looked_at(trace, maps, candidates, model)
 
 
-def _is_class_map(layer: Layer, classes: int | None) -> bool:
-    return layer.layout.kind == "channels first" and layer.shape[0] == classes
+def _last_looked_at(
+    trace: Trace, maps: dict[Output, Layout], candidates: Sequence[Output], model: nn.Module
+) -> tuple[Output, str]:
+    """For a class token: the last normalisation of all patches, or else the last map that carries all of the score."""
+    for output in reversed(candidates):
+        if "norm" in type(output.module).__name__.lower() and trace.reach(output, maps[output]) >= _ENOUGH:
+            return _told("the last normalisation whose patches the score's gradient reaches", output, maps)
+        if trace.carries_all(output) and trace.reach(output, maps[output]) >= _ENOUGH:
+            return _told("the last map that the whole score goes through with its gradient", output, maps)
+    raise _unjustified(model, maps, "the score's gradient is zero at nearly all patches; is the head untrained")
 
 
-def _outermost(output: _Output, maps: list[_Output]) -> Layer:
-    """Of the modules that put out the same tensor, the one with the shortest path; it is the name that people know."""
-    same = [o.layer for o in maps if o.tensor is output.tensor]
-    return min(same, key=lambda layer: layer.name.count("."))
+def _candidates(trace: Trace, maps: dict[Output, Layout]) -> list[Output]:
+    """The maps that may be chosen: not pooled ones, nor the model's answer, nor maps of classes; one for each value."""
+    classes = _class_maps(trace)
+    first: dict[object, Output] = {}
+    for output in (o for o in maps if trace.matters(o) and not isinstance(o.module, _POOLING) and o not in classes):
+        other = first.get(output.place)
+        if other is None or output.name.count(".") < other.name.count("."):  # of equals, the name that people know
+            first[output.place] = output
+    inner = [output for output in first.values() if output.edge and output.edge.node not in trace.returned]
+    return inner or list(first.values())
 
 
-def _unjustified(model: nn.Module, outputs: list[_Output], why: str) -> UnsupportedModel:
-    names = listed(dict.fromkeys(_outermost(output, outputs).name for output in reversed(outputs)))
+def _class_maps(trace: Trace) -> set[Output]:
+    """What follows the last convolution of a model that ends in one: a channel for each class."""
+    weighted = [i for i, o in enumerate(trace.outputs) if any(True for _ in o.module.parameters(recurse=False))]
+    if not weighted or not hasattr(trace.outputs[weighted[-1]].module, "kernel_size"):
+        return set()
+    channels = trace.outputs[weighted[-1]].shape[1]
+    return {output for output in trace.outputs[weighted[-1] :] if output.shape[1:2] == (channels,)}
+
+
+def _refuse_unreadable(trace: Trace, maps: dict[Output, Layout], last: Output, model: nn.Module) -> None:
+    """A later output that still has space, in an order that cannot be read, would be the better layer."""
+    later = trace.outputs[trace.outputs.index(last) + 1 :]
+    for output in later:
+        spacious = sum(axis >= _FEW for axis in output.shape) >= 2
+        if spacious and output not in maps and trace.matters(output) and not _is_inside_attention(output.name):
+            why = f"{output.name!r} comes after {last.name!r}, and its shape {output.shape} does not tell its grid"
+            raise _unjustified(model, maps, why)
+
+
+def _told(why: str, output: Output, maps: dict[Output, Layout]) -> tuple[Output, str]:
+    layout = maps[output]
+    return output, f"{why} ({'x'.join(map(str, layout.grid))}, {layout})"
+
+
+def _unjustified(model: nn.Module, maps: Iterable[Output], why: str) -> UnsupportedModel:
+    outermost: dict[object, str] = {}
+    for output in maps:
+        outermost[output.place] = min(outermost.get(output.place, output.name), output.name, key=lambda n: n.count("."))
     return UnsupportedModel(
-        f"No layer of this {type(model).__name__} can be chosen with a reason: {why}. Candidates, last first: {names}. "
-        "Name one by layer=..., or describe the model by Explainer(model, spec=ModelSpec(...))."
+        f"No layer of this {type(model).__name__} can be chosen with a reason: {why}. Candidates, last first: "
+        f"{listed(reversed(outermost.values()))}. Name one by layer=..., or describe the model by "
+        "Explainer(model, spec=ModelSpec(...))."
     )

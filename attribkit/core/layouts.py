@@ -1,7 +1,7 @@
 """Where the image lies in a layer's output: channels first, channels last, or a row of tokens."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ class Layout:
     kind: str  # "channels first", "channels last" or "tokens"
     grid: tuple[int, ...]  # cells per axis of space
     prefix: int = 0  # tokens before those of the grid: class, distillation and register tokens
+    ambiguous: bool = False  # the shape alone would allow channels last as well
 
     def to_grid(self, output: Tensor) -> LayerMaps:
         """Channels first on the grid, (b, d, *grid)."""
@@ -39,18 +40,21 @@ def find_layout(
     channels_last: bool = False,
     patch: tuple[int, ...] | None = None,
 ) -> Layout | None:
-    """The one layout in which an output can be a map of the image, or None where there is none or more than one.
+    """The layout in which an output can be a map of the image, or None where there is none or tokens allow several.
 
     shape: the output's, batch first; space: the image's, in pixels; prefix_tokens: None where it is not known;
     channels_last: whether the family is known for it; patch: pixels per token along each axis (their ratio counts).
-    A grid is a map of the image only if it has the image's proportions.
+    A grid is a map of the image only if one stride fits all its axes. Where both orders of four axes fit equally well,
+    channels first is taken unless the family says otherwise, and the layout is marked as ambiguous.
     """
     base = tuple(pixels / side for pixels, side in zip(space, patch or (1,) * len(space), strict=True))
     if len(shape) == len(space) + 2:
         orders = [Layout("channels first", shape[2:]), Layout("channels last", shape[1:-1])]
-        distances = [_distance(layout.grid, base) for layout in orders]
-        if min(distances) < 1:
-            return orders[channels_last if distances[0] == distances[1] else distances.index(min(distances))]
+        misfits = [_misfit(layout.grid, base) for layout in orders]
+        if min(misfits) < math.inf:
+            tie = misfits[0] == misfits[1]
+            best = orders[channels_last if tie else misfits.index(min(misfits))]
+            return replace(best, ambiguous=tie and not channels_last)
     if len(shape) == 3 and len(base) == 2:
         prefixes = range(_MOST_PREFIX_TOKENS + 1) if prefix_tokens is None else [prefix_tokens]
         grids = [(prefix, _token_grid(shape[1] - prefix, base)) for prefix in prefixes]
@@ -59,17 +63,20 @@ def find_layout(
     return None
 
 
-def _distance(grid: tuple[int, ...], base: tuple[float, ...]) -> float:
-    """How many cells the grid is off from the image at its best scale; 1 or more is another picture.
+def _misfit(grid: tuple[int, ...], base: tuple[float, ...]) -> float:
+    """How unequal the strides along the axes are; infinite where no one stride gives this grid, rounded up or down.
 
-    A first axis of three, frames or slices, has a scale of its own.
+    A first axis of three, frames or slices, may have a stride of its own; it only decides between equals.
     """
     if len(base) == 3:
-        return _distance(grid[1:], base[1:]) if grid[0] <= base[0] else math.inf
-    scale = math.sqrt(math.prod(base) / math.prod(grid))
-    if min(grid) < 2 or scale < 0.99:
+        own = abs(math.log(base[0] / grid[0] / (base[1] / grid[1])))
+        return _misfit(grid[1:], base[1:]) + 1e-6 * own if grid[0] <= base[0] else math.inf
+    if min(grid) < 2 or any(cells > side for cells, side in zip(grid, base, strict=True)):
         return math.inf
-    return max(abs(cells - side / scale) for cells, side in zip(grid, base, strict=True))
+    least = max(side / (cells + 1) for cells, side in zip(grid, base, strict=True))
+    most = min(side / (cells - 1) for cells, side in zip(grid, base, strict=True))
+    strides = [side / cells for cells, side in zip(grid, base, strict=True)]
+    return math.log(max(strides) / min(strides)) if least < most else math.inf
 
 
 def _token_grid(count: int, base: tuple[float, ...]) -> tuple[int, ...] | None:
@@ -78,4 +85,4 @@ def _token_grid(count: int, base: tuple[float, ...]) -> tuple[int, ...] | None:
         return None
     scale = math.sqrt(math.prod(base) / count)
     grid = tuple(round(side / scale) for side in base)
-    return grid if math.prod(grid) == count and _distance(grid, base) < 1 else None
+    return grid if math.prod(grid) == count and _misfit(grid, base) < math.inf else None

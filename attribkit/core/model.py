@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from attribkit.core.errors import InvalidInput, OutOfMemory, UnknownName, UnsupportedModel
 from attribkit.core.hooks import captured
-from attribkit.core.layers import Layer, gradient_reach, trace
+from attribkit.core.layers import Layer, find_layers
+from attribkit.core.layouts import Layout
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
+from attribkit.core.trace import gradient_reach
 
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
 
@@ -44,7 +47,12 @@ class HookedModel:
         """What the model returns; differentiable where x is."""
         channels_last = self._learnt.channels_last and x.ndim == 4 and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
-        return self.module(x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format))
+        images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
+        try:
+            return self.module(images)
+        except Exception as error:
+            error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
+            raise
 
     def score(self, x: Images, target: Target) -> PerImage:
         """The target's score per image; not differentiable."""
@@ -77,18 +85,20 @@ class HookedModel:
         self, x: Images, target: Target, layers: Sequence[str | None]
     ) -> list[tuple[LayerMaps, LayerMaps]]:
         """As `activation_and_gradient` for each of several layers, by one forward and one backward."""
-        modules = {name: self.layer(name) for name in (layer or self._default_layer(x) for layer in layers)}
+        wanted = [self._default_layer(x, target) if layer is None else (layer, None) for layer in layers]
+        names = [name for name, _ in wanted]
+        modules = [(self.layer(name), run) for name, run in wanted]
 
         def run(part: Tensor, question: _Question) -> list[Tensor]:
-            with captured(list(modules.values())) as kept:
+            with captured(modules) as kept:
                 score = question(self(part))
-            activations = {name: self._last(name, outputs) for name, outputs in zip(modules, kept, strict=True)}
-            gradients = _gradients(score, activations)
-            pairs = zip(activations.items(), gradients, strict=True)
-            return [grid for (name, a), g in pairs for grid in self._on_grid(name, part, a.detach(), g)]
+                read = [self._read(name, outputs, part) for name, outputs in zip(names, kept, strict=True)]
+                gradients = _gradients(score, {name: output for name, (output, _) in zip(names, read, strict=True)})
+            pairs = zip(read, gradients, strict=True)
+            return [_precise(layout.to_grid(t)) for (output, layout), g in pairs for t in (output.detach(), g)]
 
         maps = self._in_chunks(run, x, target)
-        for name, gradient in zip(modules, maps[1::2], strict=True):
+        for name, gradient in zip(names, maps[1::2], strict=True):
             self._note_reach(name, gradient)
         return list(zip(maps[::2], maps[1::2], strict=True))
 
@@ -105,9 +115,9 @@ class HookedModel:
             known = [each for each, _ in self.module.named_modules() if each]
             raise UnknownName("layer", name, known, "Explainer.layers() tells which have a grid.") from None
 
-    def layers(self, x: Images) -> list[Layer]:
+    def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        return trace(self.module, x[:1], self.spec)
+        return find_layers(self.module, x[:1], self.spec, target.part(slice(0, 1)) if target else None)
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -129,7 +139,7 @@ class HookedModel:
         start = 0
         while start < len(x):
             images = slice(start, start + (self._learnt.batch_size or len(x)))
-            question = _Question(target.part(images))
+            question = _Question(target.part(images), len(x[images]))
             part = self._attempt(run, x[images], question)
             if part is not None:
                 parts.append(part)
@@ -152,35 +162,41 @@ class HookedModel:
             torch.cuda.empty_cache()
         return None
 
-    def _default_layer(self, x: Tensor) -> str:
-        """The spec's layer, or the one chosen from a first forward at this image size."""
-        name, reason = (self.spec.layer, self.spec.reason) if self.spec.layer else self._chosen(tuple(x.shape[2:]), x)
+    def _default_layer(self, x: Tensor, target: Target) -> tuple[str, int | None]:
+        """The layer that the spec names, or that a first forward at this image size justifies, and its run."""
+        if self.spec.layer:
+            name, run, reason = self.spec.layer, None, self.spec.reason
+        else:
+            chosen = next(layer for layer in self._known_layers(x, target) if layer.chosen)
+            name, run, reason = chosen.name, chosen.run, chosen.reason
         self.note(f"layer={name!r}: {reason}")
-        return name
+        return name, run
 
-    def _chosen(self, space: tuple[int, ...], x: Tensor) -> tuple[str, str]:
-        if space not in self._learnt.layers:
-            self._learnt.layers[space] = next((layer.name, layer.reason) for layer in self.layers(x) if layer.chosen)
-        return self._learnt.layers[space]
+    def _known_layers(self, x: Tensor, target: Target) -> list[Layer]:
+        key = (tuple(x.shape[2:]), target.kind)
+        if key not in self._learnt.layers:
+            self._learnt.layers[key] = self.layers(x, target)
+        return self._learnt.layers[key]
 
-    def _last(self, name: str, outputs: list[Tensor]) -> Tensor:
+    def _read(self, name: str, outputs: list[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
+        """The last of a layer's outputs that is a map of the image, and how to read it."""
         if not outputs:
             raise UnsupportedModel(
                 f"Layer {name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
                 "Explainer.layers() lists those that can be read."
             )
-        if len(outputs) > 1:
-            self.note(f"layer {name!r} runs {len(outputs)} times in a forward; its last output was read")
-        return outputs[-1]
-
-    def _on_grid(self, name: str, x: Tensor, *tensors: Tensor) -> list[Tensor]:
-        layout = self.spec.layout(tensors[0].shape, x.shape)
-        if layout is None:
-            raise InvalidInput(
-                f"Layer {name!r} has no grid: its output of shape {tuple(tensors[0].shape)} is no map of images of "
-                f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
-            )
-        return [_precise(layout.to_grid(tensor)) for tensor in tensors]
+        layouts = [self.spec.layout(tuple(output.shape), tuple(x.shape)) for output in outputs]
+        for output, layout in zip(reversed(outputs), reversed(layouts), strict=True):
+            if layout is not None:
+                if len(outputs) > 1:
+                    self.note(f"layer {name!r} runs {len(outputs)} times in a forward; its last map was read")
+                if layout.ambiguous:
+                    self.note(f"layer {name!r} was read as channels first; its shape allows channels last as well")
+                return output, layout
+        raise InvalidInput(
+            f"Layer {name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of shape "
+            f"{tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+        )
 
     def _note_reach(self, name: str, gradient: Tensor) -> None:
         reach = gradient_reach(gradient)
@@ -194,14 +210,21 @@ _Run = Callable[[Tensor, "_Question"], list[Tensor]]
 class _Question:
     """A target put to one chunk of images; keeps the classes that it turned out to mean."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, images: int) -> None:
         self.target = target
+        self.images = images
         self.predicted: list[Tensor] = []
 
     def __call__(self, outputs: Any) -> Tensor:
         if isinstance(self.target, Predicted):
             self.predicted.append(class_scores(outputs).max(1).indices)
-        return self.target(outputs)
+        scores = self.target(outputs)
+        if scores.shape != (self.images,):
+            raise InvalidInput(
+                f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "
+                "one score per image, of those that it is shown (large batches are asked about in parts)."
+            )
+        return scores
 
 
 @dataclass
@@ -210,9 +233,7 @@ class _Learnt:
 
     batch_size: int | None  # images at a time; None is all of them
     channels_last: bool  # whether convolutions get their images in the faster memory layout
-    layers: dict[tuple[int, ...], tuple[str, str]] = field(
-        default_factory=dict
-    )  # image size to chosen layer and reason
+    layers: dict[tuple[Any, ...], list[Layer]] = field(default_factory=dict)  # by image size and kind of target
 
     def from_error(self, error: RuntimeError, x: Tensor) -> bool:
         """Whether the error says how to ask again."""
@@ -234,7 +255,13 @@ def _gradients(score: Tensor, tensors: dict[str, Tensor]) -> list[Tensor]:
     """The derivative of the score by each of the named tensors; a missing path is an error, never a zero."""
     gradients: Sequence[Tensor | None] = [None] * len(tensors)
     if score.requires_grad:
-        gradients = torch.autograd.grad(score.sum(), list(tensors.values()), allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(score.sum(), list(tensors.values()), allow_unused=True)
+        except CheckpointError as error:
+            raise UnsupportedModel(
+                "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
+                "off, in timm by model.set_grad_checkpointing(False)."
+            ) from error
     cut = [name for name, gradient in zip(tensors, gradients, strict=True) if gradient is None]
     if cut:
         where = cut[0] if cut[0] == "the images" else f"layer {cut[0]!r}"

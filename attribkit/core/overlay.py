@@ -16,10 +16,11 @@ PERCENTILE = 99.5  # of the magnitudes; what is shown at full strength
 
 
 def stretched(x: Float[Tensor, "b c h w"]) -> list[Picture]:
-    """Each normalised image as a picture, its values stretched to the full range."""
+    """Each normalised image as a picture, its values stretched to the full range; in grey, unless it has 3 channels."""
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     pixels = (255 * (x - low) / (high - low).clamp(min=1e-12)).round().byte()
-    return [image.permute(1, 2, 0).expand(-1, -1, 3).cpu().numpy() for image in pixels[:, :3]]
+    shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+    return [image.permute(1, 2, 0).cpu().numpy() for image in shown]
 
 
 def scaled(heatmap: Float[Tensor, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -1,26 +1,27 @@
 """All that makes up a model, kept so that it can be put back."""
 
+from collections import OrderedDict
+from operator import is_
 from typing import Any
 
 import torch
 from torch import nn
 
-_HOOKS = [name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict)]
-_REGISTRIES = ("_parameters", "_buffers", "_modules", *_HOOKS)  # the dicts in which a module keeps all that it has
+_CONTAINERS = (dict, OrderedDict, list, set)  # a module's own children, tensors and hooks are kept in the first two
 
 
 class Snapshot:
-    """Training flags, submodules, parameters with their gradients, buffers with their values, and hooks of a model.
+    """The attributes of every module of a model, one level deep, its parameters' gradients, and its buffers' values.
 
-    Written for speed, since it is taken at every call: what is empty costs only a reference, and buffers are copied
-    back where something wrote to them.
+    Written for speed, since it is taken at every call: what is empty costs only a reference, and only what has changed
+    is put back. Values that are written past autograd, by ``.data``, are not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [(vars(module), module.training) for module in model.modules()]
-        registries = [own[name] for own, _ in self.modules for name in _REGISTRIES if isinstance(own.get(name), dict)]
-        self.empty = [registry for registry in registries if not registry]
-        self.filled = [(registry, registry.copy()) for registry in registries if registry]
+        self.modules = [(vars(module), vars(module).copy()) for module in model.modules()]
+        containers = [value for own, _ in self.modules for value in own.values() if type(value) in _CONTAINERS]
+        self.empty = [container for container in containers if not container]
+        self.filled = [(container, container.copy()) for container in containers if container]
         self.parameters = [(p, p.requires_grad, p.grad) for p in self._tensors("_parameters")]
         self.buffers = [(b, b._version, b.clone()) for b in self._tensors("_buffers")]
 
@@ -34,13 +35,12 @@ class Snapshot:
 
     def put_back(self) -> None:
         """Make everything as it was."""
-        for own, training in self.modules:
-            own["training"] = training
-        for registry in self.empty:
-            registry.clear()
-        for registry, entries in self.filled:
-            registry.clear()
-            registry.update(entries)
+        for own, attributes in self.modules:
+            _restore(own, attributes)
+        for container in self.empty:
+            container.clear()
+        for container, entries in self.filled:
+            _restore(container, entries)
         for parameter, requires_grad, gradient in self.parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
@@ -51,3 +51,20 @@ class Snapshot:
 
     def _tensors(self, registry: str) -> list[Any]:
         return [tensor for own, _ in self.modules for tensor in own[registry].values() if tensor is not None]
+
+
+def _restore(container: Any, entries: Any) -> None:
+    """Give a container its entries back, if it has others."""
+    if isinstance(container, dict):
+        same = len(container) == len(entries) and all(map(is_, container.values(), entries.values()))
+        if same and all(map(is_, container, entries)):
+            return
+        for key in [*(container.keys() - entries.keys()), *entries]:
+            container.pop(key, None)
+            if key in entries:  # popped and set anew, so that the order is the old one too
+                container[key] = entries[key]
+    elif isinstance(container, list):
+        container[:] = entries
+    else:
+        container.clear()
+        container.update(entries)

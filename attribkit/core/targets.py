@@ -1,17 +1,20 @@
 """What is explained: a score per image, computed from the model's outputs."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
 from attribkit.core.shapes import PerImage
 
-Classes = int | tuple[int, ...]  # one class for all images, or one for each
+Classes = Any  # a class index or label; or one per image, as a sequence, array or tensor
+Labels = Sequence[str] | Callable[[], Sequence[str]] | None  # the names of the classes in order, or what makes them
 
 
 class Target(ABC):
@@ -26,6 +29,11 @@ class Target(ABC):
         """How many images it speaks of; None is any number."""
         return None
 
+    @property
+    def kind(self) -> Any:
+        """Equal for targets that read the same part of a model's outputs."""
+        return type(self)
+
     def part(self, images: slice) -> "Target":
         """The same question about some of the images."""
         return self
@@ -33,7 +41,11 @@ class Target(ABC):
 
 @dataclass(frozen=True)
 class _OfClasses(Target):
-    """A target whose fields each name a class for all images, or one for each."""
+    """A target whose fields each name a class, by its index or label, for all images, or one for each."""
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            object.__setattr__(self, name, _plain(given))
 
     @property
     def count(self) -> int | None:
@@ -42,8 +54,22 @@ class _OfClasses(Target):
             raise InvalidInput(f"{self} names different numbers of classes: give as many of each.")
         return counts.pop() if counts else None
 
+    @property
+    def kind(self) -> str:
+        return "classes"
+
     def part(self, images: slice) -> "Target":
-        return replace(self, **{name: _part(classes, images) for name, classes in vars(self).items()})
+        return self._mapped(lambda classes: classes[images] if isinstance(classes, tuple) else classes)
+
+    def with_indices(self, labels: Labels) -> "Target":
+        """The same with every label exchanged for the index of its class."""
+        names = functools.cache(lambda: labels() if callable(labels) else labels)  # read only if there is a label
+        return self._mapped(
+            lambda classes: _each(classes, lambda c: _labelled(c, names()) if isinstance(c, str) else c)
+        )
+
+    def _mapped(self, change: Callable[[Any], Any]) -> "Target":
+        return replace(self, **{name: change(classes) for name, classes in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,10 @@ class Contrast(_OfClasses):
 class Predicted(Target):
     """The class that the model scores highest; ``target=None`` means this, and a result holds the class it came to."""
 
+    @property
+    def kind(self) -> str:
+        return "classes"
+
     def __call__(self, outputs: Any) -> PerImage:
         return class_scores(outputs).max(1).values
 
@@ -95,6 +125,10 @@ class Scored(Target):
 
     function: Callable[[Any], Tensor]
 
+    @property
+    def kind(self) -> Any:
+        return getattr(self.function, "__code__", type(self.function))
+
     def __call__(self, outputs: Any) -> PerImage:
         scores = self.function(outputs)
         if not isinstance(scores, Tensor) or scores.ndim != 1:
@@ -105,19 +139,14 @@ class Scored(Target):
         return scores
 
 
-def as_target(target: Any, labels: Sequence[str] | Callable[[], Sequence[str]] | None = None) -> Target:
-    """Read what a user may give as a target: nothing, a class, a label, one per image, a Target, or a function.
-
-    labels: the names of the classes in order, or what makes them when they are needed.
-    """
+def as_target(target: Any, labels: Labels = None) -> Target:
+    """Read what a user may give as a target: nothing, a class, a label, one per image, a Target, or a function."""
     if target is None:
         return Predicted()
-    if isinstance(target, Target):
-        return target
-    if callable(target):
+    if callable(target) and not isinstance(target, Target):
         return Scored(target)
-    names = labels() if callable(labels) and _has_label(target) else labels
-    return ClassLogit(_classes(target, None if callable(names) else names))
+    read = target if isinstance(target, Target) else ClassLogit(target)
+    return read.with_indices(labels) if isinstance(read, _OfClasses) else read
 
 
 def check_count(target: Target, images: int) -> None:
@@ -144,7 +173,7 @@ def class_scores(outputs: Any) -> Tensor:
     )
 
 
-def _picked(scores: Tensor, index: Classes) -> PerImage:
+def _picked(scores: Tensor, index: Any) -> PerImage:
     """Each image's class."""
     classes = scores.shape[1]
     wrong = [i for i in ([index] if isinstance(index, int) else index) if not 0 <= i < classes]
@@ -155,29 +184,24 @@ def _picked(scores: Tensor, index: Classes) -> PerImage:
     return scores.gather(1, torch.tensor(index, device=scores.device)[:, None]).squeeze(1)
 
 
-def _part(index: Classes, images: slice) -> Classes:
-    return index if isinstance(index, int) else index[images]
-
-
-def _classes(target: Any, labels: Sequence[str] | None) -> Classes:
-    if isinstance(target, str):
-        return _labelled(target, labels)
-    if isinstance(target, Tensor) or hasattr(target, "__array__"):
-        target = target.tolist()
-    if isinstance(target, int) and not isinstance(target, bool):
-        return target
-    if isinstance(target, Sequence) and target:
-        classes = [_classes(each, labels) for each in target]
-        if all(isinstance(each, int) for each in classes):
-            return tuple(classes)  # type: ignore[arg-type]
+def _plain(classes: Any) -> Any:
+    """An int or label, or a tuple of them, out of all that people write."""
+    if isinstance(classes, np.ndarray | Tensor):
+        classes = classes.tolist()
+    if isinstance(classes, str) or (isinstance(classes, int | np.integer) and not isinstance(classes, bool)):
+        return classes if isinstance(classes, str) else int(classes)
+    if isinstance(classes, Sequence) and classes:
+        plain = tuple(_plain(each) for each in classes)
+        if not any(isinstance(each, tuple) for each in plain):
+            return plain
     raise InvalidInput(
-        f"target={target!r} is no class: give a class index, a label name, one of these per image, a Target or a "
+        f"target={classes!r} is no class: give a class index, a label name, one of these per image, a Target or a "
         "function of the model's outputs."
     )
 
 
-def _has_label(target: Any) -> bool:
-    return isinstance(target, str) or (isinstance(target, Sequence) and any(isinstance(t, str) for t in target))
+def _each(classes: Any, change: Callable[[Any], Any]) -> Any:
+    return tuple(change(each) for each in classes) if isinstance(classes, tuple) else change(classes)
 
 
 def _labelled(name: str, labels: Sequence[str] | None) -> int:

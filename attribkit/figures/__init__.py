@@ -1,6 +1,6 @@
 """Attributions as figures."""
 
 from attribkit.figures.figure import figure
-from attribkit.figures.grid import Cell, grid, write
+from attribkit.figures.grid import Cell, check_ending, grid, write
 
-__all__ = ["Cell", "figure", "grid", "write"]
+__all__ = ["Cell", "check_ending", "figure", "grid", "write"]

@@ -31,6 +31,9 @@ def figure(
     shown = stretched(attributions[0].x) if pictures is None else list(pictures)
     if len(shown) != len(attributions[0]):
         raise InvalidInput(f"There are {len(shown)} pictures for {len(attributions[0])} images: give one each.")
+    for picture in shown:
+        if picture.shape[:2] != attributions[0].x.shape[2:]:
+            raise InvalidInput(f"A picture is {picture.shape[:2]} and the images {tuple(attributions[0].x.shape[2:])}.")
     heatmaps = [each.heatmap() for each in attributions]
     rows = [_row(picture, [maps[i] for maps in heatmaps]) for i, picture in enumerate(shown)]
     return grid(rows, row_titles=titles, column_titles=["", *map(_name, attributions)], caption=caption(attributions))

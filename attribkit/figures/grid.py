@@ -9,12 +9,13 @@ from pathlib import Path
 from jaxtyping import Float
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from attribkit.core.errors import InvalidInput
+from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.overlay import DIVERGING, PERCENTILE, SEQUENTIAL, is_signed, overlay
 from attribkit.core.shapes import Picture
 
@@ -59,13 +60,20 @@ def grid(
 
 def write(figure: Figure, path: str | Path) -> None:
     """Write a figure as its ending says; the same figure gives the same bytes."""
+    check_ending(path)
     metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(Path(path).suffix.lower())
-    with _paper_style():
-        try:
+    try:
+        with _paper_style():
             figure.savefig(path, metadata=metadata)
-        except ValueError as error:
-            known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
-            raise InvalidInput(f"{str(path)!r} has no ending of a figure: use one of {known}.") from error
+    except OSError as error:
+        raise UnreadableFile(f"{str(path)!r} cannot be written ({error}): look at the folder.") from error
+
+
+def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
+    """Refuse a file name whose ending is none of a figure, nor one of the others."""
+    known = [*sorted(FigureCanvasAgg.filetypes), *others]
+    if Path(path).suffix.lower().removeprefix(".") not in known:
+        raise InvalidInput(f"{str(path)!r} has no ending of a figure: use one of {', '.join(known)}.")
 
 
 def _paper_style() -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from attribkit.core.attribution import resized
+from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, LayerMaps, Scores
@@ -23,6 +24,8 @@ class GradCAM(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        if not layers or "" in layers:
+            raise InvalidInput(f"layer={self.layer!r} names no layer: give a dotted name, several, or None.")
         maps = [_map(*pair) for pair in model.activations_and_gradients(x, target, layers)]
         if len(maps) == 1:
             return maps[0]

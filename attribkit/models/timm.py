@@ -5,31 +5,18 @@ from typing import Any
 
 from attribkit.core.spec import ModelSpec
 
-_CLASS_TOKEN = "the last normalisation before the class token's last look at the patches"
-
 
 def spec(model: Any) -> ModelSpec | None:
     """Describe a timm model."""
     if not any(cls.__module__.startswith("timm.models.") for cls in type(model).__mro__):
         return None
     config = getattr(model, "pretrained_cfg", None) or {}
-    layer = _class_token_layer(model)
     return ModelSpec(
-        layer=layer,
-        reason=_CLASS_TOKEN if layer else "",
         prefix_tokens=getattr(model, "num_prefix_tokens", None),
-        patch=getattr(getattr(model, "patch_embed", None), "patch_size", None) if layer else None,
         channels_last=getattr(model, "output_fmt", None) == "NHWC",
         input_size=_input_size(model, config),
         labels=_labels(model, config),
     )
-
-
-def _class_token_layer(model: Any) -> str | None:
-    """In a class-token transformer nothing after the last block's first norm moves the patches' gradient."""
-    blocks = getattr(model, "blocks", None)
-    pooled = getattr(model, "global_pool", None) == "token" and getattr(model, "num_prefix_tokens", 0)
-    return f"blocks.{len(blocks) - 1}.norm1" if pooled and blocks and hasattr(blocks[-1], "norm1") else None
 
 
 def _input_size(model: Any, config: dict[str, Any]) -> tuple[int, ...] | None:

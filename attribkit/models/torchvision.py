@@ -14,20 +14,13 @@ def spec(model: Any) -> ModelSpec | None:
     if not modules:
         return None
     family = modules[0].removeprefix(_PACKAGE)
-    if family == "vision_transformer":
-        return _vision_transformer(model)
-    return ModelSpec(channels_last=family == "swin_transformer", labels=_labels(model))
+    return ModelSpec(channels_last=family == "swin_transformer", input_size=_input_size(model), labels=_labels(model))
 
 
-def _vision_transformer(model: Any) -> ModelSpec:
-    last = len(model.encoder.layers) - 1
-    return ModelSpec(
-        layer=f"encoder.layers.encoder_layer_{last}.ln_1",
-        reason="the last normalisation before the class token's last look at the patches",
-        prefix_tokens=1,
-        input_size=(3, model.image_size, model.image_size),
-        labels=_labels(model),
-    )
+def _input_size(model: Any) -> tuple[int, ...] | None:
+    """(c, h, w) of a model that takes one size only."""
+    side = getattr(model, "image_size", None)
+    return (3, side, side) if isinstance(side, int) else None
 
 
 def _labels(model: Any) -> Callable[[], Sequence[str]] | None:

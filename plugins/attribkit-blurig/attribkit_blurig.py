@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from attribkit import Method, hookimpl
 
 
@@ -19,8 +17,8 @@ class BlurIG(Method):
     def __call__(self, model, x, target):
         def at(step):
             scale = max(self.max_sigma * (1 - step / self.steps) ** 2, 1e-3)
-            kernels = (torch.arange(n, device=x.device, dtype=x.dtype) / scale for n in x.shape[-2:])
-            rows, columns = (torch.softmax(-((i[:, None] - i) ** 2) / 2, dim=1) for i in kernels)
+            places = (x.new_tensor(range(n)) / scale for n in x.shape[-2:])
+            rows, columns = ((-((i[:, None] - i) ** 2) / 2).softmax(1) for i in places)
             return rows @ x @ columns.mT
 
         return sum((at(i + 1) - at(i)) * model.gradient(at(i + 0.5), target) for i in range(self.steps))
