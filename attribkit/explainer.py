@@ -56,7 +56,7 @@ class Explainer:
         check_images(x, self.model)
         check_count(question, len(x))
         with frozen(self.model.module):
-            x = x.clone() if x.is_inference() else x.detach()
+            x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
             model = self.model.explaining(x)
             scores = explain(model, x, question)
             _check_scores(scores, x, explain)

@@ -135,6 +135,19 @@ def test_preflight_says_when_the_outputs_are_no_class_scores():
     assert "not class scores" in finding.text
 
 
+def test_preflight_of_one_image_says_what_it_could_not_test():
+    (finding,) = Explainer(tiny_cnn()).check(torch.randn(1, 3, 16, 16))
+    assert "give at least two" in finding.text
+
+
+def test_the_result_and_the_images_do_not_share_memory():
+    x = torch.randn(1, 3, 16, 16)
+    attribution = Explainer(tiny_cnn()).attribute(x)
+    before = attribution.x.clone()
+    x.zero_()
+    assert torch.equal(attribution.x, before)
+
+
 def test_repr():
     assert repr(Explainer(tiny_cnn())).startswith("Explainer(Sequential, spec=ModelSpec(")
 

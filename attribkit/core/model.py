@@ -68,7 +68,7 @@ class HookedModel:
 
         def run(part: Tensor, question: _Question) -> list[Tensor]:
             leaf = part.detach().requires_grad_()
-            return [_precise(*_gradients(question(self(leaf)), {"the images": leaf}))]
+            return [_precise(*_gradients(question(self(leaf)), [leaf], [None]))]
 
         return self._in_chunks(run, x, target)[0]
 
@@ -93,7 +93,7 @@ class HookedModel:
             with captured(modules) as kept:
                 score = question(self(part))
                 read = [self._read(name, outputs, part) for name, outputs in zip(names, kept, strict=True)]
-                gradients = _gradients(score, {name: output for name, (output, _) in zip(names, read, strict=True)})
+                gradients = _gradients(score, [output for output, _ in read], names)
             pairs = zip(read, gradients, strict=True)
             return [_precise(layout.to_grid(t)) for (output, layout), g in pairs for t in (output.detach(), g)]
 
@@ -251,20 +251,20 @@ class _Learnt:
         return False
 
 
-def _gradients(score: Tensor, tensors: dict[str, Tensor]) -> list[Tensor]:
-    """The derivative of the score by each of the named tensors; a missing path is an error, never a zero."""
+def _gradients(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None]) -> list[Tensor]:
+    """The derivative of the score by each tensor, of a layer or (None) of the images; a missing path is an error."""
     gradients: Sequence[Tensor | None] = [None] * len(tensors)
     if score.requires_grad:
         try:
-            gradients = torch.autograd.grad(score.sum(), list(tensors.values()), allow_unused=True)
+            gradients = torch.autograd.grad(score.sum(), tensors, allow_unused=True)
         except CheckpointError as error:
             raise UnsupportedModel(
                 "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
                 "off, in timm by model.set_grad_checkpointing(False)."
             ) from error
-    cut = [name for name, gradient in zip(tensors, gradients, strict=True) if gradient is None]
+    cut = [layer for layer, gradient in zip(layers, gradients, strict=True) if gradient is None]
     if cut:
-        where = cut[0] if cut[0] == "the images" else f"layer {cut[0]!r}"
+        where = "the images" if cut[0] is None else f"layer {cut[0]!r}"
         raise UnsupportedModel(
             f"No gradient leads from the score to {where}: the score does not depend on it, or the model or the target "
             "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."

@@ -49,6 +49,8 @@ def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
 
 
 def _images_are_independent(model: HookedModel, x: Tensor, target: Target) -> list[str]:
+    if len(x) < 2:
+        return ["whether images disturb each other was not tested: give at least two"]
     apart = torch.cat([model.score(x[i : i + 1], target.part(slice(i, i + 1))) for i in range(len(x))])
     together = model.score(x, target)
     if torch.allclose(apart, together, rtol=1e-3, atol=1e-4):

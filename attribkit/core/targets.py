@@ -164,6 +164,12 @@ def class_scores(outputs: Any) -> Tensor:
         scores = outputs.get("logits")
     if scores is None and isinstance(outputs, tuple | list) and outputs:
         scores = outputs[0]
+        widths = {each.shape[1] for each in outputs if isinstance(each, Tensor) and each.ndim == 2}
+        if len(widths) > 1:
+            raise InvalidInput(
+                f"The model returned several tensors that could be class scores, of {sorted(widths)} columns: pass "
+                "target=function, which picks from the model's outputs, as in lambda outputs: outputs[1][:, 3]."
+            )
     if isinstance(scores, Tensor) and scores.ndim == 2:
         return scores
     got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(outputs).__name__
