@@ -43,8 +43,11 @@ def load_model(
 def _timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
     import timm  # here and below, since these libraries are slow to import
 
-    if not timm.is_model(name.partition(".")[0]):
+    architecture, dot, _ = name.partition(".")
+    if not timm.is_model(architecture):
         raise UnknownName("timm model", name, timm.list_models())
+    if dot and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
+        raise UnknownName("timm model", name, tagged)
     if "in_chans" in arguments and arguments["in_chans"] != 3:
         raise InvalidInput("Photographs have 3 channels: make a model of others yourself and use Explainer(model).")
     model = _made(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **arguments))

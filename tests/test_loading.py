@@ -28,6 +28,7 @@ def test_arguments_reach_the_constructor():
         ("resnet18", {}, ["No kind of model", "timm:NAME"]),
         ("tim:resnet18", {}, ["No kind of model", "timm:NAME"]),
         ("timm:resnet1", {}, ["No timm model is named 'resnet1'", "Did you mean"]),
+        ("timm:resnet18.a1_in2k", {}, ["No timm model is named 'resnet18.a1_in2k'", "Did you mean 'resnet18.a1_in1k'"]),
         ("torchvision:resnet1", {}, ["No torchvision model", "Did you mean 'resnet1"]),
         ("torchvision:deeplabv3_resnet50", {}, ["no image classifier"]),
         ("zoo:rnn", {}, ["No zoo model is named 'rnn'", "cnn, vit"]),

@@ -42,7 +42,8 @@ def grid(
 ) -> Figure:
     """Draw rows of cells; each map has its own scale, named by the bar, and the caption stands below."""
     width = CELL * len(rows[0]) + 0.9
-    height = 1.12 * CELL * len(rows) + 0.35 + 0.13 * len(caption.splitlines())
+    titled = any(cell.title for cells in rows for cell in cells)
+    height = (CELL + (0.2 if titled else 0.06)) * len(rows) + 0.4 + 0.13 * len(caption.splitlines())
     with _paper_style():
         figure = Figure(figsize=(width, height), layout="compressed")
         axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
