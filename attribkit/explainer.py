@@ -13,7 +13,7 @@ from attribkit.core.hooks import frozen
 from attribkit.core.layers import Layer
 from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric
-from attribkit.core.model import HookedModel
+from attribkit.core.model import HookedModel, precise
 from attribkit.core.preflight import Finding, preflight
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
@@ -60,7 +60,7 @@ class Explainer:
             model = self.model.explaining(x)
             scores = explain(model, x, question)
             _check_scores(scores, x, explain)
-            scores = scores.detach().contiguous()
+            scores = precise(scores.detach()).contiguous()
             return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
 
     def evaluate(

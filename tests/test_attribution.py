@@ -69,7 +69,7 @@ def test_saved_and_loaded(tmp_path, target):
     assert torch.equal(after.scores, before.scores)
     assert torch.equal(after.x, before.x)
     assert after.target == before.target
-    assert repr(after.method) == repr(before.method) == "GradCAM(layer='3')"
+    assert repr(after.method) == repr(before.method) == "GradCAM(layer='3', relu=True)"
     assert after.method.name == "gradcam"
     assert after.notes == before.notes
     assert torch.equal(after.heatmap(), before.heatmap())
@@ -107,7 +107,7 @@ def test_device(attribution):
 
 def test_repr_tells_all(attribution):
     text = repr(attribution)
-    assert "GradCAM(layer=None)" in text
+    assert "GradCAM(layer=None, relu=True)" in text
     assert "ClassLogit(index=(0, 1, 2))" in text
     assert "layer='3'" in text or "layer=" in text
 
@@ -115,7 +115,7 @@ def test_repr_tells_all(attribution):
 def test_notebooks_get_pictures_and_no_script(attribution):
     page = attribution._repr_html_()
     assert page.count("<img") == 3
-    assert "GradCAM(layer=None)" in page
+    assert "GradCAM(layer=None, relu=True)" in page
     assert "<script" not in page
     volume = Attribution(torch.randn(1, 1, 4, 4, 4), torch.randn(1, 1, 8, 8, 8), ClassLogit(1), GradCAM())
     assert "<img" not in volume._repr_html_()

@@ -86,14 +86,14 @@ def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
 
 def test_methods_as_json():
     rows = json.loads(run("methods", "--json").output)
-    assert {"name": "saliency", "options": {}, "plugin": "attribkit"}.items() <= rows[1].items()
-    assert rows[0]["options"] == {"layer": "None"}
+    assert {"name": "saliency", "options": {}, "plugin": "attribkit"}.items() <= rows[6].items()
+    assert rows[0]["options"] == {"layer": "None", "relu": "True"}
     assert all(set(row) == {"name", "options", "source", "plugin"} for row in rows)
 
 
 def test_methods_and_plugins_as_tables():
     assert "Selvaraju" in run("methods").output
-    assert "gradcam, saliency" in run("plugins").output
+    assert "gradcam, gradcam++" in run("plugins").output
 
 
 def test_layers():
@@ -118,7 +118,7 @@ def test_explain(photo, tmp_path, ending):
         assert arrays["scores_gradcam"].shape == (2, 1, 8, 8)
         assert arrays["target"][0] == zoo.scene(3).label
         assert arrays["probability"][0] > arrays["probability"][1]
-        assert str(arrays["method_gradcam"]) == "GradCAM(layer=None)"
+        assert str(arrays["method_gradcam"]) == "GradCAM(layer=None, relu=True)"
 
 
 @pytest.mark.parametrize("target", ["star", str(zoo.SHAPES.index("star"))])

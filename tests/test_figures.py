@@ -24,7 +24,7 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     assert len(axes) == 2 * 3 + 1  # pictures and overlays, one colour bar
     assert [ax.get_title() for ax in axes[:3]] == ["", "gradcam", "saliency"]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["first", "second"]
-    assert "GradCAM(layer=None): Selvaraju et al." in drawn._supxlabel.get_text()
+    assert "GradCAM(layer=None, relu=True): Selvaraju et al." in drawn._supxlabel.get_text()
     assert "Saliency(): Simonyan et al." in drawn._supxlabel.get_text()
 
 

@@ -46,7 +46,7 @@ def test_a_layer_by_name_and_by_module_is_the_same():
     model, x = Head(), torch.randn(2, 3, 8, 8)
     explainer = Explainer(model)
     by_module = explainer.attribute(x, "gradcam", layer=model.features)
-    assert repr(by_module.method) == "GradCAM(layer='features')"
+    assert repr(by_module.method) == "GradCAM(layer='features', relu=True)"
     torch.testing.assert_close(by_module.scores, explainer.attribute(x, "gradcam", layer="features").scores)
 
 
@@ -141,7 +141,7 @@ def test_several_layers_equal_pytorch_grad_cam():
     model, x = torchvision.models.resnet18().eval(), torch.randn(2, 3, 96, 96)
     layers = [model.layer2, model.layer4]
     attribution = Explainer(model).attribute(x, "gradcam", target=5, layer=layers)
-    assert repr(attribution.method) == "GradCAM(layer=('layer2', 'layer4'))"
+    assert repr(attribution.method) == "GradCAM(layer=('layer2', 'layer4'), relu=True)"
     ours = attribution.heatmap()
     with PeerGradCAM(model=model, target_layers=layers) as cam:
         theirs = cam(input_tensor=x, targets=[ClassifierOutputTarget(5)] * 2)

@@ -61,6 +61,7 @@ def test_core_files_import_each_other_in_one_direction():
         "layouts",
         "targets",
         "spec",
+        "rules",
         "trace",
         "layers",
         "model",

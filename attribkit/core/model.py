@@ -14,6 +14,7 @@ from attribkit.core.errors import InvalidInput, OutOfMemory, UnknownName, Unsupp
 from attribkit.core.hooks import captured
 from attribkit.core.layers import Layer, find_layers
 from attribkit.core.layouts import Layout
+from attribkit.core.rules import Rule, apply
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
@@ -59,16 +60,20 @@ class HookedModel:
 
         def run(part: Tensor, question: _Question) -> list[Tensor]:
             with torch.no_grad():
-                return [_precise(question(self(part)))]
+                return [precise(question(self(part)))]
 
         return self._in_chunks(run, x, target)[0]
 
-    def gradient(self, x: Images, target: Target) -> Images:
-        """The derivative of each image's score by its own pixels."""
+    def gradient(self, x: Images, target: Target, rule: Rule | None = None) -> Images:
+        """The derivative of each image's score by its own pixels; under a rule at the ReLUs, if one is given."""
 
         def run(part: Tensor, question: _Question) -> list[Tensor]:
             leaf = part.detach().requires_grad_()
-            return [_precise(*_gradients(question(self(leaf)), [leaf], [None]))]
+            score = question(self(leaf))
+            if rule is not None:
+                for note in apply(rule, score.grad_fn):
+                    self.note(note)
+            return [precise(*_gradients(score, [leaf], [None]))]
 
         return self._in_chunks(run, x, target)[0]
 
@@ -95,7 +100,7 @@ class HookedModel:
                 read = [self._read(name, outputs, part) for name, outputs in zip(names, kept, strict=True)]
                 gradients = _gradients(score, [output for output, _ in read], names)
             pairs = zip(read, gradients, strict=True)
-            return [_precise(layout.to_grid(t)) for (output, layout), g in pairs for t in (output.detach(), g)]
+            return [precise(layout.to_grid(t)) for (output, layout), g in pairs for t in (output.detach(), g)]
 
         maps = self._in_chunks(run, x, target)
         for name, gradient in zip(names, maps[1::2], strict=True):
@@ -272,5 +277,6 @@ def _gradients(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | 
     return [gradient for gradient in gradients if gradient is not None]
 
 
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
+    """In float32 what was computed in half of it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from attribkit.core.hooks import first_tensor, observed
 from attribkit.core.layouts import Layout
+from attribkit.core.rules import reachable
 from attribkit.core.targets import Target
 
 
@@ -44,7 +45,7 @@ class Trace:
             returned = model(self.image.clone())
         self.score = _score(returned, target)
         self.returned = {tensor.grad_fn for tensor in _tensors(returned)}
-        self._nodes = _reachable(self.score.grad_fn, None)
+        self._nodes = reachable(self.score.grad_fn)
 
     def matters(self, output: Output) -> bool:
         """Whether the score depends on the output at all."""
@@ -52,7 +53,7 @@ class Trace:
 
     def carries_all(self, output: Output) -> bool:
         """Whether every path from the score to the image goes through the output."""
-        return self.matters(output) and not self._sees_image(_reachable(self.score.grad_fn, output.edge.node))  # type: ignore[union-attr]
+        return self.matters(output) and not self._sees_image(reachable(self.score.grad_fn, output.edge.node))  # type: ignore[union-attr]
 
     def reach(self, output: Output, layout: Layout) -> float:
         """The share of the output's grid at which the score's gradient is not exactly zero."""
@@ -75,18 +76,6 @@ class Trace:
 def gradient_reach(gradient: Tensor) -> float:
     """The share of positions at which some channel's gradient is not exactly zero; gradient: (b, d, *grid)."""
     return math.nan if gradient.numel() == 0 else gradient.ne(0).any(1).float().mean().item()
-
-
-def _reachable(start: Node | None, closed: Node | None) -> set[Node]:
-    """The nodes of the graph that can be walked to without passing the closed one."""
-    found: set[Node] = set()
-    ahead = [start]
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node is not closed and node not in found:
-            found.add(node)
-            ahead.extend(following for following, _ in node.next_functions)
-    return found
 
 
 def _score(returned: Any, target: Target) -> Tensor:

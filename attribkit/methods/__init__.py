@@ -2,11 +2,21 @@
 
 from attribkit.core.method import Method
 from attribkit.hookspecs import hookimpl
+from attribkit.methods.controls import Centre, Edges, InputNorm, Random
+from attribkit.methods.eigencam import EigenCAM
 from attribkit.methods.gradcam import GradCAM
+from attribkit.methods.gradcam_plus_plus import GradCAMPlusPlus
+from attribkit.methods.guided_backprop import DeconvNet, GuidedBackprop
+from attribkit.methods.hirescam import HiResCAM
+from attribkit.methods.input_x_gradient import InputXGradient
+from attribkit.methods.layercam import LayerCAM
 from attribkit.methods.saliency import Saliency
+from attribkit.methods.xgradcam import XGradCAM
 
 
 @hookimpl
 def attribkit_methods() -> list[type[Method]]:
-    """Methods in the order in which tables and figures show them."""
-    return [GradCAM, Saliency]
+    """Methods in the order in which tables and figures show them: class activation maps, gradients, controls."""
+    maps: list[type[Method]] = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM]
+    gradients: list[type[Method]] = [Saliency, InputXGradient, GuidedBackprop, DeconvNet]
+    return [*maps, *gradients, Random, Centre, Edges, InputNorm]

@@ -5,12 +5,11 @@ from typing import ClassVar
 
 import torch
 
-from attribkit.core.attribution import resized
-from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets import Target
+from attribkit.methods.layer_maps import Layers, from_layers
 
 
 @dataclass(frozen=True)
@@ -20,24 +19,13 @@ class GradCAM(Method):
     name: ClassVar[str] = "gradcam"
     source: ClassVar[str] = "Selvaraju et al., ICCV 2017, eqs. 1 and 2"
 
-    layer: str | tuple[str, ...] | None = None  # dotted names; several are averaged; None is the last map
+    layer: Layers = None  # several are averaged; None is the last map of the image
+    relu: bool = True  # False keeps what speaks against the target, as negative scores
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        if not layers or "" in layers:
-            raise InvalidInput(f"layer={self.layer!r} names no layer: give a dotted name, several, or None.")
-        maps = [_map(*pair) for pair in model.activations_and_gradients(x, target, layers)]
-        if len(maps) == 1:
-            return maps[0]
-        return torch.stack([resized(_unit_range(each), x.shape[2:]) for each in maps]).mean(0)
+        return from_layers(model, x, target, self.layer, self._map)
 
-
-def _map(activation: LayerMaps, gradient: LayerMaps) -> Scores:
-    weights = gradient.flatten(2).mean(2)
-    return torch.einsum("bd,bd...->b...", weights, activation).relu().unsqueeze(1)
-
-
-def _unit_range(maps: Scores) -> Scores:
-    """Each image's map from 0 to 1, so that no layer outweighs another by the size of its values alone."""
-    low, high = (extreme[(...,) + (None,) * (maps.ndim - 1)] for extreme in maps.flatten(1).aminmax(dim=1))
-    return (maps - low) / (high - low + 1e-7)
+    def _map(self, activation: LayerMaps, gradient: LayerMaps) -> Scores:
+        weights = gradient.flatten(2).mean(2)
+        scores = torch.einsum("bd,bd...->b...", weights, activation).unsqueeze(1)
+        return scores.relu() if self.relu else scores

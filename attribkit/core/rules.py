@@ -1,0 +1,69 @@
+"""Backward rules: what a gradient becomes at the ReLUs of a graph, wherever and however they were called."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from attribkit.core.errors import UnsupportedModel
+
+Rule = Callable[[Node], object]  # attaches itself to the graph's node of a ReLU
+
+_RELU = "ReluBackward0"  # of nn.ReLU, F.relu and tensor.relu, in place or not
+_OTHERS = {  # activations for which the rules are not defined
+    "GeluBackward0": "GELU",
+    "SiluBackward0": "SiLU",
+    "HardtanhBackward0": "ReLU6",
+    "HardswishBackward0": "Hardswish",
+    "HardsigmoidBackward0": "Hardsigmoid",
+    "LeakyReluBackward0": "LeakyReLU",
+    "EluBackward0": "ELU",
+    "PreluKernelBackward0": "PReLU",
+    "SoftplusBackward0": "Softplus",
+    "MishBackward0": "Mish",
+    "SigmoidBackward0": "sigmoid",
+    "TanhBackward0": "tanh",
+}
+
+
+def guided(relu: Node) -> object:
+    """Only what is positive comes in from above; the ReLU's own mask stays (Springenberg et al., 2015, sec. 3.4)."""
+    return relu.register_prehook(_positive)
+
+
+def deconvnet(relu: Node) -> object:
+    """Only what is positive goes on, whatever the ReLU let through (Zeiler and Fergus, ECCV 2014, sec. 2.1)."""
+    return relu.register_hook(lambda _below, above: _positive(above))
+
+
+def _positive(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each if each is None else each.clamp(min=0) for each in gradients)
+
+
+def apply(rule: Rule, start: Node | None) -> list[str]:
+    """Attach the rule to every ReLU below a node; say which activations have none. Refuses a graph without a ReLU."""
+    nodes = reachable(start)
+    relus = [node for node in nodes if node.name() == _RELU]
+    others = Counter(_OTHERS[node.name()] for node in nodes if node.name() in _OTHERS)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
+    if not relus:
+        raise UnsupportedModel(
+            f"There is no ReLU between the score and the images ({told or 'no known activation'}): the rule would "
+            "change nothing, and the result would be the plain gradient. Use saliency or input_x_gradient."
+        )
+    for node in relus:
+        rule(node)
+    return [f"the rule holds at {len(relus)} ReLUs, but not at {told}: there the plain gradient passes"] if told else []
+
+
+def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:
+    """The nodes of a graph that can be walked to from the start without passing the closed one."""
+    found: set[Node] = set()
+    ahead = [start]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node is not closed and node not in found:
+            found.add(node)
+            ahead.extend(following for following, _ in node.next_functions)
+    return found
