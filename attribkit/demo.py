@@ -94,13 +94,16 @@ def table(done: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def demo_figure(stages: Sequence[Stage], done: Sequence[Row]) -> Figure:
-    """A row per method, a column per scene and model; the object that the label names is outlined."""
-    head = [_scene_cell(each, i) for each in stages for i in range(SHOWN)]
+    """A row per scene and model, a column per method; the object that the label names is outlined."""
     methods = [name for name in registry.methods() if any(r.method == name and r.attribution for r in done)]
-    body = [[_map_cell(each, i, name, done) for each in stages for i in range(SHOWN)] for name in methods]
+    rows = [
+        [Cell(each.scenes[i].image), *(_map_cell(each, i, name, done) for name in methods)]
+        for each in stages
+        for i in range(SHOWN)
+    ]
+    titles = [f"{each.name}: {zoo.SHAPES[each.scenes[i].label]}" for each in stages for i in range(SHOWN)]
     shown = [row.attribution for row in done if row.attribution]
-    titles = [each.name if i == 0 else "" for each in stages for i in range(SHOWN)]
-    return grid([head, *body], row_titles=["scene", *methods], column_titles=titles, caption=caption(shown))
+    return grid(rows, row_titles=titles, column_titles=["scene", *methods], caption=caption(shown))
 
 
 def _row(stage: Stage, name: str) -> Row:
@@ -124,11 +127,6 @@ def _timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, flo
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result, time.perf_counter() - start
-
-
-def _scene_cell(stage: Stage, i: int) -> Cell:
-    scene = stage.scenes[i]
-    return Cell(scene.image, title=zoo.SHAPES[scene.label])
 
 
 def _map_cell(stage: Stage, i: int, method: str, done: Sequence[Row]) -> Cell:

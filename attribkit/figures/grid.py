@@ -20,7 +20,7 @@ from attribkit.core.overlay import DIVERGING, PERCENTILE, SEQUENTIAL, is_signed,
 from attribkit.core.shapes import Picture
 
 CELL = 1.35  # inches, side of a cell
-BAR = 3.0  # inches, longest colour bar
+BAR, BAR_WIDTH = 3.0, 0.65  # inches, longest colour bar with its label
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +41,21 @@ def grid(
     caption: str = "",
 ) -> Figure:
     """Draw rows of cells; each map has its own scale, named by the bar, and the caption stands below."""
-    width = CELL * len(rows[0]) + 0.9
-    titled = any(cell.title for cells in rows for cell in cells)
-    height = (CELL + (0.2 if titled else 0.06)) * len(rows) + 0.4 + 0.13 * len(caption.splitlines())
+    cells = [cell for row in rows for cell in row]
+    signs = sorted({is_signed(cell.heatmap) for cell in cells if cell.heatmap is not None})
+    width = CELL * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
+    height = (CELL + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
+    height += 0.11 * len(caption.splitlines())
     with _paper_style():
         figure = Figure(figsize=(width, height), layout="compressed")
         axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-        for row_axes, cells in zip(axes, rows, strict=True):
-            for ax, cell in zip(row_axes, cells, strict=True):
-                _draw(ax, cell)
+        for ax, cell in zip(axes.ravel(), cells, strict=True):
+            _draw(ax, cell)
         for ax, title in zip(axes[0], column_titles, strict=False):
             ax.set_title("\n".join(filter(None, [title, ax.get_title()])))
         for ax, title in zip(axes[:, 0], row_titles, strict=False):
             ax.set_ylabel(title)
-        _bars(figure, axes.ravel().tolist(), height, [cell for cells in rows for cell in cells])
+        _bars(figure, axes.ravel().tolist(), height, signs)
         figure.supxlabel(caption, fontsize=6, x=0.01, ha="left")
     return figure
 
@@ -89,11 +90,10 @@ def _draw(ax: Axes, cell: Cell) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _bars(figure: Figure, axes: Sequence[Axes], height: float, cells: Sequence[Cell]) -> None:
+def _bars(figure: Figure, axes: Sequence[Axes], height: float, signs: Sequence[bool]) -> None:
     """A colour bar for the maps without negative scores, and one for those with them, where there are such."""
-    signed = {is_signed(cell.heatmap) for cell in cells if cell.heatmap is not None}
-    for kind in sorted(signed):
-        mappable = ScalarMappable(Normalize(-1 if kind else 0, 1), DIVERGING if kind else SEQUENTIAL)
+    for signed in signs:
+        mappable = ScalarMappable(Normalize(-1 if signed else 0, 1), DIVERGING if signed else SEQUENTIAL)
         bar = figure.colorbar(mappable, ax=axes, shrink=min(1.0, BAR / height), aspect=25, pad=0.01)
         bar.set_label(f"score / {PERCENTILE:g}th percentile of the map's magnitudes", fontsize=6)
         bar.ax.tick_params(labelsize=6)
