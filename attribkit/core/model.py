@@ -2,11 +2,13 @@
 
 import copy
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
@@ -20,6 +22,7 @@ from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
 from attribkit.core.trace import gradient_reach
 
+_PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
 
 
@@ -76,6 +79,19 @@ class HookedModel:
             return [precise(*_gradients(score, [leaf], [None]))]
 
         return self._in_chunks(run, x, target)[0]
+
+    def scores(self, stream: Iterable[Images], target: Target) -> Float[Tensor, "k b"]:
+        """The target's score of k perturbed versions of the images, which the stream yields one after the other.
+
+        Several share a forward; memory does not grow with their number.
+        """
+        packs = self._packs(stream, target)
+        return torch.cat([self.score(torch.cat(group), many).reshape(len(group), -1) for group, many in packs])
+
+    def gradients(self, stream: Iterable[Images], target: Target) -> Iterator[Images]:
+        """As `gradient`, for each perturbed version of the images that the stream yields; packed like `scores`."""
+        for group, many in self._packs(stream, target):
+            yield from self.gradient(torch.cat(group), many).chunk(len(group))
 
     def activation_and_gradient(
         self, x: Images, target: Target, layer: str | None = None
@@ -134,6 +150,16 @@ class HookedModel:
         if isinstance(target, Predicted) and self._x is not None and self._predicted is None:
             self.score(self._x, target)
         return self._predicted or target if isinstance(target, Predicted) else target
+
+    def _packs(self, stream: Iterable[Tensor], target: Target) -> Iterator[tuple[list[Tensor], Target]]:
+        """Perturbed batches, as many together as a forward takes well, with the target repeated for each."""
+        target = self.resolved(target)
+        batches = iter(stream)
+        for first in batches:
+            room = self._learnt.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
+            more = room // len(first) - 1 if target.repeated(2) is not None else 0
+            group = [first, *islice(batches, max(0, more))]
+            yield group, target.repeated(len(group)) or target
 
     def _in_chunks(self, run: "_Run", x: Tensor, target: Target) -> list[Tensor]:
         """Put the question to as many images at a time as fit; join the answers."""

@@ -38,6 +38,10 @@ class Target(ABC):
         """The same question about some of the images."""
         return self
 
+    def repeated(self, times: int) -> "Target | None":
+        """The same question about the images, several times in a row; None where it cannot be put so."""
+        return None
+
 
 @dataclass(frozen=True)
 class _OfClasses(Target):
@@ -60,6 +64,9 @@ class _OfClasses(Target):
 
     def part(self, images: slice) -> "Target":
         return self._mapped(lambda classes: classes[images] if isinstance(classes, tuple) else classes)
+
+    def repeated(self, times: int) -> "Target | None":
+        return self._mapped(lambda classes: classes * times if isinstance(classes, tuple) else classes)
 
     def with_indices(self, labels: Labels) -> "Target":
         """The same with every label exchanged for the index of its class."""

@@ -9,14 +9,16 @@ from attribkit.methods.gradcam_plus_plus import GradCAMPlusPlus
 from attribkit.methods.guided_backprop import DeconvNet, GuidedBackprop
 from attribkit.methods.hirescam import HiResCAM
 from attribkit.methods.input_x_gradient import InputXGradient
+from attribkit.methods.integrated_gradients import IntegratedGradients
 from attribkit.methods.layercam import LayerCAM
+from attribkit.methods.occlusion import Occlusion
 from attribkit.methods.saliency import Saliency
 from attribkit.methods.xgradcam import XGradCAM
 
 
 @hookimpl
 def attribkit_methods() -> list[type[Method]]:
-    """Methods in the order in which tables and figures show them: class activation maps, gradients, controls."""
+    """Methods in the order of tables and figures: class activation maps, gradients, perturbations, controls."""
     maps: list[type[Method]] = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM]
-    gradients: list[type[Method]] = [Saliency, InputXGradient, GuidedBackprop, DeconvNet]
-    return [*maps, *gradients, Random, Centre, Edges, InputNorm]
+    gradients: list[type[Method]] = [Saliency, InputXGradient, IntegratedGradients, GuidedBackprop, DeconvNet]
+    return [*maps, *gradients, Occlusion, Random, Centre, Edges, InputNorm]
