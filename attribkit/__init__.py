@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from attribkit.core.metric import Faithfulness, Localization
     from attribkit.core.model import HookedModel
     from attribkit.core.spec import ModelSpec
-    from attribkit.core.targets import ClassLogit, Contrast, Probability, Target
+    from attribkit.core.targets import ClassLogit, Contrast, Counterfactual, Probability, Target
     from attribkit.explainer import Explainer
     from attribkit.figures import figure
     from attribkit.hookspecs import hookimpl
@@ -23,6 +23,7 @@ __all__ = [
     "Attribution",
     "ClassLogit",
     "Contrast",
+    "Counterfactual",
     "Explainer",
     "Faithfulness",
     "HookedModel",
@@ -41,6 +42,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Attribution": "core.attribution",
     "ClassLogit": "core.targets",
     "Contrast": "core.targets",
+    "Counterfactual": "core.targets",
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",

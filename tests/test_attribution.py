@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Explainer
+from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Counterfactual, Explainer
 from attribkit.core.attribution import resized
 from attribkit.methods.gradcam import GradCAM
 from attribkit.testing import tiny_cnn
@@ -61,7 +61,7 @@ def test_parts(attribution):
         attribution[3]
 
 
-@pytest.mark.parametrize("target", [[0, 1, 2], 1, Contrast((0, 1, 2), against=3), None])
+@pytest.mark.parametrize("target", [[0, 1, 2], 1, Contrast((0, 1, 2), against=3), Counterfactual(2), None])
 def test_saved_and_loaded(tmp_path, target):
     before = Explainer(tiny_cnn()).attribute(torch.randn(3, 3, 16, 16), "gradcam", target=target, layer="3")
     before.save(tmp_path / "map.safetensors")

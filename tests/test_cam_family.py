@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from attribkit import Explainer, registry
+from attribkit import Counterfactual, Explainer, registry
 from attribkit.methods.layer_maps import summed
 
 FAMILY = ["gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"]
@@ -123,6 +123,13 @@ def test_without_its_relu_gradcam_keeps_what_speaks_against():
     signed = explainer.attribute(x, "gradcam", target=1, relu=False).scores
     torch.testing.assert_close(explainer.attribute(x, "gradcam", target=1).scores, signed.relu())
     assert (signed < 0).any()
+
+
+def test_the_counterfactual_is_what_speaks_against():
+    model, x = torchvision.models.resnet18().eval(), torch.randn(2, 3, 96, 96)
+    explainer = Explainer(model)
+    signed = explainer.attribute(x, "gradcam", target=1, relu=False).scores
+    torch.testing.assert_close(explainer.attribute(x, "gradcam", target=Counterfactual(1)).scores, (-signed).relu())
 
 
 def test_summed():

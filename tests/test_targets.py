@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, ModelSpec, Probability
+from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
 from attribkit.core.targets import Predicted, Scored, as_target, class_scores
 from attribkit.testing import tiny_cnn
 
@@ -58,6 +58,7 @@ def test_scores():
     torch.testing.assert_close(Predicted()(LOGITS), torch.tensor([4.0, 3.0]))
     torch.testing.assert_close(Contrast((2, 0), 1)(LOGITS), torch.tensor([2.0, 3.0]))
     torch.testing.assert_close(Probability(0)(LOGITS), LOGITS.softmax(1)[:, 0])
+    torch.testing.assert_close(Counterfactual((2, 0))(LOGITS), torch.tensor([-4.0, -3.0]))
     torch.testing.assert_close(Scored(lambda y: y.sum(1))(LOGITS), torch.tensor([7.0, 4.0]))
 
 

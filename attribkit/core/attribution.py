@@ -136,7 +136,9 @@ def _record(what: Any) -> dict[str, Any]:
     return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
 
 
-_CLASS_TARGETS = {"ClassLogit": targets.ClassLogit, "Probability": targets.Probability, "Contrast": targets.Contrast}
+_CLASS_TARGETS = {
+    cls.__name__: cls for cls in (targets.ClassLogit, targets.Probability, targets.Contrast, targets.Counterfactual)
+}
 
 
 def _read_target(record: dict[str, Any]) -> Target | Recorded:

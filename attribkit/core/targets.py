@@ -100,6 +100,16 @@ class Probability(_OfClasses):
 
 
 @dataclass(frozen=True)
+class Counterfactual(_OfClasses):
+    """What speaks against the class: its negated logit (Selvaraju et al., ICCV 2017, sec. 3.3)."""
+
+    index: Classes
+
+    def __call__(self, outputs: Any) -> PerImage:
+        return -_picked(class_scores(outputs), self.index)
+
+
+@dataclass(frozen=True)
 class Contrast(_OfClasses):
     """Why this class and not that one: the difference of their logits."""
 

@@ -13,6 +13,7 @@ from attribkit.methods.integrated_gradients import IntegratedGradients
 from attribkit.methods.layercam import LayerCAM
 from attribkit.methods.occlusion import Occlusion
 from attribkit.methods.saliency import Saliency
+from attribkit.methods.smoothgrad import SmoothGrad
 from attribkit.methods.xgradcam import XGradCAM
 
 
@@ -20,5 +21,7 @@ from attribkit.methods.xgradcam import XGradCAM
 def attribkit_methods() -> list[type[Method]]:
     """Methods in the order of tables and figures: class activation maps, gradients, perturbations, controls."""
     maps: list[type[Method]] = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM]
-    gradients: list[type[Method]] = [Saliency, InputXGradient, IntegratedGradients, GuidedBackprop, DeconvNet]
+    gradients: list[type[Method]] = [
+        Saliency, InputXGradient, SmoothGrad, IntegratedGradients, GuidedBackprop, DeconvNet,
+    ]  # fmt: skip
     return [*maps, *gradients, Occlusion, Random, Centre, Edges, InputNorm]

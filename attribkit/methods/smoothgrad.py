@@ -1,0 +1,38 @@
+"""SmoothGrad and its relatives."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from attribkit.core.method import Method
+from attribkit.core.model import HookedModel
+from attribkit.core.shapes import Images, Scores
+from attribkit.core.targets import Target
+
+
+@dataclass(frozen=True)
+class SmoothGrad(Method):
+    """The gradient under noise: its mean, the mean of its square (SmoothGrad-squared) or its variance (VarGrad).
+
+    Every image gets the same noise, drawn from the seed, so that its scores do not depend on the images beside it.
+    """
+
+    name: ClassVar[str] = "smoothgrad"
+    source: ClassVar[str] = "Smilkov et al., 2017, arXiv:1706.03825, sec. 3; Hooker et al., NeurIPS 2019"
+
+    samples: int = 25  # one forward and backward each
+    sigma: float = 0.15  # standard deviation of the noise, as a share of each image's range of values
+    average: Literal["mean", "square", "variance"] = "mean"
+    seed: int = 0
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        low, high = x.flatten(1).aminmax(dim=1)
+        scale = self.sigma * (high - low)[(...,) + (None,) * (x.ndim - 1)]
+        random = torch.Generator().manual_seed(self.seed)
+        noises = (torch.randn(x.shape[1:], generator=random).to(x) for _ in range(self.samples))
+        total, squares = torch.zeros_like(x), torch.zeros_like(x)
+        for gradient in model.gradients((x + scale * noise for noise in noises), target):
+            total += gradient / self.samples
+            squares += gradient**2 / self.samples
+        return {"mean": total, "square": squares, "variance": squares - total**2}[self.average]
