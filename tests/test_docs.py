@@ -1,4 +1,4 @@
-"""Every built-in method has a page that names its source, its options with their defaults, its cost and when it lies."""
+"""Every built-in method has a page that names its source, its options, its cost and when it lies."""
 
 from pathlib import Path
 
