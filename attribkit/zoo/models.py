@@ -51,8 +51,8 @@ def _cnn() -> nn.Module:
 def _vit() -> nn.Module:
     """A transformer of three blocks with a class token over 8 by 8 patches from a convolutional stem.
 
-    Two registers give it a place to think (Darcet et al., ICLR 2024): without them it thinks in background patches, and
-    Grad-CAM points there.
+    Two registers give it a place to think (Darcet et al., ICLR 2024); a first one, of five blocks without registers,
+    thought in background patches more often, and Grad-CAM pointed there.
     """
     stem = ConvStem(depth=4, channels=(16, 32, 64, 96), stride=(2, 2, 2, 2))
     return VisionTransformer(
