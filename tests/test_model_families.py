@@ -257,3 +257,30 @@ def test_the_layer_depends_on_the_output_that_is_asked_about():
     mask = explainer.attribute(torch.randn(2, 3, 64, 64), "gradcam", target=lambda outputs: outputs[1].mean((1, 2, 3)))
     assert mask.notes[0].startswith("layer='body'")
     assert explainer.attribute(torch.randn(2, 3, 64, 64), "gradcam").notes[0].startswith("layer='body'")
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("resnet18", 64),
+        ("mobilenetv3_small_100", 64),
+        ("convnext_atto", 64),
+        ("vit_tiny_patch16_224", 224),
+        ("tresnet_m", 64),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_timm_model_made_for_other_channels(name, side, channels):
+    """Its configuration goes on speaking of the three channels that it was trained with."""
+    model = timm.create_model(name, in_chans=channels).eval()
+    torch.nn.init.normal_(model.get_classifier().weight)
+    attribution = Explainer(model).attribute(torch.randn(1, channels, side, side), "saliency")
+    assert attribution.scores.shape == (1, 1, side, side)
+    with pytest.raises(AttribkitError, match=f"{channels} channels, got 3"):
+        Explainer(model).attribute(torch.randn(1, 3, side, side))
+
+
+def test_a_first_convolution_that_was_exchanged():
+    model = timm.create_model("resnet18").eval()
+    model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3)
+    assert Explainer(model).attribute(torch.randn(1, 1, 64, 64)).scores.shape == (1, 1, 2, 2)

@@ -5,6 +5,8 @@ from typing import Any
 
 from attribkit.core.spec import ModelSpec
 
+_FOLDED = 16  # pixels that the space-to-depth stem of TResNet puts into channels before its first convolution
+
 
 def spec(model: Any) -> ModelSpec | None:
     """Describe a timm model."""
@@ -23,7 +25,16 @@ def _input_size(model: Any, config: dict[str, Any]) -> tuple[int, ...] | None:
     """(c, h, w); a patch embedding knows the size that the model was built for, not only trained for."""
     trained = config.get("input_size")
     built = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return (trained[0], *built) if trained and built else trained
+    return (_channels(model, config) or trained[0], *(built or trained[1:])) if trained else None
+
+
+def _channels(model: Any, config: dict[str, Any]) -> int | None:
+    """The channels that the model was built for; None where neither it nor its first convolution tells."""
+    first = config.get("first_conv")
+    name = first if isinstance(first, str) else next(iter(first or ()), None)
+    modules = dict(model.named_modules())
+    seen = getattr(modules.get(name), "in_channels", None)  # type: ignore[arg-type]
+    return seen // _FOLDED if seen and "body.s2d" in modules else seen or getattr(model, "in_chans", None)
 
 
 def _labels(model: Any, config: dict[str, Any]) -> Sequence[str] | Callable[[], Sequence[str]] | None:

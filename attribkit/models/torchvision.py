@@ -20,7 +20,7 @@ def spec(model: Any) -> ModelSpec | None:
 def _input_size(model: Any) -> tuple[int, ...] | None:
     """(c, h, w) of a model that takes one size only."""
     side = getattr(model, "image_size", None)
-    return (3, side, side) if isinstance(side, int) else None
+    return (model.conv_proj.in_channels, side, side) if isinstance(side, int) else None
 
 
 def _labels(model: Any) -> Callable[[], Sequence[str]] | None:
