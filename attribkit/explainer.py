@@ -1,5 +1,8 @@
 """The front door."""
 
+import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,11 +16,12 @@ from attribkit.core.hooks import frozen
 from attribkit.core.layers import Layer
 from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric
-from attribkit.core.model import HookedModel, precise
+from attribkit.core.model import HookedModel
 from attribkit.core.preflight import Finding, preflight
+from attribkit.core.reading import Reads, precise
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import as_target, check_count
+from attribkit.core.targets import Target, as_target, check_count
 
 
 class Explainer:
@@ -50,18 +54,34 @@ class Explainer:
         are its fields. target: a class index or label, one per image, a Target, or a function of the model's outputs;
         None is the predicted class. Raises an AttribkitError that says what to do where there is no honest answer.
         """
-        named = {option: self._layer_name(value) for option, value in options.items()}
-        explain = registry.make(method, Method, **named)
-        question = as_target(target, self.model.spec.labels)
-        check_images(x, self.model)
-        check_count(question, len(x))
+        explain = registry.make(method, Method, **self._named_layers(options))
+        question = self._question(target, x)
         with frozen(self.model.module):
             x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
-            model = self.model.explaining(x)
-            scores = explain(model, x, question)
-            _check_scores(scores, x, explain)
-            scores = precise(scores.detach()).contiguous()
-            return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+            return _attribution(explain, self.model.explaining(x), x, question)
+
+    def compare(
+        self,
+        x: Images,
+        methods: Sequence[str | type[Method] | Method],
+        *,
+        targets: Sequence[Any] = (None,),
+    ) -> list[Attribution]:
+        """Explain the same images by several methods, for one or more targets, with one forward for all that it serves.
+
+        x: as for `attribute`. methods: names, classes or instances with options. targets: each as `attribute` takes it,
+        such as a class for all images; (None,) is the predicted one. Gives an attribution for each target and method,
+        target by target; each equals what `attribute` gives.
+        """
+        made = [registry.make(method, Method) for method in _several(methods, "methods")]
+        questions = [self._question(target, x) for target in _several(targets, "targets")]
+        with frozen(self.model.module):
+            x = x.detach().clone()
+            knowing = self.model.explaining(x).knowing(
+                questions, functools.reduce(Reads.__or__, (m.reads for m in made))
+            )
+            pairs = itertools.product(questions, made)
+            return [_attribution(explain, knowing.again(), x, question) for question, explain in pairs]
 
     def evaluate(
         self,
@@ -113,6 +133,16 @@ class Explainer:
         noise = torch.randn(2, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
         return noise.to(next(self.model.module.parameters()))
 
+    def _question(self, target: Any, x: Any) -> Target:
+        """The target as a Target that fits the images, once both are found in order."""
+        question = as_target(target, self.model.spec.labels)
+        check_images(x, self.model)
+        check_count(question, len(x))
+        return question
+
+    def _named_layers(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {option: self._layer_name(value) for option, value in options.items()}
+
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
         if isinstance(value, list | tuple):
@@ -123,6 +153,21 @@ class Explainer:
         if not name:
             raise InvalidInput(f"{type(value).__name__}(...) is no layer of this model: give one of its own modules.")
         return name
+
+
+def _attribution(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
+    """What the method gives, checked, with all that is needed to read it."""
+    scores = explain(model, x, question)
+    _check_scores(scores, x, explain)
+    scores = precise(scores.detach()).contiguous()
+    return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+
+
+def _several(given: Any, what: str) -> list[Any]:
+    """A list of at least one; a lone name is no list of names."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise InvalidInput(f"{what}={given!r} is no list of {what}: write {what}=[...], with at least one.")
+    return list(given)
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from attribkit import Counterfactual, Explainer, registry
+from attribkit import Counterfactual, Explainer, HookedModel, ModelSpec, registry
+from attribkit.methods.gradcam_plus_plus import GradCAMPlusPlus
 from attribkit.methods.layer_maps import summed
 
 FAMILY = ["gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"]
@@ -85,9 +86,8 @@ def test_gradcam_plus_plus_closed_form():
     total = activation.sum((2, 3), keepdim=True)
     alpha = gradient**2 / (2 * gradient**2 + total * gradient**3)
     weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
-    from attribkit.methods.gradcam_plus_plus import _map
-
-    torch.testing.assert_close(_map(activation, gradient), (weights * activation).sum(1, keepdim=True).relu())
+    ours = GradCAMPlusPlus().to_map(HookedModel(nn.Linear(1, 1), ModelSpec()), activation, gradient)
+    torch.testing.assert_close(ours, (weights * activation).sum(1, keepdim=True).relu())
 
 
 def test_eigencam_agrees_with_the_mean_activation():

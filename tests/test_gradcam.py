@@ -162,10 +162,10 @@ def test_equals_captum(peer):
     torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-5 * float(ours.max()))
 
 
-def test_a_layer_named_twice_is_the_same_average():
+def test_a_layer_named_twice_counts_once():
     explainer, x = Explainer(torchvision.models.resnet18()), torch.randn(1, 3, 64, 64)
     twice = explainer.attribute(x, "gradcam", layer=["layer3", "layer3"]).scores
-    torch.testing.assert_close(twice, explainer.attribute(x, "gradcam", layer=["layer3", "layer3", "layer3"]).scores)
+    torch.testing.assert_close(twice, explainer.attribute(x, "gradcam", layer="layer3").scores)
 
 
 @pytest.mark.parametrize(

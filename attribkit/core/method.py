@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from attribkit.core.model import HookedModel
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
@@ -13,6 +14,11 @@ class Method(ABC):
 
     name: ClassVar[str]  # what users write: method="gradcam"
     source: ClassVar[str]  # authors, venue, year, equation
+
+    @property
+    def reads(self) -> Reads:
+        """What it will ask of the images as they are, so that one forward can serve it and others; none by default."""
+        return Reads()
 
     @abstractmethod
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:

@@ -1,29 +1,25 @@
 """A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
 
 import copy
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
-from attribkit.core.errors import InvalidInput, OutOfMemory, UnknownName, UnsupportedModel
-from attribkit.core.hooks import captured
+from attribkit.core.chunks import Learnt, Question, Run, in_chunks
+from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.layers import Layer, find_layers
-from attribkit.core.layouts import Layout
-from attribkit.core.rules import Rule, apply
+from attribkit.core.progress import tracked
+from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, precise
+from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
-from attribkit.core.trace import gradient_reach
+from attribkit.core.targets import ClassLogit, Predicted, Target
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
-_BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
 
 
 class HookedModel:
@@ -37,14 +33,31 @@ class HookedModel:
         self.module = module
         self.spec = spec
         self.notes: list[str] = []  # what a careful reader of the result should know
-        self._learnt = _Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
-        self._x: Tensor | None = None
+        self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
+        self._x: Tensor = torch.empty(0)  # the images that are being explained
         self._predicted: ClassLogit | None = None
+        self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
 
     def explaining(self, x: Images) -> "HookedModel":
         """The same model, about to explain x, with notes and predicted classes of its own."""
+        model = self.again()
+        model._x, model._predicted, model._answers = x, None, []
+        return model
+
+    def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
+        """The same, with the answers to what several methods will ask of the explained images, from one forward."""
+        model = self.again()
+        by_kind: dict[Any, list[Target]] = {}
+        for target in targets:
+            by_kind.setdefault(target.kind, []).append(target)
+        for alike in by_kind.values():
+            model._answers = model._answers + list(zip(alike, model._read(model._x, alike, reads), strict=True))
+        return model
+
+    def again(self) -> "HookedModel":
+        """The same, for another method: knowing what this one knows, with notes of its own."""
         model = copy.copy(self)
-        model.notes, model._x, model._predicted = [], x, None
+        model.notes = []
         return model
 
     def __call__(self, x: Images) -> Any:
@@ -60,38 +73,27 @@ class HookedModel:
 
     def score(self, x: Images, target: Target) -> PerImage:
         """The target's score per image; not differentiable."""
+        known = self._known(x, target, Reads())
 
-        def run(part: Tensor, question: _Question) -> list[Tensor]:
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
-                return [precise(question(self(part)))]
+                return [precise(questions[0](self(part)))]
 
-        return self._in_chunks(run, x, target)[0]
+        return known.score if known else self._in_chunks(run, x, [target])[0]
+
+    def read(self, x: Images, target: Target, reads: Reads) -> Answers:
+        """Activations, and gradients of the target's score, of layers and images: by one forward.
+
+        One backward serves all layers and the plain gradient; each rule takes one more over the same graph.
+        """
+        answers = self._known(x, target, reads) or self._read(x, [target], reads)[0]
+        for note in answers.notes(reads):
+            self.note(note)
+        return answers
 
     def gradient(self, x: Images, target: Target, rule: Rule | None = None) -> Images:
         """The derivative of each image's score by its own pixels; under a rule at the ReLUs, if one is given."""
-
-        def run(part: Tensor, question: _Question) -> list[Tensor]:
-            leaf = part.detach().requires_grad_()
-            score = question(self(leaf))
-            if rule is not None:
-                for note in apply(rule, score.grad_fn):
-                    self.note(note)
-            return [precise(*_gradients(score, [leaf], [None]))]
-
-        return self._in_chunks(run, x, target)[0]
-
-    def scores(self, stream: Iterable[Images], target: Target) -> Float[Tensor, "k b"]:
-        """The target's score of k perturbed versions of the images, which the stream yields one after the other.
-
-        Several share a forward; memory does not grow with their number.
-        """
-        packs = self._packs(stream, target)
-        return torch.cat([self.score(torch.cat(group), many).reshape(len(group), -1) for group, many in packs])
-
-    def gradients(self, stream: Iterable[Images], target: Target) -> Iterator[Images]:
-        """As `gradient`, for each perturbed version of the images that the stream yields; packed like `scores`."""
-        for group, many in self._packs(stream, target):
-            yield from self.gradient(torch.cat(group), many).chunk(len(group))
+        return self.read(x, target, Reads(gradients=(rule,))).gradients[rule]
 
     def activation_and_gradient(
         self, x: Images, target: Target, layer: str | None = None
@@ -100,28 +102,20 @@ class HookedModel:
 
         layer: a dotted name; None is the layer that the model's spec or its first forward justifies.
         """
-        return self.activations_and_gradients(x, target, [layer])[0]
+        return self.read(x, target, Reads(layers=(layer,))).layers[layer]
 
-    def activations_and_gradients(
-        self, x: Images, target: Target, layers: Sequence[str | None]
-    ) -> list[tuple[LayerMaps, LayerMaps]]:
-        """As `activation_and_gradient` for each of several layers, by one forward and one backward."""
-        wanted = [self._default_layer(x, target) if layer is None else (layer, None) for layer in layers]
-        names = [name for name, _ in wanted]
-        modules = [(self.layer(name), run) for name, run in wanted]
+    def scores(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Float[Tensor, "k b"]:
+        """The target's score of k perturbed versions of the images, which the stream yields one after the other.
 
-        def run(part: Tensor, question: _Question) -> list[Tensor]:
-            with captured(modules) as kept:
-                score = question(self(part))
-                read = [self._read(name, outputs, part) for name, outputs in zip(names, kept, strict=True)]
-                gradients = _gradients(score, [output for output, _ in read], names)
-            pairs = zip(read, gradients, strict=True)
-            return [precise(layout.to_grid(t)) for (output, layout), g in pairs for t in (output.detach(), g)]
+        Several share a forward; memory does not grow with their number. total: k, for the progress bar.
+        """
+        packs = self._packs(stream, target, total)
+        return torch.cat([self.score(torch.cat(group), many).reshape(len(group), -1) for group, many in packs])
 
-        maps = self._in_chunks(run, x, target)
-        for name, gradient in zip(names, maps[1::2], strict=True):
-            self._note_reach(name, gradient)
-        return list(zip(maps[::2], maps[1::2], strict=True))
+    def gradients(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Iterator[Images]:
+        """As `gradient`, for each perturbed version of the images that the stream yields; packed like `scores`."""
+        for group, many in self._packs(stream, target, total):
+            yield from self.gradient(torch.cat(group), many).chunk(len(group))
 
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""
@@ -147,60 +141,59 @@ class HookedModel:
 
     def resolved(self, target: Target) -> Target:
         """The target, with the predicted classes made explicit if that is what it means."""
-        if isinstance(target, Predicted) and self._x is not None and self._predicted is None:
+        if isinstance(target, Predicted) and len(self._x) and self._predicted is None:
             self.score(self._x, target)
         return self._predicted or target if isinstance(target, Predicted) else target
 
-    def _packs(self, stream: Iterable[Tensor], target: Target) -> Iterator[tuple[list[Tensor], Target]]:
+    def _known(self, x: Tensor, target: Target, reads: Reads) -> Answers | None:
+        """What is known beforehand, if it answers this."""
+        if x is not self._x:
+            return None
+        same = (a for t, a in self._answers if t is target or (target is self._predicted and isinstance(t, Predicted)))
+        return next((answers for answers in same if reads <= answers.reads), None)
+
+    def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
+        """The answers about each target, by one forward."""
+        notes: list[str] = []
+        named = [
+            (each, *(self._default_layer(x, targets[0], notes) if each is None else (each, None)))
+            for each in reads.layers
+        ]
+        layers = [ReadLayer(asked, name, self.layer(name), run) for asked, name, run in named]
+        reading = Reading(self, self.spec, layers, reads)
+        answers = reading.answers(self._in_chunks(reading, x, targets), len(targets))
+        for each in answers:
+            each.layer_notes[None] = notes + each.layer_notes.get(None, [])
+        return answers
+
+    def _packs(
+        self, stream: Iterable[Tensor], target: Target, total: int | None
+    ) -> Iterator[tuple[list[Tensor], Target]]:
         """Perturbed batches, as many together as a forward takes well, with the target repeated for each."""
         target = self.resolved(target)
-        batches = iter(stream)
+        batches = tracked(stream, "perturbed images", total)
         for first in batches:
             room = self._learnt.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
             more = room // len(first) - 1 if target.repeated(2) is not None else 0
             group = [first, *islice(batches, max(0, more))]
             yield group, target.repeated(len(group)) or target
 
-    def _in_chunks(self, run: "_Run", x: Tensor, target: Target) -> list[Tensor]:
-        """Put the question to as many images at a time as fit; join the answers."""
-        target = target if x is self._x else self.resolved(target)
-        check_count(target, len(x))
-        parts: list[list[Tensor]] = []
-        predicted: list[Tensor] = []
-        start = 0
-        while start < len(x):
-            images = slice(start, start + (self._learnt.batch_size or len(x)))
-            question = _Question(target.part(images), len(x[images]))
-            part = self._attempt(run, x[images], question)
-            if part is not None:
-                parts.append(part)
-                predicted.extend(question.predicted)
-                start = images.stop
+    def _in_chunks(self, run: Run, x: Tensor, targets: Sequence[Target]) -> list[Tensor]:
+        """Put the questions to as many images at a time as fit; remember the classes that the model predicts for x."""
+        asked = targets if x is self._x else [self.resolved(target) for target in targets]
+        answers, predicted = in_chunks(run, x, asked, self._learnt)
         if predicted and x is self._x:
-            self._predicted = ClassLogit(tuple(torch.cat(predicted).tolist()))
-        return parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+            self._predicted = predicted
+        return answers
 
-    def _attempt(self, run: "_Run", x: Tensor, question: "_Question") -> list[Tensor] | None:
-        """Run, or learn why it could not be run so and return None."""
-        try:
-            return run(x, question)
-        except RuntimeError as error:
-            if not self._learnt.from_error(error, x):
-                raise
-        question.predicted.clear()
-        gc.collect()
-        if x.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
-
-    def _default_layer(self, x: Tensor, target: Target) -> tuple[str, int | None]:
+    def _default_layer(self, x: Tensor, target: Target, notes: list[str]) -> tuple[str, int | None]:
         """The layer that the spec names, or that a first forward at this image size justifies, and its run."""
         if self.spec.layer:
             name, run, reason = self.spec.layer, None, self.spec.reason
         else:
             chosen = next(layer for layer in self._known_layers(x, target) if layer.chosen)
             name, run, reason = chosen.name, chosen.run, chosen.reason
-        self.note(f"layer={name!r}: {reason}")
+        notes.append(f"layer={name!r}: {reason}")
         return name, run
 
     def _known_layers(self, x: Tensor, target: Target) -> list[Layer]:
@@ -208,101 +201,3 @@ class HookedModel:
         if key not in self._learnt.layers:
             self._learnt.layers[key] = self.layers(x, target)
         return self._learnt.layers[key]
-
-    def _read(self, name: str, outputs: list[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
-        """The last of a layer's outputs that is a map of the image, and how to read it."""
-        if not outputs:
-            raise UnsupportedModel(
-                f"Layer {name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
-                "Explainer.layers() lists those that can be read."
-            )
-        layouts = [self.spec.layout(tuple(output.shape), tuple(x.shape)) for output in outputs]
-        for output, layout in zip(reversed(outputs), reversed(layouts), strict=True):
-            if layout is not None:
-                if len(outputs) > 1:
-                    self.note(f"layer {name!r} runs {len(outputs)} times in a forward; its last map was read")
-                if layout.ambiguous:
-                    self.note(f"layer {name!r} was read as channels first; its shape allows channels last as well")
-                return output, layout
-        raise InvalidInput(
-            f"Layer {name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of shape "
-            f"{tuple(x.shape)}. Explainer.layers() lists the layers that have one."
-        )
-
-    def _note_reach(self, name: str, gradient: Tensor) -> None:
-        reach = gradient_reach(gradient)
-        if reach < _BLIND:
-            self.note(f"the score's gradient is exactly zero at {1 - reach:.0%} of the grid of layer {name!r}")
-
-
-_Run = Callable[[Tensor, "_Question"], list[Tensor]]
-
-
-class _Question:
-    """A target put to one chunk of images; keeps the classes that it turned out to mean."""
-
-    def __init__(self, target: Target, images: int) -> None:
-        self.target = target
-        self.images = images
-        self.predicted: list[Tensor] = []
-
-    def __call__(self, outputs: Any) -> Tensor:
-        if isinstance(self.target, Predicted):
-            self.predicted.append(class_scores(outputs).max(1).indices)
-        scores = self.target(outputs)
-        if scores.shape != (self.images,):
-            raise InvalidInput(
-                f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "
-                "one score per image, of those that it is shown (large batches are asked about in parts)."
-            )
-        return scores
-
-
-@dataclass
-class _Learnt:
-    """What earlier calls taught about a model."""
-
-    batch_size: int | None  # images at a time; None is all of them
-    channels_last: bool  # whether convolutions get their images in the faster memory layout
-    layers: dict[tuple[Any, ...], list[Layer]] = field(default_factory=dict)  # by image size and kind of target
-
-    def from_error(self, error: RuntimeError, x: Tensor) -> bool:
-        """Whether the error says how to ask again."""
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            if len(x) == 1:
-                raise OutOfMemory(
-                    f"One image of shape {tuple(x.shape[1:])} alone does not fit into the memory of {x.device}: "
-                    "use a smaller image, a model of lower precision or another device."
-                ) from error
-            self.batch_size = len(x) // 2
-            return True
-        if self.channels_last and "view size is not compatible" in str(error):
-            self.channels_last = False
-            return True
-        return False
-
-
-def _gradients(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None]) -> list[Tensor]:
-    """The derivative of the score by each tensor, of a layer or (None) of the images; a missing path is an error."""
-    gradients: Sequence[Tensor | None] = [None] * len(tensors)
-    if score.requires_grad:
-        try:
-            gradients = torch.autograd.grad(score.sum(), tensors, allow_unused=True)
-        except CheckpointError as error:
-            raise UnsupportedModel(
-                "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
-                "off, in timm by model.set_grad_checkpointing(False)."
-            ) from error
-    cut = [layer for layer, gradient in zip(layers, gradients, strict=True) if gradient is None]
-    if cut:
-        where = "the images" if cut[0] is None else f"layer {cut[0]!r}"
-        raise UnsupportedModel(
-            f"No gradient leads from the score to {where}: the score does not depend on it, or the model or the target "
-            "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."
-        )
-    return [gradient for gradient in gradients if gradient is not None]
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """In float32 what was computed in half of it."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

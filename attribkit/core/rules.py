@@ -1,14 +1,16 @@
 """Backward rules: what a gradient becomes at the ReLUs of a graph, wherever and however they were called."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
 
 from attribkit.core.errors import UnsupportedModel
 
-Rule = Callable[[Node], object]  # attaches itself to the graph's node of a ReLU
+Rule = Callable[[Node], RemovableHandle]  # attaches itself to the graph's node of a ReLU
 
 _RELU = "ReluBackward0"  # of nn.ReLU, F.relu and tensor.relu, in place or not
 _OTHERS = {  # activations for which the rules are not defined
@@ -27,12 +29,12 @@ _OTHERS = {  # activations for which the rules are not defined
 }
 
 
-def guided(relu: Node) -> object:
+def guided(relu: Node) -> RemovableHandle:
     """Only what is positive comes in from above; the ReLU's own mask stays (Springenberg et al., 2015, sec. 3.4)."""
     return relu.register_prehook(_positive)
 
 
-def deconvnet(relu: Node) -> object:
+def deconvnet(relu: Node) -> RemovableHandle:
     """Only what is positive goes on, whatever the ReLU let through (Zeiler and Fergus, ECCV 2014, sec. 2.1)."""
     return relu.register_hook(lambda _below, above: _positive(above))
 
@@ -41,8 +43,15 @@ def _positive(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(each if each is None else each.clamp(min=0) for each in gradients)
 
 
-def apply(rule: Rule, start: Node | None) -> list[str]:
-    """Attach the rule to every ReLU below a node; say which activations have none. Refuses a graph without a ReLU."""
+@contextmanager
+def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
+    """Attach the rule to every ReLU below a node and take it off again; yields which activations have none.
+
+    Refuses a graph without a ReLU. No rule is the plain gradient.
+    """
+    if rule is None:
+        yield []
+        return
     nodes = reachable(start)
     relus = [node for node in nodes if node.name() == _RELU]
     others = Counter(_OTHERS[node.name()] for node in nodes if node.name() in _OTHERS)
@@ -52,9 +61,16 @@ def apply(rule: Rule, start: Node | None) -> list[str]:
             f"There is no ReLU between the score and the images ({told or 'no known activation'}): the rule would "
             "change nothing, and the result would be the plain gradient. Use saliency or input_x_gradient."
         )
-    for node in relus:
-        rule(node)
-    return [f"the rule holds at {len(relus)} ReLUs, but not at {told}: there the plain gradient passes"] if told else []
+    handles = [rule(node) for node in relus]
+    try:
+        yield (
+            [f"the rule holds at {len(relus)} ReLUs, but not at {told}: there the plain gradient passes"]
+            if told
+            else []
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:

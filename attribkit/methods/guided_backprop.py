@@ -6,6 +6,7 @@ from typing import ClassVar
 from attribkit.core import rules
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
@@ -17,6 +18,8 @@ class GuidedBackprop(Method):
     name: ClassVar[str] = "guided_backprop"
     source: ClassVar[str] = "Springenberg et al., ICLR Workshop 2015, sec. 3.4"
 
+    reads = Reads(gradients=(rules.guided,))
+
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return model.gradient(x, target, rules.guided)
 
@@ -27,6 +30,8 @@ class DeconvNet(Method):
 
     name: ClassVar[str] = "deconvnet"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 2.1"
+
+    reads = Reads(gradients=(rules.deconvnet,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return model.gradient(x, target, rules.deconvnet)

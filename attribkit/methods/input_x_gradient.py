@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
@@ -15,6 +16,8 @@ class InputXGradient(Method):
 
     name: ClassVar[str] = "input_x_gradient"
     source: ClassVar[str] = "Shrikumar et al., 2016, arXiv:1605.01713, sec. 3.2"
+
+    reads = Reads(gradients=(None,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x * model.gradient(x, target)

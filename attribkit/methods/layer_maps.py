@@ -1,33 +1,46 @@
 """What the methods that read layers share: a map for each layer, and several made one."""
 
-from collections.abc import Callable
+from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 
 from attribkit.core.attribution import resized
 from attribkit.core.errors import InvalidInput
+from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets import Target
 
-Layers = str | tuple[str, ...] | None  # dotted names; several are averaged; None is the last map of the image
 
+@dataclass(frozen=True)
+class LayerMethod(Method):
+    """A map made of a layer's activation and gradient; maps of several layers are averaged.
 
-def from_layers(
-    model: HookedModel, x: Images, target: Target, layer: Layers, to_map: Callable[[LayerMaps, LayerMaps], Scores]
-) -> Scores:
-    """The map that `to_map` makes of a layer's activation and gradient.
-
-    Maps of several layers are brought to the range 0 to 1 each, so that no layer outweighs another by the size of its
-    values alone, resized to the images and averaged.
+    Each of several is brought to the range 0 to 1 first, so that no layer outweighs another by the size of its values
+    alone, and resized to the images.
     """
-    layers = layer if isinstance(layer, tuple) else (layer,)
-    if not layers or "" in layers:
-        raise InvalidInput(f"layer={layer!r} names no layer: give a dotted name, several, or None.")
-    maps = [to_map(*pair) for pair in model.activations_and_gradients(x, target, layers)]
-    if len(maps) == 1:
-        return maps[0]
-    return torch.stack([resized(_unit_range(each), x.shape[2:]) for each in maps]).mean(0)
+
+    layer: str | tuple[str, ...] | None = None  # dotted names; None is the last map of the image
+
+    @property
+    def reads(self) -> Reads:
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        if not layers or "" in layers:
+            raise InvalidInput(f"layer={self.layer!r} names no layer: give a dotted name, several, or None.")
+        return Reads(layers=tuple(dict.fromkeys(layers)))
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        read = model.read(x, target, self.reads).layers
+        maps = [self.to_map(model, *read[layer]) for layer in self.reads.layers]
+        if len(maps) == 1:
+            return maps[0]
+        return torch.stack([resized(_unit_range(each), x.shape[2:]) for each in maps]).mean(0)
+
+    @abstractmethod
+    def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
+        """The map of one layer; model takes notes."""
 
 
 def summed(maps: LayerMaps) -> Scores:
@@ -35,9 +48,9 @@ def summed(maps: LayerMaps) -> Scores:
     return maps.sum(1, keepdim=True).relu()
 
 
-def per_channel(weights: torch.Tensor, maps: LayerMaps) -> LayerMaps:
-    """Each channel times its weight, (b, d)."""
-    return weights[(...,) + (None,) * (maps.ndim - 2)] * maps
+def weighted(maps: LayerMaps, weights: torch.Tensor) -> Scores:
+    """The channels of a layer added up, each times its weight, (b, d)."""
+    return torch.einsum("bd,bd...->b...", weights, maps).unsqueeze(1)
 
 
 def _unit_range(maps: Scores) -> Scores:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
@@ -15,6 +16,8 @@ class Saliency(Method):
 
     name: ClassVar[str] = "saliency"
     source: ClassVar[str] = "Simonyan et al., ICLR Workshop 2014, sec. 3.1"
+
+    reads = Reads(gradients=(None,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return model.gradient(x, target).abs().amax(1, keepdim=True)

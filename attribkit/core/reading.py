@@ -1,0 +1,193 @@
+"""What a method asks of the images as they are, and one forward that answers it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from attribkit.core.chunks import Question
+from attribkit.core.errors import InvalidInput, UnsupportedModel
+from attribkit.core.hooks import captured
+from attribkit.core.layouts import Layout
+from attribkit.core.rules import Rule, applied
+from attribkit.core.shapes import Images, LayerMaps, PerImage
+from attribkit.core.spec import ModelSpec
+from attribkit.core.trace import gradient_reach
+
+_BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is asked of one forward of the images and of backwards over its graph."""
+
+    layers: tuple[str | None, ...] = ()  # activation and gradient of each; None is the layer that the model justifies
+    gradients: tuple[Rule | None, ...] = ()  # the derivative by the images under each rule; None is the plain one
+
+    def __or__(self, other: "Reads") -> "Reads":
+        """Both, nothing twice."""
+        layers, gradients = self.layers + other.layers, self.gradients + other.gradients
+        return Reads(tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(gradients)))
+
+    def __le__(self, other: "Reads") -> bool:
+        """Whether the other asks for all of this."""
+        return set(self.layers) <= set(other.layers) and set(self.gradients) <= set(other.gradients)
+
+    def __bool__(self) -> bool:
+        """Whether anything is asked."""
+        return bool(self.layers or self.gradients)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one forward of the images said of a target."""
+
+    reads: Reads
+    score: PerImage
+    layers: dict[str | None, tuple[LayerMaps, LayerMaps]]  # activation and d score / d activation
+    gradients: dict[Rule | None, Images]
+    layer_notes: dict[str | None, list[str]]
+    gradient_notes: dict[Rule | None, list[str]]
+
+    def notes(self, reads: Reads) -> Iterable[str]:
+        """What a careful reader should know of a part of the answers."""
+        told = [self.layer_notes.get(layer, []) for layer in reads.layers]
+        return [
+            note for notes in told + [self.gradient_notes.get(rule, []) for rule in reads.gradients] for note in notes
+        ]
+
+
+class ReadLayer(NamedTuple):
+    """A layer that is asked for."""
+
+    asked: str | None  # as the method named it
+    name: str
+    module: nn.Module
+    run: int | None  # the one of its runs that is wanted; None is the last that is a map
+
+
+class Reading:
+    """One forward of a chunk of images, and for each question the backwards that it needs.
+
+    Where only layers are asked for, the graph starts at the first of them and nothing is recorded below it. One
+    backward serves all layers and the plain gradient; each rule takes one more over the same graph.
+    """
+
+    def __init__(
+        self, forward: Callable[[Images], Any], spec: ModelSpec, layers: Sequence[ReadLayer], reads: Reads
+    ) -> None:
+        self.forward = forward
+        self.spec = spec
+        self.layers = layers
+        self.reads = reads
+        self.layer_notes: dict[str | None, list[str]] = defaultdict(list)
+        self.gradient_notes: dict[Rule | None, list[str]] = defaultdict(list)
+
+    def __call__(self, x: Tensor, questions: Sequence[Question]) -> list[Tensor]:
+        """For each question its score, then the layers' maps, then the gradients."""
+        images = x.detach().requires_grad_(bool(self.reads.gradients))
+        with captured([(layer.module, layer.run) for layer in self.layers]) as kept:
+            outputs = self.forward(images)
+        read = [self._map_of(layer, runs, x) for layer, runs in zip(self.layers, kept, strict=True)]
+        found: list[Tensor] = []
+        for question in questions:
+            score = question(outputs)
+            found.append(score.detach())
+            found += self._derived(score, read, images, keep=question is not questions[-1])
+        return [precise(tensor) for tensor in found]
+
+    def answers(self, found: Sequence[Tensor], targets: int) -> list[Answers]:
+        """The answers about each of so many targets, out of what the calls found."""
+        each = len(found) // targets
+        return [self._answer(found[i * each : (i + 1) * each]) for i in range(targets)]
+
+    def _answer(self, found: Sequence[Tensor]) -> Answers:
+        score, *tensors = found
+        maps = zip(tensors[0::2], tensors[1::2], strict=False)
+        layers = dict(zip(self.reads.layers, maps, strict=False))
+        gradients = dict(zip(self.reads.gradients, tensors[2 * len(layers) :], strict=True))
+        notes = {layer: list(told) for layer, told in self.layer_notes.items()}
+        for layer in self.layers:
+            notes.setdefault(layer.asked, []).extend(_blindness(layer.name, layers[layer.asked][1]))
+        return Answers(self.reads, score, layers, gradients, notes, dict(self.gradient_notes))
+
+    def _derived(
+        self, score: Tensor, read: Sequence[tuple[Tensor, Layout]], images: Tensor, keep: bool
+    ) -> list[Tensor]:
+        """Activation and gradient of each layer, and the gradients by the images."""
+        rules = [rule for rule in self.reads.gradients if rule is not None]
+        plain = None in self.reads.gradients
+        wanted = [output for output, _ in read] + [images] * plain
+        names: list[str | None] = [layer.name for layer in self.layers] + [None] * plain
+        derived = gradients_of(score, wanted, names, keep=keep or bool(rules)) if wanted else []
+        pairs = zip(read, derived, strict=False)
+        maps = [layout.to_grid(tensor) for (output, layout), g in pairs for tensor in (output.detach(), g)]
+        by_rule: dict[Rule | None, Tensor] = {None: derived[-1]} if plain else {}
+        for rule in rules:
+            with applied(rule, score.grad_fn) as notes:
+                self.gradient_notes[rule] = notes
+                (by_rule[rule],) = gradients_of(score, [images], [None], keep=keep or rule is not rules[-1])
+        return maps + [by_rule[rule] for rule in self.reads.gradients]
+
+    def _map_of(self, layer: ReadLayer, outputs: list[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
+        """The last of a layer's outputs that is a map of the image, and how to read it."""
+        if not outputs:
+            raise UnsupportedModel(
+                f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
+                "Explainer.layers() lists those that can be read."
+            )
+        layouts = [self.spec.layout(tuple(output.shape), tuple(x.shape)) for output in outputs]
+        for output, layout in zip(reversed(outputs), reversed(layouts), strict=True):
+            if layout is not None:
+                self.layer_notes[layer.asked] = list(_ways_of_reading(layer.name, len(outputs), layout))
+                return output, layout
+        raise InvalidInput(
+            f"Layer {layer.name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of "
+            f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+        )
+
+
+def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:
+    """The derivative of the score by each tensor, of a layer or (None) of the images; a missing path is an error.
+
+    keep: whether the graph is needed for another backward.
+    """
+    gradients: Sequence[Tensor | None] = [None] * len(tensors)
+    if score.requires_grad:
+        try:
+            gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
+        except CheckpointError as error:
+            raise UnsupportedModel(
+                "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
+                "off, in timm by model.set_grad_checkpointing(False)."
+            ) from error
+    cut = [layer for layer, gradient in zip(layers, gradients, strict=True) if gradient is None]
+    if cut:
+        where = "the images" if cut[0] is None else f"layer {cut[0]!r}"
+        raise UnsupportedModel(
+            f"No gradient leads from the score to {where}: the score does not depend on it, or the model or the target "
+            "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."
+        )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """In float32 what was computed in half of it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _ways_of_reading(name: str, runs: int, layout: Layout) -> Iterable[str]:
+    if runs > 1:
+        yield f"layer {name!r} runs {runs} times in a forward; its last map was read"
+    if layout.ambiguous:
+        yield f"layer {name!r} was read as channels first; its shape allows channels last as well"
+
+
+def _blindness(name: str, gradient: Tensor) -> Iterable[str]:
+    reach = gradient_reach(gradient)
+    if reach < _BLIND:
+        yield f"the score's gradient is exactly zero at {1 - reach:.0%} of the grid of layer {name!r}"
