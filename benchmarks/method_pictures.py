@@ -1,11 +1,13 @@
 """Draw the picture of every method's page in docs/methods: three scenes, explained on both embedded models.
 
-python benchmarks/method_pictures.py
+python benchmarks/method_pictures.py            # every method
+python benchmarks/method_pictures.py rise cam   # some
 """
 
+import sys
 from pathlib import Path
 
-from attribkit import demo, registry, zoo
+from attribkit import AttribkitError, demo, registry, zoo
 from attribkit.figures import Cell, grid
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "methods"
@@ -15,18 +17,23 @@ SCENES = 3
 def main() -> None:
     stages = [demo.stage(name, SCENES, 0, "cpu") for name in zoo.ARCHITECTURES]
     for name, cls in registry.methods().items():
-        if registry.plugin_of(cls).distribution == "attribkit":
+        wanted = not sys.argv[1:] or name in sys.argv[1:]
+        if wanted and registry.plugin_of(cls).distribution == "attribkit":
             draw(name, stages)
 
 
 def draw(method: str, stages: list[demo.Stage]) -> None:
-    rows = [[Cell(scene.image) for scene in stages[0].scenes]]
-    for stage in stages:
-        heatmaps = stage.explainer.attribute(stage.x, method, target=stage.labels).heatmap()
-        masks = stage.mask.float()
-        rows.append([Cell(s.image, h, m) for s, h, m in zip(stage.scenes, heatmaps, masks, strict=True)])
+    rows = [[Cell(scene.image) for scene in stages[0].scenes], *(cells(method, stage) for stage in stages)]
     figure = grid(rows, row_titles=["scene", *(stage.name for stage in stages)])
     figure.savefig(PICTURES / f"{method.replace('+', 'p')}.jpg", dpi=120)
+
+
+def cells(method: str, stage: demo.Stage) -> list[Cell]:
+    try:
+        heatmaps = stage.explainer.attribute(stage.x, method, target=stage.labels).heatmap()
+    except AttribkitError:
+        return [Cell(scene.image, title="refused") for scene in stage.scenes]
+    return [Cell(s.image, h, m) for s, h, m in zip(stage.scenes, heatmaps, stage.mask.float(), strict=True)]
 
 
 if __name__ == "__main__":

@@ -94,3 +94,23 @@ def test_the_plain_gradient_afterwards_is_plain():
     before = explainer.attribute(x, "saliency", target=1).scores
     explainer.attribute(x, "guided_backprop", target=1)
     assert torch.equal(explainer.attribute(x, "saliency", target=1).scores, before)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_guided_gradcam_is_the_product_of_its_two_parts(name):
+    model, x = getattr(torchvision.models, name)().eval(), torch.randn(2, 3, 64, 64)
+    explainer = Explainer(model)
+    guided = explainer.attribute(x, "guided_backprop", target=[1, 2]).scores
+    where = explainer.attribute(x, "gradcam", target=[1, 2]).heatmap()
+    ours = explainer.attribute(x, "guided_gradcam", target=[1, 2]).scores
+    torch.testing.assert_close(ours, guided * where[:, None])
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")
+def test_guided_gradcam_equals_captum():
+    """captum enlarges Grad-CAM by repeating its cells unless told otherwise."""
+    attr = pytest.importorskip("captum.attr")
+    model, x = torchvision.models.resnet18().eval().double(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    ours = Explainer(model).attribute(x, "guided_gradcam", target=3).scores
+    theirs = attr.GuidedGradCam(model, model.layer4).attribute(x, 3, interpolate_mode="bilinear").detach()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(ours.abs().max()))

@@ -81,16 +81,16 @@ def _keeper(outputs: list[Tensor], wanted: int | None) -> Callable[..., Any]:
         if (next(runs) != wanted and wanted is not None) or tensor is None or not tensor.is_floating_point():
             return None
         outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
-        return _with_first(output, outputs[-1].clone())
+        return with_first(output, outputs[-1].clone())
 
     return keep
 
 
-def _with_first(output: Any, tensor: Tensor) -> Any:
+def with_first(output: Any, tensor: Tensor) -> Any:
     """The module's output with its first tensor exchanged."""
     if isinstance(output, Tensor):
         return tensor
-    entries = [_with_first(output[0], tensor), *output[1:]]
+    entries = [with_first(output[0], tensor), *output[1:]]
     return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
 
 

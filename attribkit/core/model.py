@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks
 from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.hooks import captured
+from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layers import Layer, find_layers
+from attribkit.core.layouts import Layout
+from attribkit.core.linear_head import class_weights
 from attribkit.core.progress import tracked
-from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, precise
+from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, map_of, precise, ways_of_reading
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import ClassLogit, Predicted, Target
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
+_MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
 
 
 class HookedModel:
@@ -62,7 +67,7 @@ class HookedModel:
 
     def __call__(self, x: Images) -> Any:
         """What the model returns; differentiable where x is."""
-        channels_last = self._learnt.channels_last and x.ndim == 4 and x.device.type == "cpu"
+        channels_last = self._learnt.channels_last and x.ndim == 4 and len(x) >= _MANY and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
         try:
@@ -103,6 +108,51 @@ class HookedModel:
         layer: a dotted name; None is the layer that the model's spec or its first forward justifies.
         """
         return self.read(x, target, Reads(layers=(layer,))).layers[layer]
+
+    def activation(self, x: Images, target: Target, layer: str | None = None) -> LayerMaps:
+        """A layer's activation alone, as in `activation_and_gradient`; the target only decides which layer None is."""
+        reads = Reads(layers=(layer,))
+        if self._known(x, target, reads):
+            return self.read(x, target, reads).layers[layer][0]
+        asked = self._asked(x, target, layer)
+
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            with torch.no_grad():
+                _, output, layout = self._score_and_map(part, questions[0], asked)
+            return [precise(layout.to_grid(output.detach()))]
+
+        return self._in_chunks(run, x, [target])[0]
+
+    def scores_with(
+        self, x: Images, target: Target, layer: str | None, changes: Sequence[Change]
+    ) -> Float[Tensor, "k b"]:
+        """The target's score under each of k changes of a layer's output.
+
+        changes: functions of the output, channels on the second axis and prefix tokens included. What comes before the
+        layer is computed once for many of them.
+        """
+        target = self.resolved(target)
+        asked = self._asked(x, target, layer)
+        each = ((x[i : i + 1], target.part(slice(i, i + 1))) for i in range(len(x)))
+        columns = [
+            scores_with(self, self.spec, asked, image, own, changes) for image, own in tracked(each, "images", len(x))
+        ]
+        return precise(torch.stack(columns, 1))
+
+    def class_weights(
+        self, x: Images, target: Target, layer: str | None = None
+    ) -> tuple[LayerMaps, Float[Tensor, "b d"]]:
+        """The maps of a layer whose averages the score is a weighted sum of, and the weights.
+
+        Raises UnsupportedModel where the way from the layer to the score is another.
+        """
+        asked = self._asked(x, target, layer)
+
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            return [precise(tensor) for tensor in class_weights(*self._score_and_map(part, questions[0], asked))]
+
+        maps, weights = self._in_chunks(run, x, [target])
+        return maps, weights
 
     def scores(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Float[Tensor, "k b"]:
         """The target's score of k perturbed versions of the images, which the stream yields one after the other.
@@ -154,17 +204,22 @@ class HookedModel:
 
     def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
         """The answers about each target, by one forward."""
-        notes: list[str] = []
-        named = [
-            (each, *(self._default_layer(x, targets[0], notes) if each is None else (each, None)))
-            for each in reads.layers
-        ]
-        layers = [ReadLayer(asked, name, self.layer(name), run) for asked, name, run in named]
+        model = self.again()
+        layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
         reading = Reading(self, self.spec, layers, reads)
         answers = reading.answers(self._in_chunks(reading, x, targets), len(targets))
         for each in answers:
-            each.layer_notes[None] = notes + each.layer_notes.get(None, [])
+            each.layer_notes[None] = model.notes + each.layer_notes.get(None, [])
         return answers
+
+    def _score_and_map(self, x: Tensor, question: Question, asked: ReadLayer) -> tuple[Tensor, Tensor, Layout]:
+        """The score with its graph from the layer on, the layer's output and how to read it."""
+        with captured([(asked.module, asked.run)]) as (outputs,):
+            score = question(self(x))
+        output, layout = map_of(asked, outputs, x, self.spec)
+        for note in ways_of_reading(asked, len(outputs), layout):
+            self.note(note)
+        return score, output, layout
 
     def _packs(
         self, stream: Iterable[Tensor], target: Target, total: int | None
@@ -186,15 +241,16 @@ class HookedModel:
             self._predicted = predicted
         return answers
 
-    def _default_layer(self, x: Tensor, target: Target, notes: list[str]) -> tuple[str, int | None]:
-        """The layer that the spec names, or that a first forward at this image size justifies, and its run."""
-        if self.spec.layer:
-            name, run, reason = self.spec.layer, None, self.spec.reason
-        else:
-            chosen = next(layer for layer in self._known_layers(x, target) if layer.chosen)
+    def _asked(self, x: Tensor, target: Target, layer: str | None) -> ReadLayer:
+        """A layer by its name; None is the one that the spec names, or that a first forward at this size justifies."""
+        if layer is not None:
+            return ReadLayer(layer, layer, self.layer(layer), None)
+        name, run, reason = self.spec.layer, None, self.spec.reason
+        if not name:
+            chosen = next(each for each in self._known_layers(x, target) if each.chosen)
             name, run, reason = chosen.name, chosen.run, chosen.reason
-        notes.append(f"layer={name!r}: {reason}")
-        return name, run
+        self.note(f"layer={name!r}: {reason}")
+        return ReadLayer(None, name, self.layer(name), run)
 
     def _known_layers(self, x: Tensor, target: Target) -> list[Layer]:
         key = (tuple(x.shape[2:]), target.kind)

@@ -92,7 +92,9 @@ class Reading:
         images = x.detach().requires_grad_(bool(self.reads.gradients))
         with captured([(layer.module, layer.run) for layer in self.layers]) as kept:
             outputs = self.forward(images)
-        read = [self._map_of(layer, runs, x) for layer, runs in zip(self.layers, kept, strict=True)]
+        read = [map_of(layer, runs, x, self.spec) for layer, runs in zip(self.layers, kept, strict=True)]
+        for layer, runs, (_, layout) in zip(self.layers, kept, read, strict=True):
+            self.layer_notes[layer.asked] = list(ways_of_reading(layer, len(runs), layout))
         found: list[Tensor] = []
         for question in questions:
             score = question(outputs)
@@ -133,22 +135,30 @@ class Reading:
                 (by_rule[rule],) = gradients_of(score, [images], [None], keep=keep or rule is not rules[-1])
         return maps + [by_rule[rule] for rule in self.reads.gradients]
 
-    def _map_of(self, layer: ReadLayer, outputs: list[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
-        """The last of a layer's outputs that is a map of the image, and how to read it."""
-        if not outputs:
-            raise UnsupportedModel(
-                f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
-                "Explainer.layers() lists those that can be read."
-            )
-        layouts = [self.spec.layout(tuple(output.shape), tuple(x.shape)) for output in outputs]
-        for output, layout in zip(reversed(outputs), reversed(layouts), strict=True):
-            if layout is not None:
-                self.layer_notes[layer.asked] = list(_ways_of_reading(layer.name, len(outputs), layout))
-                return output, layout
-        raise InvalidInput(
-            f"Layer {layer.name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of "
-            f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+
+def map_of(layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor, spec: ModelSpec) -> tuple[Tensor, Layout]:
+    """The last of a layer's outputs that is a map of the images x, and how to read it."""
+    if not outputs:
+        raise UnsupportedModel(
+            f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
+            "Explainer.layers() lists those that can be read."
         )
+    for output in reversed(outputs):
+        layout = spec.layout(tuple(output.shape), tuple(x.shape))
+        if layout is not None:
+            return output, layout
+    raise InvalidInput(
+        f"Layer {layer.name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of "
+        f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+    )
+
+
+def ways_of_reading(layer: ReadLayer, runs: int, layout: Layout) -> Iterable[str]:
+    """What is worth a note in how a layer was read."""
+    if runs > 1:
+        yield f"layer {layer.name!r} runs {runs} times in a forward; its last map was read"
+    if layout.ambiguous:
+        yield f"layer {layer.name!r} was read as channels first; its shape allows channels last as well"
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:
@@ -178,13 +188,6 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
 def precise(tensor: Tensor) -> Tensor:
     """In float32 what was computed in half of it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _ways_of_reading(name: str, runs: int, layout: Layout) -> Iterable[str]:
-    if runs > 1:
-        yield f"layer {name!r} runs {runs} times in a forward; its last map was read"
-    if layout.ambiguous:
-        yield f"layer {name!r} was read as channels first; its shape allows channels last as well"
 
 
 def _blindness(name: str, gradient: Tensor) -> Iterable[str]:

@@ -1,0 +1,102 @@
+"""What the score would be, had a layer put out something else."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attribkit.core.hooks import captured, with_first
+from attribkit.core.layouts import Layout
+from attribkit.core.reading import ReadLayer, map_of
+from attribkit.core.spec import ModelSpec
+from attribkit.core.targets import Target
+
+Change = Callable[[Tensor], Tensor]  # a layer's output, channels on the second axis, to one of the same shape
+
+_MOST = 256  # changed outputs that go through the rest of the model together
+_BYTES = 2**26  # that they may take at the layer
+
+
+def scores_with(
+    forward: Callable[[Tensor], Any],
+    spec: ModelSpec,
+    layer: ReadLayer,
+    image: Tensor,
+    target: Target,
+    changes: Sequence[Change],
+) -> Tensor:
+    """The target's score of one image, (1, c, *space), under each change of the layer's output, (k,).
+
+    The changed outputs go through the rest of the model as a batch, and what comes before is computed for the one image
+    alone. Where the rest of the model does not allow that, which is tested, it runs once for each change.
+    """
+    with torch.no_grad():
+        with captured([(layer.module, layer.run)]) as (outputs,):
+            score = target(forward(image))
+        output, layout = map_of(layer, outputs, image, spec)
+        run = layer.run if layer.run is not None else next(i for i, each in enumerate(outputs) if each is output)
+        rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout)
+        rows = max(1, min(_MOST, _BYTES // (output.numel() * output.element_size())))
+        together = target.repeated(2) is not None and rest.takes_batches(score, changes[:1])
+        parts = [changes[i : i + rows] for i in range(0, len(changes), rows)] if together else [[c] for c in changes]
+        return torch.cat([rest(part) for part in parts])
+
+
+class _Rest:
+    """The model from a layer on, for one image."""
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Any],
+        layer: ReadLayer,
+        run: int,
+        image: Tensor,
+        target: Target,
+        output: Tensor,
+        layout: Layout,
+    ) -> None:
+        self.forward, self.layer, self.run, self.image = forward, layer, run, image
+        self.target, self.output, self.layout = target, output, layout
+
+    def __call__(self, changes: Sequence[Change]) -> Tensor:
+        """The score under each change."""
+        outputs = torch.cat([change(self.output) for change in changes])
+        with _replaced(self.layer, self.run, _as_it_was(outputs, self.layout)):
+            returned = self.forward(self.image)
+        target = self.target.repeated(len(changes)) if len(changes) > 1 else self.target
+        return (target or self.target)(returned)
+
+    def takes_batches(self, score: Tensor, changes: Sequence[Change]) -> bool:
+        """Whether several outputs of the layer give the scores that they give alone, with none seeing another."""
+        alone = torch.cat([score, self(changes), score])
+        try:
+            together = self([_unchanged, *changes, _unchanged])
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            return False
+        tolerance = torch.finfo(alone.dtype).eps ** 0.5
+        return together.shape == alone.shape and torch.allclose(together, alone, rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def _replaced(layer: ReadLayer, run: int, outputs: Tensor) -> Iterator[None]:
+    """Let one run of the layer put out something else."""
+    runs = count()
+    with layer.module.register_forward_hook(
+        lambda _module, _args, output: with_first(output, outputs) if next(runs) == run else None
+    ):
+        yield
+
+
+def _unchanged(output: Tensor) -> Tensor:
+    return output
+
+
+def _channels_second(output: Tensor, layout: Layout) -> Tensor:
+    return output.detach() if layout.kind == "channels first" else output.detach().movedim(-1, 1)
+
+
+def _as_it_was(output: Tensor, layout: Layout) -> Tensor:
+    return output if layout.kind == "channels first" else output.movedim(1, -1).contiguous()

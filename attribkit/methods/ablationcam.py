@@ -1,0 +1,43 @@
+"""Ablation-CAM."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor
+
+from attribkit.core.method import Method
+from attribkit.core.model import HookedModel
+from attribkit.core.shapes import Images, Scores
+from attribkit.core.targets import Target
+from attribkit.methods.layer_maps import weighted
+
+
+@dataclass(frozen=True)
+class AblationCAM(Method):
+    """A layer's channels, each weighted by how much of the score is lost without it; no gradients.
+
+    The loss is a share of the score's magnitude, so that a channel which a negative score needs counts for it too.
+    """
+
+    name: ClassVar[str] = "ablationcam"
+    source: ClassVar[str] = "Desai and Ramaswamy, WACV 2020, eqs. 3 and 4"
+
+    layer: str | None = None  # dotted name; None is the last map of the image
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        activation = model.activation(x, target, self.layer)
+        without: list[Callable[[Tensor], Tensor]] = [
+            partial(_without, channel) for channel in range(activation.shape[1])
+        ]
+        score = model.score(x, target)
+        losses = score - model.scores_with(x, target, self.layer, without)  # (d, b)
+        return weighted(activation, (losses / score.abs().clamp(min=1e-12)).T).relu()
+
+
+def _without(channel: int, output: Tensor) -> Tensor:
+    """A layer's output with one of its channels, on the second axis, set to zero."""
+    output = output.clone()
+    output[:, channel] = 0
+    return output

@@ -1,0 +1,63 @@
+"""RISE."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attribkit.core.errors import InvalidInput
+from attribkit.core.method import Method
+from attribkit.core.model import HookedModel
+from attribkit.core.progress import tracked
+from attribkit.core.shapes import Images, Scores
+from attribkit.core.targets import ClassLogit, Probability, Target
+
+_BLOCK = 64  # masks that are held at a time
+
+
+@dataclass(frozen=True)
+class RISE(Method):
+    """Random masks, averaged by the score of the image seen through each.
+
+    The score is the probability of the target's class, as in the paper; a target that is no class's logit is asked as
+    it is. Every image is seen through the same masks, drawn from the seed.
+    """
+
+    name: ClassVar[str] = "rise"
+    source: ClassVar[str] = "Petsiuk et al., BMVC 2018, eq. 6"
+
+    masks: int = 4000  # N, one forward each
+    cells: int = 8  # s, of a mask along every axis
+    probability: float = 0.5  # p, that a cell is seen
+    seed: int = 0
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        if min(self.masks, self.cells) < 1 or not 0 < self.probability < 1:
+            raise InvalidInput(f"{self!r} must have masks and cells from 1 and a probability between 0 and 1.")
+        target = model.resolved(target)
+        asked = Probability(target.index) if isinstance(target, ClassLogit) else target
+        exact = torch.promote_types(x.dtype, torch.float32)
+        total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
+        for block in self._blocks(x.to(exact)):
+            scores = model.scores((x * mask.to(x.dtype) for mask in block), asked)  # (k, b)
+            total += torch.einsum("kb,k...->b...", scores, block)
+        return total / (self.masks * self.probability)
+
+    def _blocks(self, x: Images) -> Iterator[Tensor]:
+        """Masks (k, 1, *space) of values 0 to 1: coarse grids of cells, enlarged linearly and shifted at random."""
+        random = torch.Generator().manual_seed(self.seed)
+        for start in tracked(range(0, self.masks, _BLOCK), "blocks of masks"):
+            count = min(_BLOCK, self.masks - start)
+            yield torch.stack([self._mask(x.shape[2:], random) for _ in range(count)]).to(x)
+
+    def _mask(self, space: torch.Size, random: torch.Generator) -> Tensor:
+        cell = [-(-side // self.cells) for side in space]  # pixels, rounded up
+        grid = (torch.rand(1, 1, *[self.cells] * len(space), generator=random) < self.probability).float()
+        size = [(self.cells + 1) * each for each in cell]
+        mask = F.interpolate(grid, size, mode="bilinear" if len(space) == 2 else "trilinear", align_corners=False)[0]
+        for axis, (side, most) in enumerate(zip(space, cell, strict=True), start=1):
+            mask = mask.narrow(axis, int(torch.randint(most, (), generator=random)), side)
+        return mask

@@ -1,0 +1,35 @@
+"""Score-CAM."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attribkit.core.attribution import resized
+from attribkit.core.method import Method
+from attribkit.core.model import HookedModel
+from attribkit.core.shapes import Images, LayerMaps, Scores
+from attribkit.core.targets import Target
+from attribkit.methods.layer_maps import weighted
+
+
+@dataclass(frozen=True)
+class ScoreCAM(Method):
+    """A layer's channels, each weighted by the score of the image seen through it alone; no gradients."""
+
+    name: ClassVar[str] = "scorecam"
+    source: ClassVar[str] = "Wang et al., CVPR Workshops 2020, eqs. 5 to 8"
+
+    layer: str | None = None  # dotted name; None is the last map of the image
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        activation = model.activation(x, target, self.layer)
+        scores = model.scores(_masked(x, activation), target, total=activation.shape[1])  # (d, b)
+        return weighted(activation, scores.softmax(0).T).relu()
+
+
+def _masked(x: Images, activation: LayerMaps) -> Iterator[Images]:
+    """The images, times each channel brought to their size and to the range 0 to 1."""
+    for channel in activation.split(1, dim=1):
+        mask = resized(channel, x.shape[2:])
+        low, high = (extreme[(...,) + (None,) * (x.ndim - 1)] for extreme in mask.flatten(1).aminmax(dim=1))
+        yield x * ((mask - low) / (high - low).clamp(min=1e-8)).to(x.dtype)
