@@ -12,12 +12,15 @@ from attribkit.testing import METHOD_CHECKS, changes, model_state, tiny_cnn
 def tiny_vit():
     torch.manual_seed(0)
     arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
-    return timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, **arguments)
+    model = timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, **arguments)
+    torch.nn.init.normal_(model.head.weight)  # scores that differ, as those of a trained model do
+    return model
 
 
 MODELS = {"cnn": tiny_cnn, "vit": tiny_vit}
-REFUSED = {  # the transformer has no ReLU for a rule, and a normalisation behind its last maps
+REFUSED = {  # the transformer has no ReLU for a rule, and a normalisation behind its last maps; the CNN no attention
     ("guided_backprop", "vit"), ("deconvnet", "vit"), ("guided_gradcam", "vit"), ("cam", "vit"),
+    ("attention", "cnn"), ("attention_rollout", "cnn"), ("gradient_rollout", "cnn"),
 }  # fmt: skip
 OPTIONS = {"rise": {"masks": 48, "cells": 4}}  # where the default takes long
 

@@ -65,6 +65,7 @@ def test_core_files_import_each_other_in_one_direction():
         "trace",
         "layers",
         "linear_head",
+        "attention",
         "progress",
         "chunks",
         "reading",

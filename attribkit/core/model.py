@@ -1,14 +1,15 @@
 """A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attribkit.core.attention import Weights, fused_weights, weights_with_graph
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.hooks import captured
@@ -17,7 +18,7 @@ from attribkit.core.layers import Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.linear_head import class_weights
 from attribkit.core.progress import tracked
-from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, map_of, precise, ways_of_reading
+from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients_of, map_of, precise, ways_of_reading
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
@@ -153,6 +154,43 @@ class HookedModel:
 
         maps, weights = self._in_chunks(run, x, [target])
         return maps, weights
+
+    def attention(self, x: Images, target: Target, fuse: Callable[[Weights], Tensor]) -> list[Tensor]:
+        """What `fuse` makes of the attention weights (b, heads, queries, keys) of each layer, in execution order.
+
+        Fused at once, so that only what is kept takes memory. Fused kernels are seen too; windows are refused. The
+        weights do not depend on the target.
+        """
+
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            returned, kept = fused_weights(self, part, lambda weights: fuse(precise(weights)))
+            questions[0](returned)  # so that the predicted classes are known
+            return kept
+
+        return self._in_chunks(run, x, [target])
+
+    def attention_and_gradient(
+        self, x: Images, target: Target, fuse: Callable[[Weights, Weights], Tensor]
+    ) -> list[Tensor]:
+        """As `attention`, of each layer's weights and d score / d weights."""
+
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            returned, weights = weights_with_graph(self, part)
+            names = [f"attention {i}" for i in range(len(weights))]
+            gradients = gradients_of(questions[0](returned), weights, names, keep=False)
+            return [fuse(precise(w.detach()), precise(g)) for w, g in zip(weights, gradients, strict=True)]
+
+        return self._in_chunks(run, x, [target])
+
+    def readers(self, x: Images, target: Target) -> Bool[Tensor, " queries"]:
+        """The tokens whose last attention the score reads: the class token, say, or those that are averaged."""
+        key = (tuple(x.shape[2:]), target.kind)
+        if key not in self._learnt.readers:
+            # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
+            first = self.resolved(target).part(slice(0, 1))
+            read = self.attention_and_gradient(x[:1], first, lambda _, gradient: gradient.ne(0).any(3).any(1))
+            self._learnt.readers[key] = read[-1][0]
+        return self._learnt.readers[key]
 
     def scores(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Float[Tensor, "k b"]:
         """The target's score of k perturbed versions of the images, which the stream yields one after the other.

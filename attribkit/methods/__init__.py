@@ -3,6 +3,7 @@
 from attribkit.core.method import Method
 from attribkit.hookspecs import hookimpl
 from attribkit.methods.ablationcam import AblationCAM
+from attribkit.methods.attention import Attention, AttentionRollout, GradientRollout
 from attribkit.methods.cam import CAM
 from attribkit.methods.controls import Centre, Edges, InputNorm, Random
 from attribkit.methods.eigencam import EigenCAM
@@ -24,11 +25,12 @@ from attribkit.methods.xgradcam import XGradCAM
 
 @hookimpl
 def attribkit_methods() -> list[type[Method]]:
-    """Methods in the order of tables and figures: class activation maps, gradients, perturbations, controls."""
+    """Methods in the order of tables and figures: class activation maps, gradients, attention, perturbations ..."""
     maps: list[type[Method]] = [
         CAM, GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM, ScoreCAM, AblationCAM,
     ]  # fmt: skip
     gradients: list[type[Method]] = [
         Saliency, InputXGradient, SmoothGrad, IntegratedGradients, GuidedBackprop, DeconvNet, GuidedGradCAM,
     ]  # fmt: skip
-    return [*maps, *gradients, Occlusion, RISE, Random, Centre, Edges, InputNorm]
+    attention: list[type[Method]] = [Attention, AttentionRollout, GradientRollout]
+    return [*maps, *gradients, *attention, Occlusion, RISE, Random, Centre, Edges, InputNorm]
