@@ -1,10 +1,12 @@
 """Integrated gradients: captum's numbers, completeness, and memory that does not grow with the steps."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from attribkit import Explainer
+from attribkit import AttribkitError, Explainer
 from attribkit.methods.integrated_gradients import IntegratedGradients
 from attribkit.testing import tiny_cnn
 
@@ -60,3 +62,77 @@ def test_a_function_as_target_is_asked_about_one_batch_at_a_time():
         x, "integrated_gradients", target=lambda y: y.gather(1, labels[:, None]).squeeze(1), steps=4
     )
     torch.testing.assert_close(by_function.scores, expected)
+
+
+def test_several_baselines_are_averaged(cnn):
+    x = torch.randn(2, 3, 128, 128)
+    explainer = Explainer(cnn)
+    names = ["zero", "mean", "blur"]
+    each = [explainer.attribute(x, "integrated_gradients", target=1, steps=6, baseline=name).scores for name in names]
+    together = explainer.attribute(x, "integrated_gradients", target=1, steps=6, baseline=names)
+    torch.testing.assert_close(together.scores, torch.stack(each).mean(0))
+    assert "baseline=('zero', 'mean', 'blur')" in repr(together.method)
+
+
+def test_noise_is_drawn_anew_for_each_of_several_and_is_the_same_for_every_image(cnn):
+    x = torch.randn(2, 3, 128, 128)
+    explainer = Explainer(cnn)
+    options = {"target": 1, "steps": 4}
+    both = explainer.attribute(x, "integrated_gradients", baseline=("noise", "noise"), seed=5, **options).scores
+    one = explainer.attribute(x, "integrated_gradients", baseline="noise", seed=5, **options).scores
+    other = explainer.attribute(x, "integrated_gradients", baseline="noise", seed=6, **options).scores
+    torch.testing.assert_close(both, (one + other) / 2)
+    assert not torch.allclose(one, other)
+    alone = explainer.attribute(x[1:], "integrated_gradients", baseline="noise", seed=5, **options).scores
+    torch.testing.assert_close(one[1:], alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 128, 128), (1, 3, 128, 128), (2, 3, 128, 128)])
+def test_a_given_baseline_equals_captums(cnn, shape):
+    captum = pytest.importorskip("captum.attr")
+    x, baseline = torch.randn(2, 3, 128, 128), torch.randn(shape)
+    attribution = Explainer(cnn).attribute(x, "integrated_gradients", target=3, steps=12, baseline=baseline)
+    theirs = captum.IntegratedGradients(cnn).attribute(x, baseline.expand(2, -1, -1, -1), 3, n_steps=12)
+    torch.testing.assert_close(attribution.scores, theirs.float(), rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    assert re.search(r"baseline=Given\(.*crc32=[0-9a-f]{8}\)", repr(attribution.method))
+
+
+def test_auto_takes_as_many_steps_as_the_tolerance_asks_for(cnn):
+    x = torch.stack([torch.randn(3, 128, 128), 0.05 * torch.randn(3, 128, 128), torch.randn(3, 128, 128)])
+    loose, strict = (
+        Explainer(cnn).attribute(x, "integrated_gradients", target=1, steps="auto", tolerance=tolerance)
+        for tolerance in (0.5, 0.001)
+    )
+    steps = [[int(re.search(r"(\d+) steps", note)[1]) for note in a.notes] for a in (loose, strict)]
+    assert max(steps[0]) < max(steps[1])
+    for attribution, tolerance in [(loose, 0.5), (strict, 0.001)]:
+        assert len(attribution.notes) == 3
+        with torch.no_grad():
+            wanted = (cnn(x) - cnn(0 * x))[:, 1]
+        missed = ((attribution.scores.sum((1, 2, 3)) - wanted) / wanted).abs()
+        for gap, note in zip(missed.tolist(), attribution.notes, strict=True):
+            assert gap <= tolerance or "more than the tolerance" in note
+
+
+def test_an_image_does_not_take_more_steps_for_its_neighbours(cnn):
+    x = torch.stack([torch.randn(3, 128, 128), 0.05 * torch.randn(3, 128, 128)])
+    method = IntegratedGradients(steps="auto", tolerance=0.02)
+    both = Explainer(cnn).attribute(x, method, target=1).scores
+    alone = Explainer(cnn).attribute(x[1:], method, target=1).scores
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps=0 is neither 'auto' nor"),
+        ({"steps": "many"}, "steps='many' is neither"),
+        ({"baseline": ()}, "no baseline: give at least one"),
+        ({"baseline": "grey"}, "'grey' is no substrate; known: zero, mean, blur, noise, or a tensor"),
+        ({"baseline": torch.zeros(3, 5, 5)}, r"given images are \(3, 5, 5\), those to explain \(1, 3, 128, 128\)"),
+    ],
+)
+def test_bad_options(cnn, options, message):
+    with pytest.raises(AttribkitError, match=message):
+        Explainer(cnn).attribute(torch.randn(1, 3, 128, 128), "integrated_gradients", **options)

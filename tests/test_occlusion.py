@@ -1,10 +1,13 @@
 """Occlusion: captum's numbers, a slow loop, and the closed form of a linear model."""
 
+import numpy as np
 import pytest
 import torch
+from skimage.segmentation import slic
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, Probability
+from attribkit import AttribkitError, Explainer, Probability, zoo
+from attribkit.methods.substrates import inpainted
 from attribkit.testing import tiny_cnn
 
 
@@ -67,3 +70,82 @@ def test_strides_that_leave_pixels_out_are_refused():
 def test_an_unknown_substrate_is_refused(as_users_run):
     with pytest.raises(AttribkitError, match="'grey' is no substrate; known: zero, mean, blur"):
         Explainer(tiny_cnn()).attribute(torch.randn(1, 3, 16, 16), "occlusion", baseline="grey")
+
+
+def test_superpixels_equal_a_slow_loop(cnn):
+    """Each image has its own superpixels, and not as many as the other."""
+    scenes = torch.stack([torch.from_numpy(scene.image).movedim(-1, 0) / 127.5 - 1 for scene in zoo.scenes(2)]).float()
+    ours = Explainer(cnn).attribute(scenes, "occlusion", target=[1, 2], superpixels=12, baseline="mean").scores
+    counts = []
+    for image, category, score in zip(scenes, [1, 2], ours[:, 0], strict=True):
+        unit = (image - image.min()) / (image.max() - image.min())
+        labels = torch.from_numpy(slic(unit.double().numpy(), 12, channel_axis=0, start_label=1))
+        counts.append(int(labels.max()))
+        with torch.no_grad():
+            for label in labels.unique():
+                covered = torch.where(labels == label, image.mean((1, 2), keepdim=True), image)
+                fall = (cnn(image[None]) - cnn(covered[None]))[0, category]
+                torch.testing.assert_close(
+                    score[labels == label], fall.expand((labels == label).sum()), rtol=1e-4, atol=1e-4
+                )
+    assert counts[0] != counts[1]
+
+
+def test_superpixels_of_volumes_and_of_one_channel():
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 3))
+    scores = Explainer(model).attribute(torch.rand(2, 1, 8, 12, 12), "occlusion", superpixels=6).scores
+    assert scores.shape == (2, 1, 8, 12, 12)
+
+
+def test_inpainting_fills_a_patch_from_around_it(cnn):
+    """Of an even image nothing is lost but a rounding to 256 levels; of a bright square in it all is."""
+    x = torch.zeros(2, 3, 128, 128)
+    x[1, :, 40:60, 40:60] = 1.0
+    options = {"target": 1, "patch": 32, "stride": 32, "baseline": "inpaint"}
+    scores = Explainer(cnn).attribute(x, "occlusion", **options).scores
+    assert scores[0].abs().max() < 1e-5
+    hole = torch.zeros(1, 1, 128, 128, dtype=torch.bool)
+    hole[..., 32:64, 32:64] = True
+    filled = inpainted(x, hole)
+    assert filled[1].abs().max() < 1e-5
+    assert torch.equal(filled[~hole.expand_as(x)], x[~hole.expand_as(x)])
+
+
+def test_inpainting_equals_opencv_itself(cnn):
+    cv2 = pytest.importorskip("cv2")
+    scene = next(zoo.scenes(1)).image
+    scene[0, 0], scene[0, 1] = 0, 255  # the image's range is that of its bytes
+    hole = np.zeros((128, 128), dtype=np.uint8)
+    hole[30:70, 20:50] = 1
+    expected = cv2.inpaint(scene, hole, 3, cv2.INPAINT_TELEA).astype(np.float32) / 255
+    x = torch.from_numpy(scene).movedim(-1, 0)[None] / 255
+    ours = inpainted(x, torch.from_numpy(hole)[None, None].bool())[0].movedim(0, -1)
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
+
+
+def test_a_given_image_covers(cnn):
+    x, other = torch.randn(2, 3, 128, 128), torch.randn(3, 128, 128)
+    zero = Explainer(cnn).attribute(x, "occlusion", target=1, patch=64, stride=64).scores
+    same = (
+        Explainer(cnn)
+        .attribute(x, "occlusion", target=1, patch=64, stride=64, baseline=torch.zeros(3, 128, 128))
+        .scores
+    )
+    assert torch.equal(zero, same)
+    assert not torch.equal(
+        zero, Explainer(cnn).attribute(x, "occlusion", target=1, patch=64, stride=64, baseline=other).scores
+    )
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels=0 must be a number of regions"),
+        ((1, 2, 16, 16), {"baseline": "inpaint"}, r"Inpainting takes images \(b, 1 or 3, h, w\), got \(1, 2, 16, 16\)"),
+    ],
+)
+def test_bad_options(shape, options, message):
+    model = nn.Sequential(nn.Conv2d(shape[1], 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(AttribkitError, match=message):
+        Explainer(model).attribute(torch.randn(shape), "occlusion", **options)

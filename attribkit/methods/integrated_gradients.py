@@ -1,45 +1,91 @@
 """Integrated gradients."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
-from attribkit.core.shapes import Images, Scores
+from attribkit.core.shapes import Images, PerImage, Scores
 from attribkit.core.targets import Target
-from attribkit.methods.substrates import Substrate, substrate
+from attribkit.methods.substrates import Given, Substrate, substrate
+
+Baseline = Substrate | Given | Tensor
+
+_FIRST, _MOST = 16, 1024  # steps that "auto" begins and ends with
 
 
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
     """The gradient averaged along the line from a baseline, times the way: what each pixel adds to the target's score.
 
-    By Gauss-Legendre quadrature. The notes tell by how much the scores, added up, miss f(x) - f(baseline).
+    By Gauss-Legendre quadrature; over several baselines it is the mean. The notes tell by how much the scores, added
+    up, miss f(x) - f(baseline).
     """
 
     name: ClassVar[str] = "integrated_gradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
 
-    steps: int = 50  # one forward and backward each
-    baseline: Substrate = "zero"
+    steps: int | Literal["auto"] = 50  # one forward and backward each; "auto" doubles them until they suffice
+    baseline: Baseline | tuple[Baseline, ...] = "zero"  # images, or what is made of x; several are averaged
+    tolerance: float = 0.01  # of "auto": what the scores may miss, as a share of f(x) - f(baseline)
+    seed: int = 0  # of noise; each further noise among several baselines has the next seed
+
+    def __post_init__(self) -> None:
+        several = self.baseline if isinstance(self.baseline, tuple | list) else (self.baseline,)
+        given = tuple(Given(each) if isinstance(each, Tensor) else each for each in several)
+        object.__setattr__(self, "baseline", given[0] if len(given) == 1 else given)
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        start = substrate(x, self.baseline)
-        places, weights = np.polynomial.legendre.leggauss(self.steps)
-        path = (start + 0.5 * (1 + place) * (x - start) for place in places)
-        total = torch.zeros_like(x)
-        for weight, gradient in zip(weights, model.gradients(path, target), strict=True):
-            total += 0.5 * weight * gradient
-        scores = (x - start) * total
-        _note_gap(model, x, start, target, scores)
+        target = model.resolved(target)
+        starts = self._starts(x)
+        if self.steps != "auto":
+            scores, gap = _integrated(model, x, starts, target, self._checked(self.steps))
+            model.note(f"completeness: the scores miss f(x) - f(baseline) by at most {float(gap.max()):.2%}")
+            return scores
+        images = [slice(i, i + 1) for i in range(len(x))]  # each image by itself, so that others do not change it
+        return torch.cat([self._enough(model, x[i], [s[i] for s in starts], target.part(i), i.start) for i in images])
+
+    def _starts(self, x: Images) -> list[Images]:
+        several = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
+        if not several:
+            raise InvalidInput("baseline=() is no baseline: give at least one.")
+        return [substrate(x, each, self.seed + i) for i, each in enumerate(several)]  # type: ignore[arg-type]
+
+    def _checked(self, steps: int) -> int:
+        if not isinstance(steps, int) or steps < 1:
+            raise InvalidInput(f"steps={steps!r} is neither 'auto' nor a number of steps from 1.")
+        return steps
+
+    def _enough(self, model: HookedModel, x: Images, starts: list[Images], target: Target, image: int) -> Scores:
+        """The scores of one image by as many steps as the tolerance asks for."""
+        steps = _FIRST
+        scores, gap = _integrated(model, x, starts, target, steps)
+        while float(gap.max()) > self.tolerance and steps < _MOST:
+            steps *= 2
+            scores, gap = _integrated(model, x, starts, target, steps)
+        short = "" if float(gap.max()) <= self.tolerance else f", more than the tolerance of {self.tolerance:.2%}"
+        model.note(f"image {image}: {steps} steps; the scores miss f(x) - f(baseline) by {float(gap.max()):.2%}{short}")
         return scores
 
 
-def _note_gap(model: HookedModel, x: Images, start: Images, target: Target, scores: Scores) -> None:
-    """Completeness (axiom 1 of sec. 3), as far as the steps reach it."""
-    wanted = model.score(x, target) - model.score(start, target)
-    gap = (scores.flatten(1).sum(1) - wanted).abs() / wanted.abs().clamp(min=1e-12)
-    model.note(f"completeness: the scores miss f(x) - f(baseline) by at most {float(gap.max()):.2%}")
+def _integrated(
+    model: HookedModel, x: Images, starts: list[Images], target: Target, steps: int
+) -> tuple[Scores, PerImage]:
+    """The scores, and what they miss of completeness (axiom 1 of sec. 3) as a share of it."""
+    places, weights = np.polynomial.legendre.leggauss(steps)
+    path = (start + 0.5 * (1 + place) * (x - start) for start in starts for place in places)
+    gradients = iter(model.gradients(path, target, total=steps * len(starts)))
+    exact = torch.promote_types(x.dtype, torch.float32)
+    scores = torch.zeros_like(x, dtype=exact)
+    for start in starts:
+        total = torch.zeros_like(scores)
+        for weight in weights:
+            total += 0.5 * weight * next(gradients)
+        scores += (x - start) * total / len(starts)
+    wanted = model.score(x, target) - torch.stack([model.score(start, target) for start in starts]).mean(0)
+    return scores, (scores.flatten(1).sum(1) - wanted).abs() / wanted.abs().clamp(min=1e-12)
