@@ -17,7 +17,7 @@ ROOT = Path(attribkit.__file__).parent
 RANKS = [
     {"core"},
     {"hookspecs"},
-    {"methods", "metrics", "models", "zoo"},
+    {"methods", "metrics", "models", "zoo", "inspection"},
     {"registry"},
     {"explainer"},
     {"figures", "preprocessing"},
@@ -64,6 +64,7 @@ def test_core_files_import_each_other_in_one_direction():
         "rules",
         "trace",
         "layers",
+        "gates",
         "model",
         "method",
         "overlay",

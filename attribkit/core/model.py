@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from attribkit.core.errors import InvalidInput, OutOfMemory, UnknownName, UnsupportedModel
+from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.hooks import captured
 from attribkit.core.layers import Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.rules import Rule, apply
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
+from attribkit.core.targets import ClassLogit, Predicted, Scored, Target, check_count, class_scores
 from attribkit.core.trace import gradient_reach
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
+_UNASKED = Scored(lambda _outputs: torch.empty(0))  # stands where a forward is run for what is inside it alone
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
 
 
@@ -122,6 +124,48 @@ class HookedModel:
         for name, gradient in zip(names, maps[1::2], strict=True):
             self._note_reach(name, gradient)
         return list(zip(maps[::2], maps[1::2], strict=True))
+
+    def activation(self, x: Images, layer: str | None = None) -> LayerMaps:
+        """What a layer puts out, channels first on its grid, for token models too; no graph is recorded.
+
+        layer: as for `activation_and_gradient`.
+        """
+
+        def run(part: Tensor, _: _Question) -> list[Tensor]:
+            with torch.no_grad():
+                _, output, layout = self.output(part, name, which)
+            return [precise(layout.to_grid(output))]
+
+        name, which = self._default_layer(x, Predicted()) if layer is None else (layer, None)
+        return self._in_chunks(run, x, _UNASKED)[0].detach()
+
+    def default_layer(self, x: Images) -> str:
+        """The dotted name of the layer that is read where none is named; a note tells why."""
+        return self._default_layer(x, Predicted())[0]
+
+    def output(self, x: Images, layer: str | None = None, run: int | None = None) -> tuple[str, Tensor, Layout]:
+        """A layer's name, what it puts out, in the graph of x where x requires a gradient, and how to read that.
+
+        layer: as for `activation_and_gradient`. run: which of its runs in the forward; None is the last map.
+        """
+        if layer is None:
+            layer, run = self._default_layer(x.detach(), Predicted())
+        with captured([(self.layer(layer), run)]) as kept:
+            self(x)
+        return layer, *self._read(layer, kept[0], x)
+
+    def attention_gates(self, x: Images) -> list[Gate]:
+        """What the model's maps are multiplied by, as attention modules do; in the order of the forward."""
+        found: list[Gate] = []
+
+        def run(part: Tensor, _: _Question) -> list[Tensor]:
+            with torch.no_grad(), gates_watched(self.module, tuple(part.shape), self.spec) as gates:
+                self(part)
+            found[:] = gates
+            return [precise(gate.values) for gate in gates]
+
+        values = self._in_chunks(run, x, _UNASKED)
+        return [Gate(gate.name, gate.kind, each) for gate, each in zip(found, values, strict=True)]
 
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""

@@ -2,6 +2,7 @@
 
 from attribkit.core.method import Method
 from attribkit.hookspecs import hookimpl
+from attribkit.methods.attention_gates import AttentionGates
 from attribkit.methods.controls import Centre, Edges, InputNorm, Random
 from attribkit.methods.eigencam import EigenCAM
 from attribkit.methods.gradcam import GradCAM
@@ -19,9 +20,9 @@ from attribkit.methods.xgradcam import XGradCAM
 
 @hookimpl
 def attribkit_methods() -> list[type[Method]]:
-    """Methods in the order of tables and figures: class activation maps, gradients, perturbations, controls."""
+    """Methods in the order of tables and figures: class activation maps, gradients, gates, perturbations, controls."""
     maps: list[type[Method]] = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM]
     gradients: list[type[Method]] = [
         Saliency, InputXGradient, SmoothGrad, IntegratedGradients, GuidedBackprop, DeconvNet,
     ]  # fmt: skip
-    return [*maps, *gradients, Occlusion, Random, Centre, Edges, InputNorm]
+    return [*maps, *gradients, AttentionGates, Occlusion, Random, Centre, Edges, InputNorm]
