@@ -22,7 +22,7 @@ RANKS = [
     {"explainer"},
     {"figures", "preprocessing"},
     {"loading"},
-    {"demo", "explain_files"},
+    {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},
 ]

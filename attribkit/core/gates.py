@@ -1,4 +1,4 @@
-"""Gates: maps that a forward multiplies by values it has squashed, as attention modules in convolutional networks do."""
+"""Gates: what a forward multiplies maps by, once squashed, as attention modules in convolutional networks do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ from attribkit.core.spec import ModelSpec
 Kind = Literal["channel", "spatial", "both"]
 
 _SQUASHING = {"sigmoid", "sigmoid_", "hardsigmoid", "expit", "tanh", "tanh_", "softmax"}
-_CLIPPING = {"relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_"}  # a hard sigmoid by hand divides next
+_CLIPPING = {"relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_"}  # divided next, a hard sigmoid
 _SCALING = {"mul", "mul_", "multiply", "__rmul__", "div", "div_", "divide", "true_divide"}
 _PRODUCTS = {"mul", "mul_", "multiply", "multiply_", "__rmul__"}
 _POINTWISE = {  # a value of the result comes from the value at the same place, and from numbers or parameters
@@ -148,8 +148,10 @@ class _Watcher(TorchFunctionMode):
         over_channels, over_space = values.shape[1] > 1, any(side > 1 for side in values.shape[2:])
         if over_space:
             values = values.expand(-1, -1, *layout.grid)
-            kind, values = ("both", values) if over_channels else ("spatial", values[:, 0])
-            self.gates.append(Gate(self._running[-1], kind, values))
+        if over_space and over_channels:
+            self.gates.append(Gate(self._running[-1], "both", values))
+        elif over_space:
+            self.gates.append(Gate(self._running[-1], "spatial", values[:, 0]))
         elif over_channels:
             self.gates.append(Gate(self._running[-1], "channel", values.flatten(1)))
 

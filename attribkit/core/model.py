@@ -133,7 +133,7 @@ class HookedModel:
 
         def run(part: Tensor, _: _Question) -> list[Tensor]:
             with torch.no_grad():
-                _, output, layout = self.output(part, name, which)
+                output, layout = self.output(part, name, which)[1:]
             return [precise(layout.to_grid(output))]
 
         name, which = self._default_layer(x, Predicted()) if layer is None else (layer, None)

@@ -1,43 +1,41 @@
 """The receptive field that follows from a network's operations: kernels, strides, paddings and dilations."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from attribkit.inspection.fields import Field, Unclear, image_field
 from attribkit.inspection.graph_rules import Step, field_after, is_attention, operation
-from attribkit.inspection.spans import Reach, Unknown, Whole, joined
+from attribkit.inspection.spans import Unknown, Whole, joined
 
 _Place = tuple[Node, int]  # an operation, and which of its results
 
 
-def analytic_field(output: Tensor, image: Tensor, module_of: Callable[[Node], str]) -> tuple[Reach, ...] | None:
-    """How far the units of a tensor see along each axis of the image; None if they do not depend on it.
+def analytic_field(output: Tensor, image: Tensor, module_of: Callable[[Node], str]) -> Field | None:
+    """What the entries of a tensor see of the image; None if they do not depend on it.
 
     output: in the graph of the image, (b, c, *space). The graph is walked from the image to the output: a window makes
     the field larger (`Span.through`), branches that meet take the union, a sum over space makes it the whole image, and
     an operation without a rule leaves it unknown, with the reason.
     """
     fields: dict[_Place, Field | None] = {}
-    start = (output.grad_fn, output.output_nr)
-    if start[0] is None:
+    start = output.grad_fn
+    if start is None:
         return None
-    for node, number in _inputs_first(start):
-        if getattr(node, "variable", None) is not None:
-            fields[node, number] = image_field(image.shape) if node.variable is image else None
+    for node, number in _inputs_first((start, output.output_nr)):
+        if getattr(node, "variable", None) is image:
+            fields[node, number] = image_field(image.shape)
         else:
-            inputs = [fields.get(each) if each[0] is not None else None for each in node.next_functions]
+            inputs = [fields[each, k] if each is not None else None for each, k in node.next_functions]
             fields[node, number] = _after(node, number, inputs, module_of) if any(inputs) else None
-    found = fields[start]
-    return found.reach if found else None
+    return fields[start, output.output_nr]
 
 
-def _inputs_first(start: Any) -> Iterator[_Place]:
+def _inputs_first(start: _Place) -> Iterator[_Place]:
     """The places below one, each after those that it is made of."""
     done: set[_Place] = set()
-    ahead = [(start, False)]
+    ahead = [(start, False)]  # once more, after what it is made of
     while ahead:
         place, expanded = ahead.pop()
         if place in done:
@@ -47,7 +45,7 @@ def _inputs_first(start: Any) -> Iterator[_Place]:
             yield place
         else:
             ahead.append((place, True))
-            ahead.extend((each, False) for each in place[0].next_functions if each[0] is not None)
+            ahead.extend(((node, number), False) for node, number in place[0].next_functions if node is not None)
 
 
 def _after(node: Node, number: int, inputs: list[Field | None], module_of: Callable[[Node], str]) -> Field:

@@ -28,6 +28,8 @@ class Field:
 
     reach: tuple[Reach, ...]  # per axis of the image
     axes: tuple[Axis, ...] | None  # per axis of the tensor; None once they cannot be followed
+    uneven: bool = False  # some channels see less than the reach, which is that of all of them
+    bound: str = ""  # where some of such channels were taken, so that the reach may be more than is seen
 
     def spaces(self, dims: Iterable[int]) -> set[int]:
         """The image's axes that some of the tensor's axes lie along."""
@@ -93,7 +95,8 @@ def united(fields: Sequence[Field], axes: Sequence[Sequence[Axis]], shape: Seque
     reach = reaches[0]
     for other in reaches[1:]:
         reach = [joined(*pair) for pair in zip(reach, other, strict=True)]
-    return Field(tuple(reach), result)
+    bound = next((field.bound for field in fields if field.bound), "")
+    return Field(tuple(reach), result, any(field.uneven for field in fields), bound)
 
 
 def broadcast(fields: Sequence[Field], shape: Sequence[int]) -> Field:

@@ -30,7 +30,7 @@ def filters(model: nn.Module, layer: str) -> Filters:
         known = listed(name for name, _ in _convolutions(model))
         raise InvalidInput(f"Filters are those of one convolution, and {layer!r} {found}. Convolutions: {known}.")
     ((name, convolution),) = inside.items()
-    weights = convolution.weight.detach().clone()
+    weights: Tensor = convolution.weight.detach().clone()  # type: ignore[operator]
     if isinstance(convolution, _ConvTransposeNd):  # stored as (in, out / groups, *kernel)
         weights = weights.unflatten(0, (convolution.groups, -1)).transpose(1, 2).flatten(0, 1)
     return Filters(name, weights)

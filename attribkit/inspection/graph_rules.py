@@ -80,10 +80,11 @@ def _convolution(step: Step) -> Field:
         if step.saved("transposed") and (size > 1 or stride[i] > 1) and field.span(2 + i):
             raise Unclear("neighbouring units of a transposed convolution see different shapes")
         field = _windows(field, 2 + i, step.shape[2 + i], size, stride[i], padding[i], dilation[i])
-    return _without_channels(field, 1, step.shape)
+    return replace(_plain(field, 1, step.shape), uneven=field.uneven and step.saved("groups") > 1)
 
 
-def _without_channels(field: Field, dim: int, shape: Sequence[int]) -> Field:
+def _plain(field: Field, dim: int, shape: Sequence[int]) -> Field:
+    """With an axis that has nothing to do with space."""
     assert field.axes is not None
     return replace(field, axes=(*field.axes[:dim], axis_of(shape[dim]), *field.axes[dim + 1 :]))
 
@@ -143,7 +144,8 @@ def _group_norm(step: Step) -> Field:
 
 def _layer_norm(step: Step) -> Field:
     axes = len(step.saved("normalized_shape"))
-    return step.field.seeing_all(step.field.spaces(range(len(step.shape) - axes, len(step.shape))), step.place)
+    field = step.field.seeing_all(step.field.spaces(range(len(step.shape) - axes, len(step.shape))), step.place)
+    return replace(field, uneven=False)
 
 
 def _along(step: Step) -> Field:
@@ -161,7 +163,8 @@ def _reduction(step: Step) -> Field:
     assert field.axes is not None
     kept = [axis for d, axis in enumerate(field.axes) if d not in dims]
     in_place = [() if d in dims else axis for d, axis in enumerate(field.axes)]
-    return replace(field, axes=tuple(kept if len(step.shape) == len(kept) else in_place))
+    axes = tuple(kept if len(step.shape) == len(kept) else in_place)
+    return replace(field, axes=axes, uneven=field.uneven and 1 not in dims)
 
 
 def _matrix_product(step: Step) -> Field:
@@ -185,7 +188,7 @@ def _matrix_product(step: Step) -> Field:
 def _contracted(field: Field, dim: int, place: str) -> Field:
     """An operand, an axis of which is summed over."""
     assert field.axes is not None
-    return field.seeing_all(field.spaces([len(field.axes) + dim]), place)
+    return replace(field.seeing_all(field.spaces([len(field.axes) + dim]), place), uneven=False)
 
 
 def _attention(step: Step) -> Field:
@@ -220,7 +223,7 @@ def _transpose(step: Step) -> Field:
 
 def _slice(step: Step) -> Field:
     dim, size = step.saved("dim"), step.saved("self_sym_sizes")
-    return _part(step.field, dim % len(size), step.saved("start"), step.saved("step"), step.shape, size)
+    return _part(step, dim % len(size), step.saved("start"), step.saved("step"), size)
 
 
 def _split(step: Step) -> Field:
@@ -230,13 +233,14 @@ def _split(step: Step) -> Field:
         if step.has("split_sizes")
         else step.output * step.saved("split_size")
     )
-    return _part(step.field, dim, start, 1, step.shape, sizes)
+    return _part(step, dim, start, 1, sizes)
 
 
-def _part(field: Field, dim: int, start: int, step: int, shape: Sequence[int], before: Sequence[int]) -> Field:
-    """Every so many entries of an axis."""
-    if shape[dim] == before[dim]:
-        return field
+def _part(step: Step, dim: int, start: int, every: int, before: Sequence[int]) -> Field:
+    """Some entries of an axis."""
+    if step.shape[dim] == before[dim]:
+        return step.field
+    field = _bounded(step, dim)
     assert field.axes is not None
     start = max(0, start + before[dim]) if start < 0 else start
     regular = len(field.axes[dim]) == 1 and field.axes[dim][0].regular
@@ -244,19 +248,26 @@ def _part(field: Field, dim: int, start: int, step: int, shape: Sequence[int], b
     if found:
         space, span = found
         moved = span.moved(start)
-        field = field.seeing(space, Span(moved.first, moved.last, moved.stride * step))
-    elif step > 1 and field.spaces([dim]):
+        field = field.seeing(space, Span(moved.first, moved.last, moved.stride * every))
+    elif every > 1 and field.spaces([dim]):
         raise Unclear("it takes some of a row of tokens")
-    return field.with_axis(dim, shape[dim], regular=regular)
+    return field.with_axis(dim, step.shape[dim], regular=regular)
+
+
+def _bounded(step: Step, dim: int) -> Field:
+    """The operand, a part of an axis of which is taken: of channels that see differently, the reach is of all."""
+    uneven = step.field.uneven and not step.field.spaces([dim])
+    return replace(step.field, bound=step.field.bound or step.place) if uneven else step.field
 
 
 def _select(step: Step) -> Field:
-    field, dim = step.field, step.saved("dim") % (len(step.shape) + 1)
-    return _without(field, dim, step.saved("index") % step.saved("self_sym_sizes")[dim])
+    dim = step.saved("dim") % (len(step.shape) + 1)
+    return _without(_bounded(step, dim), dim, step.saved("index") % step.saved("self_sym_sizes")[dim])
 
 
 def _unbind(step: Step) -> Field:
-    return _without(step.field, step.saved("dim") % (len(step.shape) + 1), step.output)
+    dim = step.saved("dim") % (len(step.shape) + 1)
+    return _without(_bounded(step, dim), dim, step.output)
 
 
 def _without(field: Field, dim: int, index: int) -> Field:
@@ -273,8 +284,8 @@ def _concatenation(step: Step) -> Field:
     dim = step.saved("dim") % len(step.shape)
     along = {k for field in step.fields for k in field.spaces([dim])}
     if not along:
-        fields = [replace(each, axes=_without_channels(each, dim, step.shape).axes) for each in step.fields]
-        return broadcast(fields, step.shape)
+        fields = [_plain(each, dim, step.shape) for each in step.fields]
+        return _beside(fields, step.shape)
     if len(step.fields) > 1:
         raise Unclear("it puts parts of the image side by side")
     return step.field.with_axis(dim, step.shape[dim], regular=False)
@@ -283,7 +294,13 @@ def _concatenation(step: Step) -> Field:
 def _stack(step: Step) -> Field:
     dim = step.saved("dim") % len(step.shape)
     fields = [replace(f, axes=(*(f.axes or ())[:dim], (), *(f.axes or ())[dim:])) for f in step.fields]
-    return broadcast(fields, step.shape)
+    return _beside(fields, step.shape)
+
+
+def _beside(fields: Sequence[Field], shape: Sequence[int]) -> Field:
+    """The channels of several maps in a row."""
+    field = broadcast(fields, shape)
+    return replace(field, uneven=field.uneven or any(each.reach != field.reach for each in fields))
 
 
 def _padding(step: Step) -> Field:

@@ -1,6 +1,7 @@
 """How much of the image a unit sees: what its operations allow, and what its gradient uses."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.model import HookedModel, precise
 from attribkit.core.shapes import Images
 from attribkit.inspection.analytic_field import analytic_field
+from attribkit.inspection.fields import Field
 from attribkit.inspection.module_times import module_times
 from attribkit.inspection.spans import Reach, Span, Unknown, Whole
 
@@ -20,8 +22,8 @@ Box = tuple[tuple[int, int], ...]  # per axis of the image: the first pixel, and
 class ReceptiveField:
     """What the units of a layer see of the image, in pixels per axis of space.
 
-    Analytic: unit i of an axis sees the pixels start + i * stride to start + i * stride + size - 1, those outside of the
-    image being padding. None for all three where every unit sees the whole image, or where it cannot be told.
+    Analytic: unit i of an axis sees so many pixels (`size`) from start + i * stride on; those outside of the image are
+    padding. None for all three where every unit sees the whole image, or where it cannot be told.
     """
 
     layer: str  # dotted name
@@ -53,7 +55,7 @@ class ReceptiveField:
 
     @property
     def support(self) -> Box:
-        """The smallest box with all pixels at which the effective field is not exactly zero; empty if it is all zero."""
+        """The smallest box with all pixels at which the effective field is not exactly zero; empty if none is."""
         places = self.effective.nonzero()
         if len(places) == 0:
             return ((0, 0),) * self.effective.ndim
@@ -82,23 +84,27 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
     not for how it is written. layer: a dotted name; None is the layer that methods read.
     """
     name = model.default_layer(x) if layer is None else layer
-    reaches, grid, gradients = None, (), []
+    field: Field | None = None
+    gradients: list[Tensor] = []
     signs = torch.Generator().manual_seed(0)
     for image in x.split(1):
         leaf = image.detach().requires_grad_()
         with module_times(model.module) as times:
             _, output, layout = model.output(leaf, layer)
-        reaches = reaches or analytic_field(output, leaf, times.module_of)
-        if reaches is None:
+        field = field or analytic_field(output, leaf, times.module_of)
+        if field is None:
             raise UnsupportedModel(
-                f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, no_grad, "
-                "NumPy): its receptive field cannot be told. Choose a layer before that."
+                f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, "
+                "no_grad, NumPy): its receptive field cannot be told. Choose a layer before that."
             )
-        grid = layout.grid
-        middle = layout.to_grid(output)[(0, slice(None), *(cells // 2 for cells in grid))]
+        place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in layout.grid))
+        middle = layout.to_grid(output)[place]
         (gradient,) = torch.autograd.grad(middle, leaf, _signs(middle, signs))
         gradients.append(precise(gradient[0]).abs().sum(0))
-    return _result(name, grid, reaches or (), torch.stack(gradients).mean(0), tuple(model.notes))
+    assert field is not None
+    if field.bound:
+        model.note(f"the analytic field is an upper bound: {field.bound} takes some of channels that see differently")
+    return _result(name, layout.grid, field.reach, torch.stack(gradients).mean(0), tuple(model.notes))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
