@@ -16,7 +16,7 @@ from attribkit.inspection.filters import Filters
 from attribkit.inspection.receptive_field import ReceptiveField
 
 _LARGE = 2.6  # inches, side of a cell that holds tiles
-_BOX = 2  # pixels of the analytic box's edge, in a picture of 224
+_BOX = 2  # pixels of the analytic field's frame, in a picture of 224
 
 
 def draw_filters(filters: Filters, most: int = 64) -> Figure:
@@ -42,7 +42,7 @@ def draw_feature_maps(maps: FeatureMaps, most: int = 8) -> Figure:
 
 
 def draw_receptive_field(field: ReceptiveField) -> Figure:
-    """The effective field as a heatmap, with the analytic field of the same unit as a box; the caption has the sizes."""
+    """The effective field as a heatmap, framed by the analytic field of the same unit; the caption has the sizes."""
     return grid([[_field_cell(field)]], caption=_sizes(field), side=_LARGE)
 
 
@@ -109,11 +109,11 @@ def _field_cell(field: ReceptiveField) -> Cell:
     if field.box is not None:
         (top, bottom), (left, right) = field.box
         edge = max(1, _BOX * max(picture.shape[:2]) // 224)
-        inside = np.zeros(picture.shape[:2], bool)
-        inside[top:bottom, left:right] = True
-        inside[top + edge : bottom - edge, left + edge : right - edge] = False
-        picture[inside] = 255
-    return Cell(picture, title=f"sees: unit {', '.join(map(str, field.unit))}")
+        frame = np.zeros(picture.shape[:2], bool)
+        frame[max(0, top - edge) : bottom + edge, max(0, left - edge) : right + edge] = True
+        frame[top:bottom, left:right] = False
+        picture[frame] = 255
+    return Cell(picture, title=f"what unit {', '.join(map(str, field.unit))} sees")
 
 
 def _sizes(field: ReceptiveField) -> str:
@@ -124,7 +124,7 @@ def _sizes(field: ReceptiveField) -> str:
     elif field.size is None:
         analytic = f"analytic field unknown: {field.unknown_because}"
     else:
-        analytic = f"analytic field: {'x'.join(map(str, field.size))} pixels, the box"
+        analytic = f"analytic field: {'x'.join(map(str, field.size))} pixels, framed"
     return f"{analytic}\n95 % of the gradient (drawn as its root) lies in {held} pixels"
 
 

@@ -4,14 +4,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 
 from attribkit.core.shapes import Picture
+
+Tile = UInt8[np.ndarray, "tall wide 3"]  # red, green, blue
 
 _SIDE = 360  # pixels, about the larger side of the whole: small tiles are enlarged, each pixel to a square
 _PAPER = 255
 
 
-def tiled(tiles: Sequence[Picture]) -> Picture:
+def tiled(tiles: Sequence[Tile]) -> Picture:
     """The pictures, all of one size, in rows of about as many as there are rows, with white between them."""
     height, width = tiles[0].shape[:2]
     columns = math.ceil(math.sqrt(len(tiles) * height / width))
