@@ -1,4 +1,4 @@
-"""Draw the picture of docs/methods/attention_gates.md: the embedded CNN, with CBAM added and trained on, on three scenes.
+"""Draw the picture of docs/methods/attention_gates.md: the embedded CNN with CBAM added, on three scenes.
 
 python benchmarks/gates_picture.py    # some minutes on one core
 """

@@ -3,6 +3,7 @@
 python benchmarks/inspection_picture.py
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from attribkit import load_model, zoo
 from attribkit.inspect_files import inspect_layer
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "inspection.jpg"
-LAYERS = ("conv1", "layer2.0.conv1", "layer4")
+LAYERS = ("conv1", "layer2.0.conv1", "layer4.0.conv2")
 
 
 def main() -> None:
@@ -24,9 +25,9 @@ def main() -> None:
 
 
 def drawn(figure) -> np.ndarray:
-    figure.set_dpi(120)
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    file = BytesIO()
+    figure.savefig(file, dpi=120)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from attribkit.figures import Cell, grid
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "methods"
 SCENES = 3
+DRAWN_ELSEWHERE = {"attention_gates"}  # by gates_picture.py: the embedded models have no gates
 
 
 def main() -> None:
     stages = [demo.stage(name, SCENES, 0, "cpu") for name in zoo.ARCHITECTURES]
     for name, cls in registry.methods().items():
-        if registry.plugin_of(cls).distribution == "attribkit":
+        if registry.plugin_of(cls).distribution == "attribkit" and name not in DRAWN_ELSEWHERE:
             draw(name, stages)
 
 

@@ -124,7 +124,9 @@ def _sizes(field: ReceptiveField) -> str:
     elif field.size is None:
         analytic = f"analytic field unknown: {field.unknown_because}"
     else:
-        analytic = f"analytic field: {'x'.join(map(str, field.size))} pixels, framed"
+        whole = field.box is not None and tuple(end - first for first, end in field.box) == field.size
+        shown = "framed" if whole else "more than lies inside of the image"
+        analytic = f"analytic field: {'x'.join(map(str, field.size))} pixels, {shown}"
     return f"{analytic}\n95 % of the gradient (drawn as its root) lies in {held} pixels"
 
 
