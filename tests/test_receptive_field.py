@@ -261,6 +261,15 @@ def test_what_cannot_be_followed_is_never_a_number(function):
     assert found.whole_image_because == ""
 
 
+def test_what_is_copied_to_all_units_is_no_field_of_each():
+    model = Gated(lambda a: F.avg_pool2d(a, 8)[..., :1, :1].expand(-1, -1, 16, 16))
+    assert field(model, "after", 32, images=1).unknown_because.endswith("it works on a grid of one cell")
+    model.after = nn.Identity()
+    found = field(model, "after", 32, images=1)
+    assert found.size is None
+    assert found.unknown_because == "what was read at one place is copied to others"
+
+
 def test_shuffles_of_channels_are_followed():
     found = field(Gated(lambda a: F.channel_shuffle(a.flip(1).roll(1, 1), 2).repeat(1, 2, 1, 1)[:, ::2]), "after", 32)
     assert found.size == (7, 7)

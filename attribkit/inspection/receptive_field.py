@@ -1,5 +1,6 @@
 """How much of the image a unit sees: what its operations allow, and what its gradient uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,15 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
     assert field is not None
     if field.bound:
         model.note(f"the analytic field is an upper bound: {field.bound} takes some of channels that see differently")
-    return _result(name, layout.grid, field.reach, torch.stack(gradients).mean(0), tuple(model.notes))
+    return _result(name, layout.grid, _per_unit(field, layout.grid), torch.stack(gradients).mean(0), tuple(model.notes))
+
+
+def _per_unit(field: Field, grid: tuple[int, ...]) -> list[Reach]:
+    """The reach along each axis; unknown where it was read at one place and copied to all the units."""
+    along = field.spaces(range(len(field.axes))) if field.axes is not None else set()
+    copied = Unknown("what was read at one place is copied to others")
+    reaches = enumerate(zip(field.reach, grid, strict=True))
+    return [copied if isinstance(r, Span) and cells > 1 and k not in along else r for k, (r, cells) in reaches]
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -112,7 +121,7 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _result(
-    name: str, grid: tuple[int, ...], reaches: tuple[Reach, ...], effective: Tensor, notes: tuple[str, ...]
+    name: str, grid: tuple[int, ...], reaches: Sequence[Reach], effective: Tensor, notes: tuple[str, ...]
 ) -> ReceptiveField:
     spans = [each for each in reaches if isinstance(each, Span)]
     told = len(spans) == len(reaches)
