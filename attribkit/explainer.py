@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from attribkit import registry
 from attribkit.core.admission import check_images, checked_mask, unwrapped
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
 from attribkit.core.layers import Layer
 from attribkit.core.method import Method
@@ -22,6 +23,12 @@ from attribkit.core.reading import Reads, precise
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import Target, as_target, check_count
+from attribkit.inspection.feature_maps import FeatureMaps, feature_maps
+from attribkit.inspection.filters import Filters, filters
+from attribkit.inspection.receptive_field import ReceptiveField, receptive_field
+
+_NOISE_IMAGES = 8  # over which a gradient is averaged where no images are given
+Seen = TypeVar("Seen")
 
 
 class Explainer:
@@ -123,14 +130,61 @@ class Explainer:
         with frozen(self.model.module):
             return preflight(self.model, images.clone(), as_target(target, self.model.spec.labels))
 
+    def filters(self, layer: str | nn.Module) -> Filters:
+        """The kernels of a convolution, or of a patch embedding, (out, in / groups, *kernel); a copy.
+
+        layer: its dotted name, or the module itself.
+        """
+        return filters(self.model.module, self._known_layer(layer))
+
+    def feature_maps(self, x: Images, layer: str | nn.Module | None = None) -> FeatureMaps:
+        """A layer's activations on its grid, channels first, (b, d, *grid); for token models too.
+
+        layer: a dotted name or module; None is the layer that methods read by default.
+        """
+        return self._inspected(feature_maps, x, layer)
+
+    def receptive_field(self, layer: str | nn.Module | None = None, x: Images | None = None) -> ReceptiveField:
+        """How much of the image a unit of a layer sees: what the operations allow, and what the gradient uses.
+
+        layer: as for `feature_maps`. x: images (b, c, *space) over which the gradient is averaged, one at a time; None
+        is noise of the size that the model was made for.
+        """
+        return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer)
+
+    def attention_gates(self, x: Images) -> list[Gate]:
+        """The gates of attention modules (SE, CBAM ...) in the order of the forward; an empty list if there are none.
+
+        A gate is what a map is multiplied by, after a sigmoid or the like: over channels (b, c), over space (b, *grid)
+        or over both (b, c, *grid).
+        """
+        check_images(x, self.model)
+        with frozen(self.model.module):
+            return self.model.explaining(x).attention_gates(x)
+
     def __repr__(self) -> str:
         return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
 
-    def _noise(self) -> Tensor:
-        """Two images of noise, of the size that the model was made for."""
+    def _inspected(
+        self, look: Callable[[HookedModel, Tensor, str | None], Seen], x: Tensor, layer: str | nn.Module | None
+    ) -> Seen:
+        check_images(x, self.model)
+        name = None if layer is None else self._known_layer(layer)
+        with frozen(self.model.module):
+            x = x.detach().clone()
+            return look(self.model.explaining(x), x, name)
+
+    def _known_layer(self, layer: str | nn.Module) -> str:
+        """The dotted name of a layer that the model has."""
+        name: str = self._layer_name(layer)
+        self.model.layer(name)
+        return name
+
+    def _noise(self, images: int = 2) -> Tensor:
+        """Images of noise, of the size that the model was made for."""
         if self.model.spec.input_size is None:
             raise InvalidInput("The size of this model's images is not known: pass some, x of shape (b, c, *space).")
-        noise = torch.randn(2, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(images, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
         return noise.to(next(self.model.module.parameters()))
 
     def _question(self, target: Any, x: Any) -> Target:

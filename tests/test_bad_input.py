@@ -127,10 +127,11 @@ def test_out_of_memory_halves_the_batch_and_is_remembered():
         if len(args[0]) > 2:
             raise torch.OutOfMemoryError("out of memory, says the test")
 
-    reference = {name: Explainer(model).attribute(images(7, 3, 16, 16), name) for name in registry.methods()}
+    methods = [name for name in registry.methods() if name != "attention_gates"]  # which refuses models without gates
+    reference = {name: Explainer(model).attribute(images(7, 3, 16, 16), name) for name in methods}
     torch.manual_seed(0)
     model.register_forward_pre_hook(small_memory)
-    for name in registry.methods():
+    for name in methods:
         torch.manual_seed(0)
         explainer, x = Explainer(model), reference[name].x
         sizes.clear()

@@ -86,8 +86,9 @@ def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
 
 def test_methods_as_json():
     rows = json.loads(run("methods", "--json").output)
-    assert {"name": "saliency", "options": {}, "plugin": "attribkit"}.items() <= rows[6].items()
-    assert rows[0]["options"] == {"layer": "None", "relu": "True"}
+    by_name = {row["name"]: row for row in rows}
+    assert {"name": "saliency", "options": {}, "plugin": "attribkit"}.items() <= by_name["saliency"].items()
+    assert by_name["gradcam"]["options"] == {"layer": "None", "relu": "True"}
     assert all(set(row) == {"name", "options", "source", "plugin"} for row in rows)
 
 

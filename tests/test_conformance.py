@@ -18,9 +18,11 @@ def tiny_vit():
 
 
 MODELS = {"cnn": tiny_cnn, "vit": tiny_vit}
-REFUSED = {  # the transformer has no ReLU for a rule, and a normalisation behind its last maps; the CNN no attention
-    ("guided_backprop", "vit"), ("deconvnet", "vit"), ("guided_gradcam", "vit"), ("cam", "vit"),
+REFUSED = {
+    ("guided_backprop", "vit"), ("deconvnet", "vit"), ("guided_gradcam", "vit"),  # it has no ReLU for their rule
+    ("cam", "vit"),  # a normalisation stands behind its last maps
     ("attention", "cnn"), ("attention_rollout", "cnn"), ("gradient_rollout", "cnn"),
+    ("attention_gates", "cnn"), ("attention_gates", "vit"),  # neither has gates; test_attention_gates.py has one
 }  # fmt: skip
 OPTIONS = {"rise": {"masks": 48, "cells": 4}}  # where the default takes long
 

@@ -17,12 +17,12 @@ ROOT = Path(attribkit.__file__).parent
 RANKS = [
     {"core"},
     {"hookspecs"},
-    {"methods", "metrics", "models", "zoo"},
+    {"methods", "metrics", "models", "zoo", "inspection"},
     {"registry"},
     {"explainer"},
     {"figures", "preprocessing"},
     {"loading"},
-    {"demo", "explain_files"},
+    {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},
 ]
@@ -70,6 +70,7 @@ def test_core_files_import_each_other_in_one_direction():
         "chunks",
         "reading",
         "interventions",
+        "gates",
         "model",
         "method",
         "overlay",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attribkit.core.attention import Weights, fused_weights, weights_with_graph
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks
 from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.hooks import captured
 from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layers import Layer, find_layers
@@ -110,19 +111,45 @@ class HookedModel:
         """
         return self.read(x, target, Reads(layers=(layer,))).layers[layer]
 
-    def activation(self, x: Images, target: Target, layer: str | None = None) -> LayerMaps:
-        """A layer's activation alone, as in `activation_and_gradient`; the target only decides which layer None is."""
-        reads = Reads(layers=(layer,))
-        if self._known(x, target, reads):
-            return self.read(x, target, reads).layers[layer][0]
-        asked = self._asked(x, target, layer)
+    def activation(self, x: Images, layer: str | None = None, target: Target | None = None) -> LayerMaps:
+        """A layer's activation alone, on its grid, channels first; no graph is recorded.
 
-        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+        layer: as for `activation_and_gradient`. target: only decides which layer None is.
+        """
+        reads = Reads(layers=(layer,))
+        if target is not None and self._known(x, target, reads):
+            return self.read(x, target, reads).layers[layer][0]
+        asked = self._asked(x, target or Predicted(), layer)
+
+        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
-                _, output, layout = self._score_and_map(part, questions[0], asked)
+                _, output, layout = self._run_to_map(part, asked)
             return [precise(layout.to_grid(output.detach()))]
 
-        return self._in_chunks(run, x, [target])[0]
+        return self._in_chunks(run, x, [])[0]
+
+    def output(self, x: Images, layer: str | None = None) -> tuple[str, Tensor, Layout]:
+        """A layer's name, what it puts out, in the graph of x where x requires a gradient, and how to read that."""
+        asked = self._asked(x.detach(), Predicted(), layer)
+        _, output, layout = self._run_to_map(x, asked)
+        return asked.name, output, layout
+
+    def default_layer(self, x: Images) -> str:
+        """The dotted name of the layer that is read where none is named; a note tells why."""
+        return self._asked(x, Predicted(), None).name
+
+    def attention_gates(self, x: Images) -> list[Gate]:
+        """What the model's maps are multiplied by, as attention modules do; in the order of the forward."""
+        found: list[Gate] = []
+
+        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
+            with torch.no_grad(), gates_watched(self.module, tuple(part.shape), self.spec) as gates:
+                self(part)
+            found[:] = gates
+            return [precise(gate.values) for gate in gates]
+
+        values = self._in_chunks(run, x, [])
+        return [Gate(gate.name, gate.kind, each) for gate, each in zip(found, values, strict=True)]
 
     def scores_with(
         self, x: Images, target: Target, layer: str | None, changes: Sequence[Change]
@@ -150,7 +177,8 @@ class HookedModel:
         asked = self._asked(x, target, layer)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            return [precise(tensor) for tensor in class_weights(*self._score_and_map(part, questions[0], asked))]
+            returned, output, layout = self._run_to_map(part, asked)
+            return [precise(tensor) for tensor in class_weights(questions[0](returned), output, layout)]
 
         maps, weights = self._in_chunks(run, x, [target])
         return maps, weights
@@ -250,14 +278,14 @@ class HookedModel:
             each.layer_notes[None] = model.notes + each.layer_notes.get(None, [])
         return answers
 
-    def _score_and_map(self, x: Tensor, question: Question, asked: ReadLayer) -> tuple[Tensor, Tensor, Layout]:
-        """The score with its graph from the layer on, the layer's output and how to read it."""
+    def _run_to_map(self, x: Tensor, asked: ReadLayer) -> tuple[Any, Tensor, Layout]:
+        """What the model returns, what the layer put out, at which a graph may start, and how to read it."""
         with captured([(asked.module, asked.run)]) as (outputs,):
-            score = question(self(x))
+            returned = self(x)
         output, layout = map_of(asked, outputs, x, self.spec)
         for note in ways_of_reading(asked, len(outputs), layout):
             self.note(note)
-        return score, output, layout
+        return returned, output, layout
 
     def _packs(
         self, stream: Iterable[Tensor], target: Target, total: int | None

@@ -2,5 +2,16 @@
 
 from attribkit.figures.figure import figure
 from attribkit.figures.grid import Cell, check_ending, grid, write
+from attribkit.figures.inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
 
-__all__ = ["Cell", "check_ending", "figure", "grid", "write"]
+__all__ = [
+    "Cell",
+    "check_ending",
+    "draw_feature_maps",
+    "draw_filters",
+    "draw_inspection",
+    "draw_receptive_field",
+    "figure",
+    "grid",
+    "write",
+]

@@ -39,12 +39,16 @@ def grid(
     row_titles: Sequence[str] = (),
     column_titles: Sequence[str] = (),
     caption: str = "",
+    side: float = CELL,
 ) -> Figure:
-    """Draw rows of cells; each map has its own scale, named by the bar, and the caption stands below."""
+    """Draw rows of cells; each map has its own scale, named by the bar, and the caption stands below.
+
+    side: of a cell, in inches.
+    """
     cells = [cell for row in rows for cell in row]
     signs = sorted({is_signed(cell.heatmap) for cell in cells if cell.heatmap is not None})
-    width = CELL * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
-    height = (CELL + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
+    width = side * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
+    height = (side + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
     height += 0.11 * len(caption.splitlines())
     with _paper_style():
         figure = Figure(figsize=(width, height), layout="compressed")

@@ -4,6 +4,7 @@ from attribkit.core.method import Method
 from attribkit.hookspecs import hookimpl
 from attribkit.methods.ablationcam import AblationCAM
 from attribkit.methods.attention import Attention, AttentionRollout, GradientRollout
+from attribkit.methods.attention_gates import AttentionGates
 from attribkit.methods.cam import CAM
 from attribkit.methods.controls import Centre, Edges, InputNorm, Random
 from attribkit.methods.eigencam import EigenCAM
@@ -32,5 +33,5 @@ def attribkit_methods() -> list[type[Method]]:
     gradients: list[type[Method]] = [
         Saliency, InputXGradient, SmoothGrad, IntegratedGradients, GuidedBackprop, DeconvNet, GuidedGradCAM,
     ]  # fmt: skip
-    attention: list[type[Method]] = [Attention, AttentionRollout, GradientRollout]
+    attention: list[type[Method]] = [Attention, AttentionRollout, GradientRollout, AttentionGates]
     return [*maps, *gradients, *attention, Occlusion, RISE, Random, Centre, Edges, InputNorm]

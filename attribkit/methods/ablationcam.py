@@ -27,7 +27,7 @@ class AblationCAM(Method):
     layer: str | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        activation = model.activation(x, target, self.layer)
+        activation = model.activation(x, self.layer, target)
         without: list[Callable[[Tensor], Tensor]] = [
             partial(_without, channel) for channel in range(activation.shape[1])
         ]

@@ -22,7 +22,7 @@ class ScoreCAM(Method):
     layer: str | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        activation = model.activation(x, target, self.layer)
+        activation = model.activation(x, self.layer, target)
         scores = model.scores(_masked(x, activation), target, total=activation.shape[1])  # (d, b)
         return weighted(activation, scores.softmax(0).T).relu()
 

@@ -1,0 +1,159 @@
+"""What the entries of a tensor see of the image, and along which of its axes they lie as the image does."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from attribkit.inspection.spans import Reach, Span, Unknown, Whole, joined
+
+
+class Unclear(Exception):
+    """An operation whose field cannot be told; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A factor of a tensor's axis: so many entries, in the order of rows."""
+
+    count: int
+    space: tuple[int, ...] = ()  # the image's axes that they lie along; none for channels and batch
+    regular: bool = True  # entry i is unit i of the one axis; False for rows of tokens that have others among them
+
+
+Axis = tuple[Cells, ...]  # a flattened grid has several factors
+
+
+@dataclass(frozen=True)
+class Field:
+    """What the entries of a tensor see."""
+
+    reach: tuple[Reach, ...]  # per axis of the image
+    axes: tuple[Axis, ...] | None  # per axis of the tensor; None once they cannot be followed
+    uneven: bool = False  # some channels see less than the reach, which is that of all of them
+    bound: str = ""  # where some of such channels were taken, so that the reach may be more than is seen
+
+    def spaces(self, dims: Iterable[int]) -> set[int]:
+        """The image's axes that some of the tensor's axes lie along."""
+        return {k for dim in dims for cells in (self.axes or ())[dim] for k in cells.space}
+
+    def seeing_all(self, spaces: Iterable[int], because: str) -> "Field":
+        """The same after an operation that reads all along some of the image's axes."""
+        spaces = set(spaces)
+        return replace(self, reach=tuple(Whole(because) if k in spaces else each for k, each in enumerate(self.reach)))
+
+    def seeing(self, space: int, reach: Reach) -> "Field":
+        """The same with another reach along one of the image's axes."""
+        return replace(self, reach=(*self.reach[:space], reach, *self.reach[space + 1 :]))
+
+    def span(self, dim: int) -> tuple[int, Span] | None:
+        """The image's axis that a tensor's axis is the grid of, and its span; None where it has none or sees it all."""
+        assert self.axes is not None
+        found = [cells for cells in self.axes[dim] if cells.space]
+        spaces = self.spaces([dim])
+        followed = self.spaces(range(len(self.axes)))
+        if not spaces and any(isinstance(r, Span) and k not in followed for k, r in enumerate(self.reach)):
+            raise Unclear("it works on a grid of one cell")
+        if all(isinstance(self.reach[k], Whole) for k in spaces):
+            return None
+        (space, *more) = spaces
+        reach = self.reach[space]
+        if more or len(self.axes[dim]) > 1 or not found[0].regular or not isinstance(reach, Span):
+            raise Unclear("it works along rows of tokens")
+        return space, reach
+
+    def with_axis(self, dim: int, count: int, *, regular: bool = True) -> "Field":
+        """The same with another number of entries along an axis."""
+        assert self.axes is not None
+        spaces = tuple(sorted(self.spaces([dim])))
+        keeps = regular and len(spaces) < 2 and all(cells.regular for cells in self.axes[dim])
+        axis = () if count == 1 else (Cells(count, spaces, keeps or not spaces),)
+        return replace(self, axes=(*self.axes[:dim], axis, *self.axes[dim + 1 :]))
+
+
+def image_field(shape: Sequence[int]) -> Field:
+    """That of the image itself, (b, c, *space): each pixel sees itself."""
+    plain = [axis_of(size) for size in shape[:2]]
+    space = [(Cells(size, (k,)),) if size > 1 else () for k, size in enumerate(shape[2:])]
+    return Field(tuple(Span(0, 0, 1) for _ in space), (*plain, *space))
+
+
+def axis_of(size: int) -> Axis:
+    """An axis that has nothing to do with space."""
+    return () if size == 1 else (Cells(size),)
+
+
+def united(fields: Sequence[Field], axes: Sequence[Sequence[Axis]], shape: Sequence[int]) -> Field:
+    """What entries see that are made of entries of several tensors, axis by axis.
+
+    axes: of each tensor, as many as the result has, with () where it has only one entry.
+    """
+    result = tuple(_shared(each, size) for each, size in zip(zip(*axes, strict=True), shape, strict=True))
+    along = {k for axis in result for cells in axis for k in cells.space}
+    reaches = [
+        [_anywhere(field, k, each) if k in along else field.reach[k] for k in range(len(field.reach))]
+        for field, each in zip(fields, axes, strict=True)
+    ]
+    reach = reaches[0]
+    for other in reaches[1:]:
+        reach = [joined(*pair) for pair in zip(reach, other, strict=True)]
+    bound = next((field.bound for field in fields if field.bound), "")
+    return Field(tuple(reach), result, any(field.uneven for field in fields), bound)
+
+
+def broadcast(fields: Sequence[Field], shape: Sequence[int]) -> Field:
+    """What the entries of an elementwise operation see."""
+    return united(fields, [[()] * (len(shape) - len(f.axes or ())) + list(f.axes or ()) for f in fields], shape)
+
+
+def regrouped(field: Field, shape: Sequence[int]) -> Field:
+    """The same after a reshape."""
+    factors = list(_flat(field.axes or ()))
+    axes: list[Axis] = []
+    for size in shape:
+        axis: list[Cells] = []
+        while size > 1:
+            cells = factors.pop(0)
+            if cells.count > size or size % cells.count:
+                cells, rest = _cut(cells, size)
+                factors.insert(0, rest)
+            size //= cells.count
+            axis.append(cells)
+        axes.append(_merged(axis))
+    return replace(field, axes=tuple(axes))
+
+
+def _cut(cells: Cells, size: int) -> tuple[Cells, Cells]:
+    """So many of the cells as a factor of their own, slower than the rest."""
+    if cells.space:
+        raise Unclear("it cuts the grid into windows")
+    if cells.count % size:
+        raise Unclear("it reshapes in a way that cannot be followed")
+    return Cells(size), Cells(cells.count // size)
+
+
+def _merged(axis: Sequence[Cells]) -> Axis:
+    """Neighbouring factors that have nothing to do with space made one."""
+    merged: list[Cells] = []
+    for cells in axis:
+        if merged and not merged[-1].space and not cells.space:
+            cells = Cells(merged.pop().count * cells.count)
+        merged.append(cells)
+    return tuple(merged)
+
+
+def _flat(axes: Iterable[Axis]) -> Iterator[Cells]:
+    return (cells for axis in axes for cells in axis)
+
+
+def _shared(axes: Sequence[Axis], size: int) -> Axis:
+    """One axis of a result, from those of the tensors that it is made of."""
+    spatial = {axis for axis in axes if any(cells.space for cells in axis)}
+    if len(spatial) > 1:
+        raise Unclear("it combines maps whose grids do not match")
+    return spatial.pop() if spatial else axis_of(size)
+
+
+def _anywhere(field: Field, space: int, axes: Sequence[Axis]) -> Reach:
+    """A tensor's reach along an axis of the image; where it has no such axis, it was taken at one place."""
+    has = any(space in cells.space for cells in _flat(axes))
+    fixed = isinstance(field.reach[space], Span) and not has
+    return Unknown("it combines a map with what was read at one place of it") if fixed else field.reach[space]

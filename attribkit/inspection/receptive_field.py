@@ -1,0 +1,140 @@
+"""How much of the image a unit sees: what its operations allow, and what its gradient uses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.errors import InvalidInput, UnsupportedModel
+from attribkit.core.model import HookedModel, precise
+from attribkit.core.shapes import Images
+from attribkit.inspection.analytic_field import analytic_field
+from attribkit.inspection.fields import Field
+from attribkit.inspection.module_times import module_times
+from attribkit.inspection.spans import Reach, Span, Unknown, Whole
+
+Box = tuple[tuple[int, int], ...]  # per axis of the image: the first pixel, and the one after the last
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveField:
+    """What the units of a layer see of the image, in pixels per axis of space.
+
+    Analytic: unit i of an axis sees so many pixels (`size`) from start + i * stride on; those outside of the image are
+    padding. None for all three where every unit sees the whole image, or where it cannot be told.
+    """
+
+    layer: str  # dotted name
+    grid: tuple[int, ...]  # units per axis
+    size: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
+    start: tuple[int, ...] | None  # negative where the first unit sees padding
+    whole_image_because: str  # the operation that reads all of the space, and its module; "" if none does
+    unknown_because: str  # the operation that could not be followed, and its module; "" if all could
+    effective: Float[Tensor, "*space"]  # of the unit in the middle: the mean magnitude of its gradient
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """The unit in the middle, whose effective field this is."""
+        return tuple(cells // 2 for cells in self.grid)
+
+    @property
+    def box(self) -> Box | None:
+        """The analytic field of the unit in the middle, inside of the image; None where it is unknown."""
+        space = tuple(self.effective.shape)
+        if self.whole_image_because:
+            return tuple((0, side) for side in space)
+        if self.size is None or self.stride is None or self.start is None:
+            return None
+        starts = [first + i * step for first, i, step in zip(self.start, self.unit, self.stride, strict=True)]
+        ends = [first + size for first, size in zip(starts, self.size, strict=True)]
+        return tuple((max(0, a), min(side, b)) for a, b, side in zip(starts, ends, space, strict=True))
+
+    @property
+    def support(self) -> Box:
+        """The smallest box with all pixels at which the effective field is not exactly zero; empty if none is."""
+        places = self.effective.nonzero()
+        if len(places) == 0:
+            return ((0, 0),) * self.effective.ndim
+        return tuple(zip(places.amin(0).tolist(), (places.amax(0) + 1).tolist(), strict=True))
+
+    def pixels(self, share: float = 0.95) -> int:
+        """The least number of pixels that hold this share of the effective field.
+
+        Far fewer than the analytic field has: the effective one is nearly Gaussian and grows with the root of the depth
+        (Luo et al., NeurIPS 2016, sec. 2).
+        """
+        if not 0 < share <= 1:
+            raise InvalidInput(f"share={share!r} is no share of the gradient: give a number above 0, up to 1.")
+        held = self.effective.flatten().double().sort(descending=True).values.cumsum(0)
+        return int((held < share * held[-1]).sum()) + 1 if held[-1] > 0 else 0
+
+
+def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> ReceptiveField:
+    """The analytic and the effective receptive field of a layer's units.
+
+    model: frozen, and about to explain x. x: the images over which the effective field is a mean; one is run at a time.
+    It is the magnitude of the gradient of the middle unit (Luo et al., NeurIPS 2016, sec. 3), summed over the image's
+    channels; the unit's own are added with random signs, since their plain sum is constant after a normalisation over
+    channels. The analytic size is R_l = R_(l-1) + (K_l - 1) * dilation_l * product of the strides before l (Araujo,
+    Norris and Sim, Distill 2019, eq. 2), read from the graph of one forward, so it holds for what the model computes,
+    not for how it is written. layer: a dotted name; None is the layer that methods read.
+    """
+    name = model.default_layer(x) if layer is None else layer
+    field: Field | None = None
+    gradients: list[Tensor] = []
+    signs = torch.Generator().manual_seed(0)
+    for image in x.split(1):
+        leaf = image.detach().requires_grad_()
+        with module_times(model.module) as times:
+            _, output, layout = model.output(leaf, layer)
+        field = field or analytic_field(output, leaf, times.module_of)
+        if field is None:
+            raise UnsupportedModel(
+                f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, "
+                "no_grad, NumPy): its receptive field cannot be told. Choose a layer before that."
+            )
+        place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in layout.grid))
+        middle = layout.to_grid(output)[place]
+        (gradient,) = torch.autograd.grad(middle, leaf, _signs(middle, signs))
+        gradients.append(precise(gradient[0]).abs().sum(0))
+    assert field is not None
+    if field.bound:
+        model.note(f"the analytic field is an upper bound: {field.bound} takes some of channels that see differently")
+    return _result(name, layout.grid, _per_unit(field, layout.grid), torch.stack(gradients).mean(0), tuple(model.notes))
+
+
+def _per_unit(field: Field, grid: tuple[int, ...]) -> list[Reach]:
+    """The reach along each axis; unknown where it was read at one place and copied to all the units."""
+    along = field.spaces(range(len(field.axes))) if field.axes is not None else set()
+    copied = Unknown("what was read at one place is copied to others")
+    reaches = enumerate(zip(field.reach, grid, strict=True))
+    return [copied if isinstance(r, Span) and cells > 1 and k not in along else r for k, (r, cells) in reaches]
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (2.0 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
+
+
+def _result(
+    name: str, grid: tuple[int, ...], reaches: Sequence[Reach], effective: Tensor, notes: tuple[str, ...]
+) -> ReceptiveField:
+    spans = [each for each in reaches if isinstance(each, Span)]
+    told = len(spans) == len(reaches)
+    whole = next((each.because for each in reaches if isinstance(each, Whole)), "")
+    unknown = next((each.because for each in reaches if isinstance(each, Unknown)), "")
+    return ReceptiveField(
+        name,
+        grid,
+        tuple(each.size for each in spans) if told else None,
+        tuple(each.stride for each in spans) if told else None,
+        tuple(each.first for each in spans) if told else None,
+        "" if unknown else whole,
+        unknown,
+        effective,
+        notes,
+    )

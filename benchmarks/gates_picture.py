@@ -1,0 +1,72 @@
+"""Draw the picture of docs/methods/attention_gates.md: the embedded CNN with CBAM added, on three scenes.
+
+python benchmarks/gates_picture.py    # some minutes on one core
+"""
+
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from train_zoo import HELD_OUT_SEED, TRAINING_SEED, accuracy, draw, normalised
+
+from attribkit import Explainer, load_model, zoo
+from attribkit.figures import Cell, grid
+
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "methods" / "attention_gates.jpg"
+SCENES, STEPS, IMAGES = 3, 250, 64
+MAPS = {
+    "layer2": ("attention_gates", {"gate": "layer2.0.se.spatial"}),
+    "layer3": ("attention_gates", {"gate": "layer3.0.se.spatial"}),
+    "layer4": ("attention_gates", {"gate": "layer4.0.se.spatial"}),
+    "mean": ("attention_gates", {}),
+    "gradcam": ("gradcam", {}),
+}
+
+
+def main() -> None:
+    model = with_cbam()
+    train(model, *draw(6_000, TRAINING_SEED))
+    print(f"{accuracy(model, *draw(500, HELD_OUT_SEED)):.1%} of 500 scenes that it was not trained on")
+    scenes = list(zoo.scenes(SCENES))
+    preprocessing = load_model("zoo:cnn").preprocessing
+    x = torch.stack([preprocessing(Image.fromarray(scene.image)) for scene in scenes])
+    explainer = Explainer(model)
+    rows = [[Cell(scene.image) for scene in scenes]]
+    for method, options in MAPS.values():
+        heatmaps = explainer.attribute(x, method, **options).heatmap()
+        masks = [torch.from_numpy(np.asarray(scene.target.mask)).float() for scene in scenes]
+        rows.append([Cell(s.image, h, m) for s, h, m in zip(scenes, heatmaps, masks, strict=True)])
+    grid(rows, row_titles=["scene", *MAPS]).savefig(PICTURE, dpi=120)
+
+
+def with_cbam() -> nn.Module:
+    """The embedded CNN with CBAM (Woo et al., ECCV 2018) at the end of each block's branch, and its weights."""
+    torch.manual_seed(0)
+    blocks = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "output_stride": 16}
+    model = timm.create_model("resnet18", **blocks, num_classes=len(zoo.SHAPES), block_args={"attn_layer": "cbam"})
+    model.load_state_dict(zoo.load("cnn").state_dict(), strict=False)
+    return model
+
+
+def train(model: nn.Module, pictures: Tensor, labels: Tensor) -> None:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS)
+    for step in range(STEPS):
+        chosen = torch.randint(len(labels), (IMAGES,))
+        loss = F.cross_entropy(model(normalised(pictures[chosen])), labels[chosen], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 25 == 0:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+    model.eval()
+
+
+if __name__ == "__main__":
+    main()
