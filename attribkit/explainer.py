@@ -1,5 +1,6 @@
 """The front door."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,10 @@ from attribkit.core.model import HookedModel, precise
 from attribkit.core.preflight import Finding, preflight
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import as_target, check_count
+from attribkit.core.targets import Predicted, Target, as_target, check_count
+from attribkit.core.units import LayerUnit
+from attribkit.core.visualization import Visualization, names
+from attribkit.core.visualizer import Visualizer
 
 
 class Explainer:
@@ -62,6 +66,38 @@ class Explainer:
             _check_scores(scores, x, explain)
             scores = precise(scores.detach()).contiguous()
             return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+
+    def visualize(
+        self,
+        unit: Any,
+        visualizer: str | type[Visualizer] | Visualizer = "activation_maximization",
+        *,
+        size: int | tuple[int, ...] | None = None,
+        **options: Any,
+    ) -> Visualization:
+        """Make images that a unit of the model responds to.
+
+        unit: a class index or label, several of these, a Target, a function of the model's outputs, or a Unit or
+        Direction of a layer. visualizer: a name, class or instance; options are its fields. size: (c, *space) of the
+        images, or a side in pixels; None is the size that the model was made for. Raises an AttribkitError that says
+        what to do where there is no honest answer.
+        """
+        draw = registry.make(visualizer, Visualizer, **options)
+        wanted = unit if isinstance(unit, LayerUnit) else as_target(unit, self.model.spec.labels)
+        if isinstance(wanted, Predicted):
+            raise InvalidInput(
+                "unit=None: nothing is predicted before there is an image; name a class or a layer's unit."
+            )
+        count = wanted.count if isinstance(wanted, Target) else None
+        with frozen(self.model.module):
+            blank = self._blank(count or 1, size)
+            model = self.model.explaining(blank)
+            images, responses = draw(model, wanted, blank)
+            _check_visualization(images, responses, blank, draw)
+            mean, std = self.model.spec.normalisation(blank.shape[1]) or (None, None)
+            told = names(wanted, self.model.spec.labels, len(images))
+            made = Visualization(images.detach(), wanted, draw, told, responses.detach(), mean, std, tuple(model.notes))
+            return replace(made, notes=(*made.notes, *_remarks_on_range(made)))
 
     def evaluate(
         self,
@@ -113,6 +149,31 @@ class Explainer:
         noise = torch.randn(2, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
         return noise.to(next(self.model.module.parameters()))
 
+    def _blank(self, count: int, size: int | tuple[int, ...] | None) -> Tensor:
+        """Images of zeros, as the model takes them."""
+        shape = self._image_shape(size)
+        if not all(isinstance(side, int) and side > 0 for side in shape) or len(shape) < 2:
+            raise InvalidInput(
+                f"size={size!r} is no size of images: give (c, *space), such as (3, 224, 224), or a side."
+            )
+        like = next(p for p in self.model.module.parameters() if p.is_floating_point())
+        blank = torch.zeros(count, *shape, device=like.device, dtype=like.dtype)
+        check_images(blank, self.model)
+        return blank
+
+    def _image_shape(self, size: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        """(c, *space), from what the user and the model's spec say."""
+        made_for, mean = self.model.spec.input_size, self.model.spec.mean
+        if size is not None and not isinstance(size, int):
+            return tuple(size)
+        if size is not None and (made_for or mean):
+            return (made_for[0], *(size,) * (len(made_for) - 1)) if made_for else (len(mean or ()), size, size)
+        if made_for is None or size is not None:
+            raise InvalidInput(
+                "The shape of this model's images is not known: pass size=(c, *space), such as size=(3, 224, 224)."
+            )
+        return tuple(made_for)
+
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
         if isinstance(value, list | tuple):
@@ -138,6 +199,32 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
             f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
             "by zero on them. Look at its outputs; a model of half precision may need float32."
         )
+
+
+def _check_visualization(images: Any, responses: Any, blank: Tensor, visualizer: Visualizer) -> None:
+    """Refuse what a visualizer must not return."""
+    fits = isinstance(images, Tensor) and images.shape[1:] == blank.shape[1:] and len(images) % len(blank) == 0
+    if not fits or not isinstance(responses, Tensor) or responses.shape[1:] != images.shape[:1] or not len(images):
+        got = " and ".join(
+            str(tuple(each.shape)) if isinstance(each, Tensor) else repr(each) for each in (images, responses)
+        )
+        raise AttribkitError(
+            f"{visualizer!r} returned {got}; a visualizer returns images like the {tuple(blank.shape)} that it was "
+            "given, or several times as many, and responses (steps, images)."
+        )
+    if not bool(images.isfinite().all() & responses.isfinite().all()):
+        raise AttribkitError(
+            f"{visualizer!r} came to images or responses that are not finite: use a smaller learning rate, or a model "
+            "of float32 where it has half precision."
+        )
+
+
+def _remarks_on_range(made: Visualization) -> list[str]:
+    """What the range of the values tells a careful reader."""
+    if made.mean is None:
+        return ["the model's mean and std are not known: the pictures are stretched to their full range"]
+    share = float(((made.pixels() < 0) | (made.pixels() > 1)).float().mean())
+    return [f"{share:.0%} of the values lie outside 0 to 1 and are clipped in the pictures"] if share >= 0.005 else []
 
 
 def _remarks(scores: Tensor) -> list[str]:

@@ -19,8 +19,9 @@ from attribkit.core.layouts import Layout
 from attribkit.core.rules import Rule, apply
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
+from attribkit.core.targets import ClassLogit, Predicted, Scored, Target, check_count, class_scores
 from attribkit.core.trace import gradient_reach
+from attribkit.core.units import LayerUnit
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
@@ -233,6 +234,26 @@ class HookedModel:
         reach = gradient_reach(gradient)
         if reach < _BLIND:
             self.note(f"the score's gradient is exactly zero at {1 - reach:.0%} of the grid of layer {name!r}")
+
+    def response_and_gradient(self, x: Images, unit: Target | LayerUnit) -> tuple[PerImage, Images]:
+        """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
+
+        def run(part: Tensor, question: _Question) -> list[Tensor]:
+            leaf = part.detach().requires_grad_()
+            response = question(self(leaf) if isinstance(unit, Target) else self._channels(leaf, unit.layer))
+            return [precise(response.detach()), precise(*_gradients(response, [leaf], [None]))]
+
+        response, gradient = self._in_chunks(run, x, unit if isinstance(unit, Target) else Scored(unit.response))
+        return response, gradient
+
+    def _channels(self, x: Tensor, name: str) -> LayerMaps:
+        """A layer's output as channels on its grid, or as (b, d) where it has no space left; differentiable."""
+        with captured([(self.layer(name), None)]) as [outputs]:
+            self(x)
+        if outputs and len(outputs[-1]) == len(x) and outputs[-1].shape[:2].numel() == outputs[-1].numel():
+            return outputs[-1].flatten(1)
+        output, layout = self._read(name, outputs, x)
+        return layout.to_grid(output)
 
 
 _Run = Callable[[Tensor, "_Question"], list[Tensor]]

@@ -15,6 +15,8 @@ def spec(model: Any) -> ModelSpec | None:
         prefix_tokens=getattr(model, "num_prefix_tokens", None),
         channels_last=getattr(model, "output_fmt", None) == "NHWC",
         input_size=_input_size(model, config),
+        mean=_per_channel(config.get("mean")),
+        std=_per_channel(config.get("std")),
         labels=_labels(model, config),
     )
 
@@ -24,6 +26,10 @@ def _input_size(model: Any, config: dict[str, Any]) -> tuple[int, ...] | None:
     trained = config.get("input_size")
     built = getattr(getattr(model, "patch_embed", None), "img_size", None)
     return (trained[0], *built) if trained and built else trained
+
+
+def _per_channel(numbers: Sequence[float] | None) -> tuple[float, ...] | None:
+    return tuple(numbers) if numbers else None
 
 
 def _labels(model: Any, config: dict[str, Any]) -> Sequence[str] | Callable[[], Sequence[str]] | None:

@@ -1,0 +1,145 @@
+"""Activation maximization: gradient ascent on the image."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attribkit.core.errors import InvalidInput
+from attribkit.core.model import HookedModel, precise
+from attribkit.core.shapes import Images, PerImage
+from attribkit.core.targets import Target
+from attribkit.core.units import LayerUnit
+from attribkit.core.visualizer import Responses, Visualizer
+from attribkit.visualizers.parametrisations import Fourier, Pixels, bounded, with_natural_colours
+from attribkit.visualizers.regularisers import blurred, squared_norm, total_variation
+from attribkit.visualizers.transformations import RandomMovement
+
+_PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
+_STARTS = {"noise": 0.1, "zeros": 0.0}  # standard deviation of the first parameters
+_DELAY = 2  # seconds before a progress bar is shown
+
+
+@dataclass(frozen=True)
+class ActivationMaximization(Visualizer):
+    """An image, found by gradient ascent, that a unit responds to strongly."""
+
+    name: ClassVar[str] = "activation_maximization"
+    source: ClassVar[str] = "Simonyan et al., ICLR 2014 workshop, sec. 2; Olah et al., Distill 2017"
+
+    parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
+    start: Literal["noise", "zeros"] = "noise"
+    decorrelated: bool = True  # colours mixed as in natural images; for three channels
+    jitter: int = 8  # pixels; the largest shift, scaling and turn of the image at each step
+    scale: float = 0.1  # share of its size
+    rotate: float = 10.0  # degrees
+    l2: float = 0.0  # weight of the squared norm of the normalised image
+    total_variation: float = 0.0  # weight of its total variation
+    blur: float = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
+    blur_every: int = 4  # steps
+    steps: int = 256  # at most; one forward and backward each
+    learning_rate: float = 0.05  # of Adam at the first step; falls to zero along a cosine
+    tolerance: float = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
+    patience: int = 32  # steps whose mean is compared with that of as many before
+    seed: int = 0
+    count: int = 1  # images, each from noise of its own
+
+    def __post_init__(self) -> None:
+        if self.parametrisation not in _PARAMETRISATIONS or self.start not in _STARTS:
+            raise InvalidInput(
+                f"parametrisation={self.parametrisation!r} and start={self.start!r}: the first must be one of "
+                f"{', '.join(_PARAMETRISATIONS)}, the second one of {', '.join(_STARTS)}."
+            )
+        for option in ("steps", "patience", "count", "blur_every", "learning_rate"):
+            if not getattr(self, option) > 0:
+                raise InvalidInput(f"{option}={getattr(self, option)!r} must be above 0.")
+        for option in ("jitter", "scale", "rotate", "l2", "total_variation", "blur", "tolerance"):
+            if not getattr(self, option) >= 0:
+                raise InvalidInput(f"{option}={getattr(self, option)!r} must not be below 0.")
+        if self.blur and self.parametrisation != "pixel":
+            raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
+
+    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Images, Responses]:
+        unit = _repeated(unit, self.count)
+        generator = torch.Generator().manual_seed(self.seed)
+        move = RandomMovement(self.jitter, self.scale, self.rotate, generator)
+        parametrisation = _PARAMETRISATIONS[self.parametrisation]((len(blank) * self.count, *blank.shape[1:]))
+        finish = self._finish(model, blank.shape[1])
+        first = _STARTS[self.start] * torch.randn(parametrisation.parameters_shape, generator=generator)
+        parameters = first.to(precise(blank)).requires_grad_()
+        ascent = _Ascent(parameters, self.learning_rate, self.steps)
+        responses: list[Tensor] = []
+        objectives: list[Tensor] = []
+        for step in tqdm(range(1, self.steps + 1), self.name, delay=_DELAY, disable=None, leave=False):
+            images = finish(parametrisation(parameters))
+            moved = move(images)
+            response, gradient = model.response_and_gradient(moved.detach().to(blank.dtype), unit)
+            penalty = self._penalty(images)
+            ascent.step((gradient * moved).sum() - penalty.sum())  # has the gradient of response - penalty
+            if self.blur and step % self.blur_every == 0:
+                parameters.data.copy_(blurred(parameters.data, self.blur))
+            responses.append(response)
+            objectives.append(response - penalty.detach())
+            if step % self.patience == 0 and self._is_flat(objectives):
+                model.note(f"stopped after {step} of {self.steps} steps, since the objective was flat")
+                break
+        images = finish(parametrisation(parameters)).detach().to(blank.dtype)
+        return images, torch.stack([*responses, model.response_and_gradient(images, unit)[0]])
+
+    def _finish(self, model: HookedModel, channels: int) -> Callable[[Images], Images]:
+        """What turns the parametrisation's images into normalised ones: natural colours, bounds."""
+        stages: list[Callable[[Images], Images]] = []
+        if self.decorrelated and channels == 3:
+            stages.append(with_natural_colours)
+        elif self.decorrelated:
+            model.note(f"decorrelated=True is for 3 channels and does nothing for {channels}")
+        normalisation = model.spec.normalisation(channels)
+        if self.parametrisation == "fourier" and normalisation is not None:
+            stages.append(bounded(*normalisation))
+        elif self.parametrisation == "fourier":
+            model.note("the model's mean and std are not known: the pixel values are not bounded")
+        return lambda images: functools.reduce(lambda made, stage: stage(made), stages, images)
+
+    def _penalty(self, images: Images) -> PerImage:
+        """What is taken from each image's response."""
+        penalty = images.new_zeros(len(images))
+        if self.l2:
+            penalty = penalty + self.l2 * squared_norm(images)
+        return penalty + self.total_variation * total_variation(images) if self.total_variation else penalty
+
+    def _is_flat(self, objectives: Sequence[Tensor]) -> bool:
+        """Whether the mean objective of the last steps is, for every image, about that of as many steps before."""
+        if not self.tolerance or len(objectives) < 2 * self.patience:
+            return False
+        recent = torch.stack(list(objectives[-2 * self.patience :]))
+        before, now = recent[: self.patience].mean(0), recent[self.patience :].mean(0)
+        return bool(((now - before).abs() <= self.tolerance * now.abs()).all())
+
+
+class _Ascent:
+    """Steps of Adam (Kingma and Ba, ICLR 2015) up an objective, shorter and shorter along a cosine."""
+
+    def __init__(self, parameters: Tensor, learning_rate: float, steps: int) -> None:
+        self.parameters = parameters
+        self.optimizer = torch.optim.Adam([parameters], lr=learning_rate, maximize=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def step(self, objective: Tensor) -> None:
+        """Change the parameters in place."""
+        (self.parameters.grad,) = torch.autograd.grad(objective, [self.parameters])
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def _repeated(unit: Target | LayerUnit, times: int) -> Target | LayerUnit:
+    """The unit, for several images of each class."""
+    if isinstance(unit, LayerUnit) or times == 1:
+        return unit
+    repeated = unit.repeated(times)
+    if repeated is None:
+        raise InvalidInput(f"{unit!r} speaks of given images only: use count=1.")
+    return repeated
