@@ -1,5 +1,6 @@
 """The front door."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -92,11 +93,10 @@ class Explainer:
         with frozen(self.model.module):
             blank = self._blank(count or 1, size)
             model = self.model.explaining(blank)
-            images, responses = draw(model, wanted, blank)
-            _check_visualization(images, responses, blank, draw)
+            images, responses = _checked_visualization(draw(model, wanted, blank), blank, draw)
             mean, std = self.model.spec.normalisation(blank.shape[1]) or (None, None)
             told = names(wanted, self.model.spec.labels, len(images))
-            made = Visualization(images.detach(), wanted, draw, told, responses.detach(), mean, std, tuple(model.notes))
+            made = Visualization(images, wanted, draw, told, responses, mean, std, tuple(model.notes))
             return replace(made, notes=(*made.notes, *_remarks_on_range(made)))
 
     def evaluate(
@@ -201,22 +201,29 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
         )
 
 
-def _check_visualization(images: Any, responses: Any, blank: Tensor, visualizer: Visualizer) -> None:
-    """Refuse what a visualizer must not return."""
-    fits = isinstance(images, Tensor) and images.shape[1:] == blank.shape[1:] and len(images) % len(blank) == 0
-    if not fits or not isinstance(responses, Tensor) or responses.shape[1:] != images.shape[:1] or not len(images):
-        got = " and ".join(
-            str(tuple(each.shape)) if isinstance(each, Tensor) else repr(each) for each in (images, responses)
-        )
+def _checked_visualization(made: Any, blank: Tensor, visualizer: Visualizer) -> tuple[Tensor, Tensor]:
+    """The images and responses, if they are what a visualizer may return."""
+    pair = made if isinstance(made, tuple) else (made,)
+    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in pair]
+    if not _is_visualization(shapes, tuple(blank.shape)):
         raise AttribkitError(
-            f"{visualizer!r} returned {got}; a visualizer returns images like the {tuple(blank.shape)} that it was "
-            "given, or several times as many, and responses (steps, images)."
+            f"{visualizer!r} returned tensors of shapes {shapes}; a visualizer returns a pair: images like the "
+            f"{tuple(blank.shape)} that it was given, or several times as many, and responses (steps, images)."
         )
+    images, responses = pair
     if not bool(images.isfinite().all() & responses.isfinite().all()):
         raise AttribkitError(
             f"{visualizer!r} came to images or responses that are not finite: use a smaller learning rate, or a model "
             "of float32 where it has half precision."
         )
+    return images.detach(), responses.detach()
+
+
+def _is_visualization(shapes: Sequence[tuple[int, ...]], blank: tuple[int, ...]) -> bool:
+    """Whether there are one or more images for each blank one, and rows of responses to all of them."""
+    if len(shapes) != 2 or shapes[0][1:] != blank[1:] or len(shapes[1]) != 2:
+        return False
+    return shapes[0][0] == shapes[1][1] > 0 == shapes[0][0] % blank[0] and shapes[1][0] > 0
 
 
 def _remarks_on_range(made: Visualization) -> list[str]:

@@ -14,7 +14,7 @@ from attribkit.core.model import HookedModel, precise
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets import Target
 from attribkit.core.units import LayerUnit
-from attribkit.core.visualizer import Responses, Visualizer
+from attribkit.core.visualizer import Made, Responses, Visualizer
 from attribkit.visualizers.parametrisations import Fourier, Pixels, bounded, with_natural_colours
 from attribkit.visualizers.regularisers import blurred, squared_norm, total_variation
 from attribkit.visualizers.transformations import RandomMovement
@@ -34,15 +34,15 @@ class ActivationMaximization(Visualizer):
     parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
     start: Literal["noise", "zeros"] = "noise"
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
-    jitter: int = 8  # pixels; the largest shift, scaling and turn of the image at each step
-    scale: float = 0.1  # share of its size
-    rotate: float = 10.0  # degrees
+    jitter: int = 16  # pixels; the largest shift, scaling and turn of the image at each step
+    scale: float = 0.2  # share of its size
+    rotate: float = 15.0  # degrees
     l2: float = 0.0  # weight of the squared norm of the normalised image
     total_variation: float = 0.0  # weight of its total variation
     blur: float = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
     blur_every: int = 4  # steps
     steps: int = 256  # at most; one forward and backward each
-    learning_rate: float = 0.05  # of Adam at the first step; falls to zero along a cosine
+    learning_rate: float = 0.15  # of Adam at the first step; falls to zero along a cosine
     tolerance: float = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
     patience: int = 32  # steps whose mean is compared with that of as many before
     seed: int = 0
@@ -63,7 +63,7 @@ class ActivationMaximization(Visualizer):
         if self.blur and self.parametrisation != "pixel":
             raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
 
-    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Images, Responses]:
+    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Made, Responses]:
         unit = _repeated(unit, self.count)
         generator = torch.Generator().manual_seed(self.seed)
         move = RandomMovement(self.jitter, self.scale, self.rotate, generator)
@@ -84,7 +84,7 @@ class ActivationMaximization(Visualizer):
                 parameters.data.copy_(blurred(parameters.data, self.blur))
             responses.append(response)
             objectives.append(response - penalty.detach())
-            if step % self.patience == 0 and self._is_flat(objectives):
+            if step % self.patience == 0 and step < self.steps and self._is_flat(objectives):
                 model.note(f"stopped after {step} of {self.steps} steps, since the objective was flat")
                 break
         images = finish(parametrisation(parameters)).detach().to(blank.dtype)

@@ -1,5 +1,6 @@
 """What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ class Pixels:
 class Fourier:
     """A real Fourier spectrum, each coefficient divided by its frequency, as natural images have it.
 
-    Olah et al., "Feature visualization", Distill 2017, section on preconditioning. Coefficients of variance 1 give
-    pixels of about variance 1.
+    Olah et al., "Feature visualization", Distill 2017, section on preconditioning. Independent coefficients of variance
+    1 give pixels of variance 1.
     """
 
     shape: tuple[int, ...]  # (n, c, *space)
@@ -43,9 +44,16 @@ class Fourier:
     def __call__(self, parameters: Tensor) -> Images:
         space = self.shape[2:]
         weights = 1 / _frequencies(space, parameters).clamp(min=1 / max(space))  # the mean counts as one period
-        weights = weights / weights.square().mean().mul(2).sqrt()  # two numbers a frequency
-        spectrum = torch.view_as_complex(parameters) * weights
+        spectrum = torch.view_as_complex(parameters) * (weights / self._deviation(weights))
         return torch.fft.irfftn(spectrum, s=space, dim=tuple(range(2, len(self.shape))), norm="ortho")
+
+    def _deviation(self, weights: Tensor) -> Tensor:
+        """The standard deviation of the pixels, if the coefficients have these; half of the spectrum is mirrored."""
+        times = weights.new_full((weights.shape[-1],), 4.0)  # two numbers a frequency, each there twice
+        times[0] = 1.0  # mirrored onto itself: the real part of a mean of two
+        if self.shape[-1] % 2 == 0:
+            times[-1] = 1.0
+        return (weights.square() * times).sum().div(math.prod(self.shape[2:])).sqrt()
 
 
 def with_natural_colours(images: Images) -> Images:

@@ -38,15 +38,15 @@ class RandomMovement:
         """Where each image is read, in the coordinates of affine_grid: last axis first, -1 to 1 over each."""
         count, axes = len(images), images.ndim - 2
         angle = math.radians(self.rotate) * self._uniform(count)
-        matrices = torch.eye(axes).repeat(count, 1, 1)
+        matrices = torch.eye(axes, dtype=torch.float64).repeat(count, 1, 1)
         matrices[:, 0, 0], matrices[:, 0, 1] = angle.cos(), -angle.sin()
         matrices[:, 1, 0], matrices[:, 1, 1] = angle.sin(), angle.cos()
         matrices /= (1 + self.scale * self._uniform(count))[:, None, None]
         shift = torch.randint(-self.jitter, self.jitter + 1, (count, axes, 1), generator=self.generator)
-        half = torch.tensor(images.shape[:1:-1]) / 2  # pixels from the centre to the border
+        half = torch.tensor(images.shape[:1:-1], dtype=torch.float64) / 2  # pixels from the centre to the border
         matrices = matrices * half / half[:, None]
         return torch.cat([matrices, shift / half[:, None]], dim=2).to(images)
 
     def _uniform(self, count: int) -> Tensor:
         """Numbers between -1 and 1."""
-        return 2 * torch.rand(count, generator=self.generator) - 1
+        return 2 * torch.rand(count, generator=self.generator, dtype=torch.float64) - 1
