@@ -407,6 +407,15 @@ def test_it_stops_where_the_score_is_flat():
     assert len(Explainer(model).visualize(0, **options | {"tolerance": 0.0}).responses) == 501
 
 
+def test_a_dead_unit_is_said():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.constant_(model[0].bias, -1e3)
+    with torch.no_grad():
+        model[0].bias[1] = 1e3
+    made = Explainer(model).visualize([0, 1], size=(3, 8, 8), steps=3, jitter=2)
+    assert "the gradient was zero at every step for images [0]: they show where they began, no unit" in made.notes
+
+
 def test_seeds_differ():
     explainer = Explainer(tiny_cnn())
     one, other = (explainer.visualize(2, steps=3, size=(3, 16, 16), seed=seed).images for seed in (0, 1))

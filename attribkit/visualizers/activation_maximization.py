@@ -1,7 +1,6 @@
 """Activation maximization: gradient ascent on the image."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,8 +14,9 @@ from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets import Target
 from attribkit.core.units import LayerUnit
 from attribkit.core.visualizer import Made, Responses, Visualizer
-from attribkit.visualizers.parametrisations import Fourier, Pixels, bounded, with_natural_colours
-from attribkit.visualizers.regularisers import blurred, squared_norm, total_variation
+from attribkit.visualizers.parametrisations import Canvas, Fourier, Pixels, bounded, with_natural_colours
+from attribkit.visualizers.regularisers import squared_norm, total_variation
+from attribkit.visualizers.trajectory import Trajectory
 from attribkit.visualizers.transformations import RandomMovement
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
@@ -66,31 +66,40 @@ class ActivationMaximization(Visualizer):
     def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Made, Responses]:
         unit = _repeated(unit, self.count)
         generator = torch.Generator().manual_seed(self.seed)
-        move = RandomMovement(self.jitter, self.scale, self.rotate, generator)
+        canvas = self._canvas(model, blank, generator)
+        trajectory = self._ascend(model, unit, canvas, RandomMovement(self.jitter, self.scale, self.rotate, generator))
+        if still := trajectory.unmoved():
+            model.note(f"the gradient was zero at every step for images {still}: they show where they began, no unit")
+        images = canvas.images().detach().to(blank.dtype)
+        return images, trajectory.responses(model.response_and_gradient(images, unit)[0])
+
+    def _canvas(self, model: HookedModel, blank: Images, generator: torch.Generator) -> Canvas:
+        """The images before the first step."""
         parametrisation = _PARAMETRISATIONS[self.parametrisation]((len(blank) * self.count, *blank.shape[1:]))
-        finish = self._finish(model, blank.shape[1])
         first = _STARTS[self.start] * torch.randn(parametrisation.parameters_shape, generator=generator)
-        parameters = first.to(precise(blank)).requires_grad_()
-        ascent = _Ascent(parameters, self.learning_rate, self.steps)
-        responses: list[Tensor] = []
-        objectives: list[Tensor] = []
+        stages = [parametrisation, *self._stages(model, blank.shape[1])]
+        return Canvas(first.to(precise(blank)).requires_grad_(), stages)
+
+    def _ascend(self, model: HookedModel, unit: Target | LayerUnit, canvas: Canvas, move: RandomMovement) -> Trajectory:
+        """Change the canvas until the steps are spent or the objective is flat."""
+        dtype = next(p.dtype for p in model.module.parameters() if p.is_floating_point())
+        ascent = _Ascent(canvas.parameters, self.learning_rate, self.steps)
+        trajectory = Trajectory()
         for step in tqdm(range(1, self.steps + 1), self.name, delay=_DELAY, disable=None, leave=False):
-            images = finish(parametrisation(parameters))
+            images = canvas.images()
             moved = move(images)
-            response, gradient = model.response_and_gradient(moved.detach().to(blank.dtype), unit)
+            response, gradient = model.response_and_gradient(moved.detach().to(dtype), unit)
             penalty = self._penalty(images)
             ascent.step((gradient * moved).sum() - penalty.sum())  # has the gradient of response - penalty
             if self.blur and step % self.blur_every == 0:
-                parameters.data.copy_(blurred(parameters.data, self.blur))
-            responses.append(response)
-            objectives.append(response - penalty.detach())
-            if step % self.patience == 0 and step < self.steps and self._is_flat(objectives):
+                canvas.blur(self.blur)
+            trajectory.add(response, response - penalty.detach(), gradient)
+            if step < self.steps and trajectory.is_flat(self.tolerance, self.patience):
                 model.note(f"stopped after {step} of {self.steps} steps, since the objective was flat")
                 break
-        images = finish(parametrisation(parameters)).detach().to(blank.dtype)
-        return images, torch.stack([*responses, model.response_and_gradient(images, unit)[0]])
+        return trajectory
 
-    def _finish(self, model: HookedModel, channels: int) -> Callable[[Images], Images]:
+    def _stages(self, model: HookedModel, channels: int) -> list[Callable[[Images], Images]]:
         """What turns the parametrisation's images into normalised ones: natural colours, bounds."""
         stages: list[Callable[[Images], Images]] = []
         if self.decorrelated and channels == 3:
@@ -102,7 +111,7 @@ class ActivationMaximization(Visualizer):
             stages.append(bounded(*normalisation))
         elif self.parametrisation == "fourier":
             model.note("the model's mean and std are not known: the pixel values are not bounded")
-        return lambda images: functools.reduce(lambda made, stage: stage(made), stages, images)
+        return stages
 
     def _penalty(self, images: Images) -> PerImage:
         """What is taken from each image's response."""
@@ -110,14 +119,6 @@ class ActivationMaximization(Visualizer):
         if self.l2:
             penalty = penalty + self.l2 * squared_norm(images)
         return penalty + self.total_variation * total_variation(images) if self.total_variation else penalty
-
-    def _is_flat(self, objectives: Sequence[Tensor]) -> bool:
-        """Whether the mean objective of the last steps is, for every image, about that of as many steps before."""
-        if not self.tolerance or len(objectives) < 2 * self.patience:
-            return False
-        recent = torch.stack(list(objectives[-2 * self.patience :]))
-        before, now = recent[: self.patience].mean(0), recent[self.patience :].mean(0)
-        return bool(((now - before).abs() <= self.tolerance * now.abs()).all())
 
 
 class _Ascent:

@@ -1,7 +1,8 @@
 """What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from attribkit.core.shapes import Images
 from attribkit.visualizers.colours import natural_colours
+from attribkit.visualizers.regularisers import blurred
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class Fourier:
         if self.shape[-1] % 2 == 0:
             times[-1] = 1.0
         return (weights.square() * times).sum().div(math.prod(self.shape[2:])).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """Parameters, and the stages by which they become normalised images."""
+
+    parameters: Tensor
+    stages: Sequence[Callable[[Tensor], Tensor]]
+
+    def images(self) -> Images:
+        """The images as they are now; differentiable."""
+        return functools.reduce(lambda made, stage: stage(made), self.stages, self.parameters)
+
+    def blur(self, sigma: float) -> None:
+        """Blur parameters that are pixels."""
+        self.parameters.data.copy_(blurred(self.parameters.data, sigma))
 
 
 def with_natural_colours(images: Images) -> Images:
