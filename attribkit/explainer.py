@@ -93,7 +93,11 @@ class Explainer:
         with frozen(self.model.module):
             blank = self._blank(count or 1, size)
             model = self.model.explaining(blank)
-            images, responses = _checked_visualization(draw(model, wanted, blank), blank, draw)
+            try:
+                images, responses = _checked_visualization(draw(model, wanted, blank), blank, draw)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                self._blame_size(blank, error)
+                raise
             mean, std = self.model.spec.normalisation(blank.shape[1]) or (None, None)
             told = names(wanted, self.model.spec.labels, len(images))
             made = Visualization(images, wanted, draw, told, responses, mean, std, tuple(model.notes))
@@ -161,6 +165,14 @@ class Explainer:
         check_images(blank, self.model)
         return blank
 
+    def _blame_size(self, blank: Tensor, error: Exception) -> None:
+        """Say that the model's own forward does not take images of another size than it was made for."""
+        made_for, shape = self.model.spec.input_size, tuple(blank.shape[1:])
+        if made_for is not None and shape != tuple(made_for) and any("own forward" in n for n in _told_of(error)):
+            raise InvalidInput(
+                f"The model does not take images of {shape} ({error}): leave size out, it was made for {made_for}."
+            ) from error
+
     def _image_shape(self, size: int | tuple[int, ...] | None) -> tuple[int, ...]:
         """(c, *space), from what the user and the model's spec say."""
         made_for, mean = self.model.spec.input_size, self.model.spec.mean
@@ -199,6 +211,11 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
             f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
             "by zero on them. Look at its outputs; a model of half precision may need float32."
         )
+
+
+def _told_of(error: Exception) -> list[str]:
+    """The notes that an exception has gathered on its way."""
+    return getattr(error, "__notes__", [])
 
 
 def _checked_visualization(made: Any, blank: Tensor, visualizer: Visualizer) -> tuple[Tensor, Tensor]:

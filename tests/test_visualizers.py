@@ -399,12 +399,21 @@ def test_chunks_do_not_matter():
 
 def test_it_stops_where_the_score_is_flat():
     model = Linear((1, 4, 4))
-    options = SIMONYAN | {"l2": 0.25, "steps": 500, "size": (1, 4, 4), "decorrelated": False}
+    options = SIMONYAN | {"l2": 0.25, "steps": 200, "size": (1, 4, 4), "decorrelated": False}
     made = Explainer(model).visualize(0, **options)
     steps = len(made.responses) - 1
-    assert steps < 500
-    assert made.notes[0] == f"stopped after {steps} of 500 steps, since the objective was flat"
-    assert len(Explainer(model).visualize(0, **options | {"tolerance": 0.0}).responses) == 501
+    assert steps < 200
+    assert made.notes[0] == f"stopped after {steps} of 200 steps, since the objective was flat"
+    assert len(Explainer(model).visualize(0, **options | {"tolerance": 0.0}).responses) == 201
+
+
+def test_the_cost_is_a_forward_a_step_and_one_more():
+    model = tiny_cnn()
+    forwards = []
+    handle = model.register_forward_hook(lambda *_: forwards.append(1))
+    Explainer(model).visualize(1, size=(3, 16, 16), steps=7, count=3)
+    handle.remove()
+    assert len(forwards) == 8
 
 
 def test_a_dead_unit_is_said():
@@ -608,6 +617,7 @@ def test_the_command(tmp_path, arguments, words):
         (["--class", "star", "--option", "stepz=3"], "Did you mean 'steps'?"),
         (["--class", "star", "--visualizer", "dream"], "No visualizer is named 'dream'"),
         (["--class", "star", "-o", "out.npz"], "no ending of a figure"),
+        (["--class", "star", "--model", "zoo:vit", "--size", "100"], "leave size out, it was made for (3, 128, 128)"),
         (["--layer", "layer3", "--channel", "900"], "has no channel 900"),
     ],
 )

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.visualization import Visualization
-from attribkit.figures.grid import Cell, grid
+from attribkit.figures.grid import CELL, Cell, grid
 
 _COLUMNS = 6  # pictures in a row
 _WIDTH = 22  # characters that fit above a picture
+_CAPTION = 20  # characters an inch, below them
 
 
 def gallery(
@@ -33,7 +34,7 @@ def gallery(
     cells += [blank] * (-len(cells) % width)
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
     lines = dict.fromkeys(f"{each.visualizer!r}: {each.visualizer.source}" for each in made)
-    return grid(rows, caption="\n".join(lines))
+    return grid(rows, caption="\n".join(textwrap.fill(line, int(_CAPTION * CELL * width)) for line in lines))
 
 
 def _titles(made: Visualization) -> list[str]:

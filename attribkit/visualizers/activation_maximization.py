@@ -20,7 +20,7 @@ from attribkit.visualizers.trajectory import Trajectory
 from attribkit.visualizers.transformations import RandomMovement
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
-_STARTS = {"noise": 0.1, "zeros": 0.0}  # standard deviation of the first parameters
+_STARTS = {"noise": 1.0, "zeros": 0.0}  # standard deviation of the first parameters
 _DELAY = 2  # seconds before a progress bar is shown
 
 
@@ -32,7 +32,7 @@ class ActivationMaximization(Visualizer):
     source: ClassVar[str] = "Simonyan et al., ICLR 2014 workshop, sec. 2; Olah et al., Distill 2017"
 
     parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
-    start: Literal["noise", "zeros"] = "noise"
+    start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
     jitter: int = 16  # pixels; the largest shift, scaling and turn of the image at each step
     scale: float = 0.2  # share of its size
