@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from attribkit.core.model import HookedModel
     from attribkit.core.spec import ModelSpec
     from attribkit.core.targets import ClassLogit, Contrast, Counterfactual, Probability, Target
+    from attribkit.core.units import Direction, LayerUnit, Unit
+    from attribkit.core.visualization import Visualization
+    from attribkit.core.visualizer import Visualizer
     from attribkit.explainer import Explainer
-    from attribkit.figures import figure
+    from attribkit.figures import figure, gallery
     from attribkit.hookspecs import hookimpl
     from attribkit.loading import load_model
 
@@ -24,15 +27,21 @@ __all__ = [
     "ClassLogit",
     "Contrast",
     "Counterfactual",
+    "Direction",
     "Explainer",
     "Faithfulness",
     "HookedModel",
+    "LayerUnit",
     "Localization",
     "Method",
     "ModelSpec",
     "Probability",
     "Target",
+    "Unit",
+    "Visualization",
+    "Visualizer",
     "figure",
+    "gallery",
     "hookimpl",
     "load_model",
 ]
@@ -43,15 +52,21 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "ClassLogit": "core.targets",
     "Contrast": "core.targets",
     "Counterfactual": "core.targets",
+    "Direction": "core.units",
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
+    "LayerUnit": "core.units",
     "Localization": "core.metric",
     "Method": "core.method",
     "ModelSpec": "core.spec",
     "Probability": "core.targets",
     "Target": "core.targets",
+    "Unit": "core.units",
+    "Visualization": "core.visualization",
+    "Visualizer": "core.visualizer",
     "figure": "figures",
+    "gallery": "figures",
     "hookimpl": "hookspecs",
     "load_model": "loading",
 }

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,7 +23,10 @@ from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads, precise
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Target, as_target, check_count
+from attribkit.core.targets import Predicted, Target, as_target, check_count
+from attribkit.core.units import LayerUnit
+from attribkit.core.visualization import Visualization, names
+from attribkit.core.visualizer import Visualizer
 from attribkit.inspection.feature_maps import FeatureMaps, feature_maps
 from attribkit.inspection.filters import Filters, filters
 from attribkit.inspection.receptive_field import ReceptiveField, receptive_field
@@ -89,6 +93,41 @@ class Explainer:
             )
             pairs = itertools.product(questions, made)
             return [_attribution(explain, knowing.again(), x, question) for question, explain in pairs]
+
+    def visualize(
+        self,
+        unit: Any,
+        visualizer: str | type[Visualizer] | Visualizer = "activation_maximization",
+        *,
+        size: int | tuple[int, ...] | None = None,
+        **options: Any,
+    ) -> Visualization:
+        """Make images that a unit of the model responds to.
+
+        unit: a class index or label, several of these, a Target, a function of the model's outputs, or a Unit or
+        Direction of a layer. visualizer: a name, class or instance; options are its fields. size: (c, *space) of the
+        images, or a side in pixels; None is the size that the model was made for. Raises an AttribkitError that says
+        what to do where there is no honest answer.
+        """
+        draw = registry.make(visualizer, Visualizer, **options)
+        wanted = unit if isinstance(unit, LayerUnit) else as_target(unit, self.model.spec.labels)
+        if isinstance(wanted, Predicted):
+            raise InvalidInput(
+                "unit=None: nothing is predicted before there is an image; name a class or a layer's unit."
+            )
+        count = wanted.count if isinstance(wanted, Target) else None
+        with frozen(self.model.module):
+            blank = self._blank(count or 1, size)
+            model = self.model.explaining(blank)
+            try:
+                images, responses = _checked_visualization(draw(model, wanted, blank), blank, draw)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                self._blame_size(blank, error)
+                raise
+            mean, std = self.model.spec.normalisation(blank.shape[1]) or (None, None)
+            told = names(wanted, self.model.spec.labels, len(images))
+            made = Visualization(images, wanted, draw, told, responses, mean, std, tuple(model.notes))
+            return replace(made, notes=(*made.notes, *_remarks_on_range(made)))
 
     def evaluate(
         self,
@@ -197,6 +236,39 @@ class Explainer:
     def _named_layers(self, options: dict[str, Any]) -> dict[str, Any]:
         return {option: self._layer_name(value) for option, value in options.items()}
 
+    def _blank(self, count: int, size: int | tuple[int, ...] | None) -> Tensor:
+        """Images of zeros, as the model takes them."""
+        shape = self._image_shape(size)
+        if not all(isinstance(side, int) and side > 0 for side in shape) or len(shape) < 2:
+            raise InvalidInput(
+                f"size={size!r} is no size of images: give (c, *space), such as (3, 224, 224), or a side."
+            )
+        like = next(p for p in self.model.module.parameters() if p.is_floating_point())
+        blank = torch.zeros(count, *shape, device=like.device, dtype=like.dtype)
+        check_images(blank, self.model)
+        return blank
+
+    def _blame_size(self, blank: Tensor, error: Exception) -> None:
+        """Say that the model's own forward does not take images of another size than it was made for."""
+        made_for, shape = self.model.spec.input_size, tuple(blank.shape[1:])
+        if made_for is not None and shape != tuple(made_for) and any("own forward" in n for n in _told_of(error)):
+            raise InvalidInput(
+                f"The model does not take images of {shape} ({error}): leave size out, it was made for {made_for}."
+            ) from error
+
+    def _image_shape(self, size: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        """(c, *space), from what the user and the model's spec say."""
+        made_for, mean = self.model.spec.input_size, self.model.spec.mean
+        if size is not None and not isinstance(size, int):
+            return tuple(size)
+        if size is not None and (made_for or mean):
+            return (made_for[0], *(size,) * (len(made_for) - 1)) if made_for else (len(mean or ()), size, size)
+        if made_for is None or size is not None:
+            raise InvalidInput(
+                "The shape of this model's images is not known: pass size=(c, *space), such as size=(3, 224, 224)."
+            )
+        return tuple(made_for)
+
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
         if isinstance(value, list | tuple):
@@ -237,6 +309,44 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
             f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
             "by zero on them. Look at its outputs; a model of half precision may need float32."
         )
+
+
+def _told_of(error: Exception) -> list[str]:
+    """The notes that an exception has gathered on its way."""
+    return getattr(error, "__notes__", [])
+
+
+def _checked_visualization(made: Any, blank: Tensor, visualizer: Visualizer) -> tuple[Tensor, Tensor]:
+    """The images and responses, if they are what a visualizer may return."""
+    pair = made if isinstance(made, tuple) else (made,)
+    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in pair]
+    if not _is_visualization(shapes, tuple(blank.shape)):
+        raise AttribkitError(
+            f"{visualizer!r} returned tensors of shapes {shapes}; a visualizer returns a pair: images like the "
+            f"{tuple(blank.shape)} that it was given, or several times as many, and responses (steps, images)."
+        )
+    images, responses = pair
+    if not bool(images.isfinite().all() & responses.isfinite().all()):
+        raise AttribkitError(
+            f"{visualizer!r} came to images or responses that are not finite: use a smaller learning rate, or a model "
+            "of float32 where it has half precision."
+        )
+    return images.detach(), responses.detach()
+
+
+def _is_visualization(shapes: Sequence[tuple[int, ...]], blank: tuple[int, ...]) -> bool:
+    """Whether there are one or more images for each blank one, and rows of responses to all of them."""
+    if len(shapes) != 2 or shapes[0][1:] != blank[1:] or len(shapes[1]) != 2:
+        return False
+    return shapes[0][0] == shapes[1][1] > 0 == shapes[0][0] % blank[0] and shapes[1][0] > 0
+
+
+def _remarks_on_range(made: Visualization) -> list[str]:
+    """What the range of the values tells a careful reader."""
+    if made.mean is None:
+        return ["the model's mean and std are not known: the pictures are stretched to their full range"]
+    share = float(((made.pixels() < 0) | (made.pixels() > 1)).float().mean())
+    return [f"{share:.0%} of the values lie outside 0 to 1 and are clipped in the pictures"] if share >= 0.005 else []
 
 
 def _remarks(scores: Tensor) -> list[str]:

@@ -7,6 +7,7 @@ from torch import nn
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
+from attribkit.core.visualizer import Visualizer
 
 hookspec = pluggy.HookspecMarker("attribkit")
 hookimpl = pluggy.HookimplMarker("attribkit")
@@ -15,6 +16,11 @@ hookimpl = pluggy.HookimplMarker("attribkit")
 @hookspec
 def attribkit_methods() -> list[type[Method]]:
     """Attribution methods that this plugin adds: images in, scores per pixel out."""
+
+
+@hookspec
+def attribkit_visualizers() -> list[type[Visualizer]]:
+    """Visualizers that this plugin adds: a unit of a model in, images that it responds to out."""
 
 
 @hookspec

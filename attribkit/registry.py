@@ -15,17 +15,29 @@ from torch import nn
 import attribkit.methods
 import attribkit.metrics
 import attribkit.models
+import attribkit.visualizers
 from attribkit import hookspecs
 from attribkit.core.errors import AttribkitError, InvalidInput, PluginWarning, UnknownName, listed
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
+from attribkit.core.visualizer import Visualizer
 
-BUILTIN = {"methods": attribkit.methods, "metrics": attribkit.metrics, "models": attribkit.models}
+BUILTIN = {
+    "methods": attribkit.methods,
+    "visualizers": attribkit.visualizers,
+    "metrics": attribkit.metrics,
+    "models": attribkit.models,
+}
 VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
 
-Named = TypeVar("Named", Method, Metric)
-_KINDS: dict[str, type[Any]] = {"attribkit_methods": Method, "attribkit_metrics": Metric}
+Offer = type[Method] | type[Visualizer] | type[Metric]
+Named = TypeVar("Named", Method, Visualizer, Metric)
+_KINDS: dict[str, type[Any]] = {
+    "attribkit_methods": Method,
+    "attribkit_visualizers": Visualizer,
+    "attribkit_metrics": Metric,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Plugin:
 
     name: str  # of its entry point
     distribution: str  # that installed it
-    offers: tuple[type[Method] | type[Metric], ...]
+    offers: tuple[Offer, ...]
 
 
 def plugins() -> tuple[Plugin, ...]:
@@ -47,13 +59,18 @@ def methods() -> dict[str, type[Method]]:
     return _offered(Method)
 
 
+def visualizers() -> dict[str, type[Visualizer]]:
+    """Every visualizer by name."""
+    return _offered(Visualizer)
+
+
 def metrics() -> dict[str, type[Metric]]:
     """Every metric by name."""
     return _offered(Metric)
 
 
-def plugin_of(cls: type[Method] | type[Metric]) -> Plugin:
-    """The plugin that offers a method or metric."""
+def plugin_of(cls: Offer) -> Plugin:
+    """The plugin that offers a method, visualizer or metric."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
 
 
@@ -72,7 +89,7 @@ def model_spec(model: nn.Module) -> ModelSpec:
 
 
 def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> Named:
-    """A method or metric with its options: by name, by class, or as it was given."""
+    """A method, visualizer or metric with its options: by name, by class, or as it was given."""
     if isinstance(what, kind):
         if options:
             raise InvalidInput(
@@ -93,7 +110,7 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
 
 
 def options_of(cls: type[Any]) -> dict[str, Any]:
-    """The options of a method or metric, with their defaults."""
+    """The options of a method, visualizer or metric, with their defaults."""
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise AttribkitError(f"{_path(cls)} is no frozen dataclass: decorate it with @dataclass(frozen=True).")
     return {field.name: field.default for field in fields(cls)}
@@ -158,7 +175,7 @@ def _register(manager: pluggy.PluginManager, module: Any, name: str, distributio
     return plugin
 
 
-def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[type[Method] | type[Metric]]:
+def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[Offer]:
     """The classes that a plugin's hooks return, checked."""
     for hook, kind in _KINDS.items():
         for answer in getattr(manager.hook, hook).get_hookimpls():
@@ -180,7 +197,7 @@ def _check_class(cls: Any, kind: type[Any], hook: str) -> None:
 def _refuse_taken_names(found: list[Plugin]) -> None:
     taken: dict[tuple[type, str], type] = {}
     for cls in (cls for plugin in found for cls in plugin.offers):
-        kind = Method if issubclass(cls, Method) else Metric
+        kind = next(kind for kind in _KINDS.values() if issubclass(cls, kind))
         other = taken.setdefault((kind, cls.name), cls)
         if other is not cls:
             raise AttribkitError(f"{_path(other)} and {_path(cls)} are both named {cls.name!r}; rename the second.")

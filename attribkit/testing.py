@@ -1,4 +1,4 @@
-"""Checks that any method, built in or a stranger's, must pass; write ``check_method(MyMethod())`` in a test."""
+"""Checks that a plugin's classes must pass; write ``check_method(MyMethod())`` or its like in a test."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.method import Method
+from attribkit.core.visualization import Visualization
+from attribkit.core.visualizer import Visualizer
 from attribkit.explainer import Explainer
 from attribkit.registry import options_of
 
@@ -60,12 +62,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def check_describes_itself(method: Method, model: nn.Module, x: Tensor) -> None:
     """A frozen, hashable dataclass with a name, a source and a summary."""
-    cls = type(method)
-    options = {name: getattr(method, name) for name in options_of(cls)}
-    assert hash(method) == hash(cls(**options)), "equal options must have equal hashes: use frozen=True"
-    assert method.name, "the class attribute `name` is missing"
-    assert method.source, "the class attribute `source` (authors, venue, year) is missing"
-    assert (cls.__doc__ or "").strip(), "the docstring is missing"
+    _assert_described(method)
 
 
 def check_leaves_model_alone(method: Method, model: nn.Module, x: Tensor) -> None:
@@ -79,17 +76,7 @@ def check_leaves_model_alone_on_error(method: Method, model: nn.Module, x: Tenso
     """Nor when the forward raises in its middle, or the user interrupts it."""
     for error in (RuntimeError("raised on purpose"), KeyboardInterrupt()):
         explainer = Explainer(model)
-        explainer.attribute(x, method)  # so that what is done once per model does not meet the error first
-        handle = list(model.modules())[-1].register_forward_hook(_raiser(error))
-        before = model_state(model)
-        try:
-            explainer.attribute(x, method)
-        except (RuntimeError, KeyboardInterrupt) as raised:
-            assert raised is error, f"another error came out: {raised!r}"  # noqa: PT017
-        finally:
-            after = model_state(model)
-            handle.remove()
-        assert not changes(before, after), f"changed after {type(error).__name__}: {changes(before, after)}"
+        _assert_survives(error, model, lambda: explainer.attribute(x, method))  # noqa: B023  # called at once
 
 
 def check_leaves_images_alone(method: Method, model: nn.Module, x: Tensor) -> None:
@@ -172,18 +159,123 @@ METHOD_CHECKS: tuple[Callable[[Method, nn.Module, Tensor], None], ...] = (
 )
 
 
+def check_visualizer(
+    visualizer: Visualizer, model: nn.Module | None = None, size: tuple[int, ...] = (3, 16, 16)
+) -> None:
+    """Run every check of VISUALIZER_CHECKS; the first that fails raises an AssertionError that says what is wrong.
+
+    model, size: a classifier of at least three classes, and (c, *space) of its images; None is a small CNN.
+    """
+    for check in VISUALIZER_CHECKS:
+        check(visualizer, model or tiny_cnn(), size)
+
+
+def check_visualizer_describes_itself(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """A frozen, hashable dataclass with a name, a source and a summary."""
+    _assert_described(visualizer)
+
+
+def check_visualizer_leaves_model_alone(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """Nothing of the model, nor of the random number generators, is different afterwards."""
+    before = model_state(model)
+    _visualized(visualizer, model, size)
+    assert not changes(before, model_state(model)), f"changed: {changes(before, model_state(model))}"
+
+
+def check_visualizer_leaves_model_alone_on_error(
+    visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]
+) -> None:
+    """Nor when the forward raises in its middle, or the user interrupts it."""
+    for error in (RuntimeError("raised on purpose"), KeyboardInterrupt()):
+        _assert_survives(error, model, lambda: _visualized(visualizer, model, size))
+
+
+def check_visualizer_fits_model(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """Finite images of the model's shape, device and precision, that want no gradient; one of each class, or more."""
+    like = next(model.parameters())
+    for unit, classes in ((2, 1), ([0, 2], 2)):
+        images = _visualized(visualizer, model, size, unit).images
+        assert images.shape[1:] == size, f"images of shape {tuple(images.shape)}, asked for {size}"
+        assert len(images) % classes == 0, f"{len(images)} images of {classes} classes"
+        assert images.dtype == like.dtype, f"images of {images.dtype}, the model is of {like.dtype}"
+        assert images.device == like.device, f"images on {images.device}, the model is on {like.device}"
+        assert not images.requires_grad, "images that want gradients"
+        assert bool(images.isfinite().all()), "images that are not finite"
+
+
+def check_visualizer_responses(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """The last responses are what the model says of the images, each of its own class."""
+    made = _visualized(visualizer, model, size, [0, 2])
+    classes = torch.tensor([0, 2]).repeat(len(made) // 2)
+    scores = _outputs(model, made.images).cpu().float()[torch.arange(len(made)), classes]
+    gap = float((scores - made.responses[-1].cpu()).abs().max())
+    assert gap <= 1e-3 * max(1.0, float(scores.abs().max())), f"responses differ from the model's scores by {gap:.2g}"
+
+
+def check_visualizer_repeats_itself(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """The same call gives the same images, whatever was drawn from the global random number generators before."""
+    first = _visualized(visualizer, model, size).images
+    torch.rand(1)
+    np.random.rand()  # noqa: NPY002  # the global state is what must not matter
+    assert torch.equal(first, _visualized(visualizer, model, size).images), "two calls gave different images"
+
+
+VISUALIZER_CHECKS: tuple[Callable[[Visualizer, nn.Module, tuple[int, ...]], None], ...] = (
+    check_visualizer_describes_itself,
+    check_visualizer_leaves_model_alone,
+    check_visualizer_leaves_model_alone_on_error,
+    check_visualizer_fits_model,
+    check_visualizer_responses,
+    check_visualizer_repeats_itself,
+)
+
+
+def _assert_described(what: Method | Visualizer) -> None:
+    cls = type(what)
+    options = {name: getattr(what, name) for name in options_of(cls)}
+    assert hash(what) == hash(cls(**options)), "equal options must have equal hashes: use frozen=True"
+    assert what.name, "the class attribute `name` is missing"
+    assert what.source, "the class attribute `source` (authors, venue, year) is missing"
+    assert (cls.__doc__ or "").strip(), "the docstring is missing"
+
+
+def _assert_survives(error: BaseException, model: nn.Module, call: Callable[[], object]) -> None:
+    """The error comes out, and the model is as it was."""
+    call()  # so that what is done once per model does not meet the error first
+    handle = list(model.modules())[-1].register_forward_hook(_raiser(error))
+    before = model_state(model)
+    try:
+        call()
+    except (RuntimeError, KeyboardInterrupt) as raised:
+        assert raised is error, f"another error came out: {raised!r}"  # noqa: PT017
+    finally:
+        after = model_state(model)
+        handle.remove()
+    assert not changes(before, after), f"changed after {type(error).__name__}: {changes(before, after)}"
+
+
+def _visualized(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...], unit: Any = 2) -> Visualization:
+    return Explainer(model).visualize(unit, visualizer, size=size)
+
+
 def _images() -> Tensor:
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def _predicted(model: nn.Module, x: Tensor) -> list[int]:
+    classes: list[int] = _outputs(model, x).argmax(1).tolist()
+    return classes
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """The class scores in evaluation mode."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     with torch.no_grad():
-        classes: list[int] = model(x).argmax(1).tolist()
+        outputs: Tensor = model(x)
     for module, flag in training.items():
         module.training = flag
-    return classes
+    return outputs
 
 
 def _assert_close(one: Attribution, other: Attribution, what: str) -> None:

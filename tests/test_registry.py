@@ -56,7 +56,7 @@ def test_a_plugin_is_found(install):
     cls = registry.methods()["mine"]
     assert issubclass(cls, Method)
     assert registry.plugin_of(cls).distribution == "attribkit-mine"
-    assert next(iter(registry.methods())) == "gradcam"
+    assert next(iter(registry.methods())) == "cam"
     assert list(registry.methods())[-1] == "mine"
 
 

@@ -23,7 +23,8 @@ from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import ClassLogit, Predicted, Target
+from attribkit.core.targets import ClassLogit, Predicted, Scored, Target
+from attribkit.core.units import LayerUnit
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
@@ -183,6 +184,18 @@ class HookedModel:
         maps, weights = self._in_chunks(run, x, [target])
         return maps, weights
 
+    def response_and_gradient(self, x: Images, unit: Target | LayerUnit) -> tuple[PerImage, Images]:
+        """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
+
+        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            leaf = part.detach().requires_grad_()
+            response = questions[0](self(leaf) if isinstance(unit, Target) else self._channels(leaf, unit.layer))
+            return [precise(response.detach()), precise(*gradients_of(response, [leaf], [None], keep=False))]
+
+        target = unit if isinstance(unit, Target) else Scored(unit.response)
+        response, gradient = self._in_chunks(run, x, [target])
+        return response, gradient
+
     def attention(self, x: Images, target: Target, fuse: Callable[[Weights], Tensor]) -> list[Tensor]:
         """What `fuse` makes of the attention weights (b, heads, queries, keys) of each layer, in execution order.
 
@@ -286,6 +299,16 @@ class HookedModel:
         for note in ways_of_reading(asked, len(outputs), layout):
             self.note(note)
         return returned, output, layout
+
+    def _channels(self, x: Tensor, name: str) -> LayerMaps:
+        """A layer's output as channels on its grid, or as (b, d) where it has no space left; differentiable."""
+        asked = ReadLayer(name, name, self.layer(name), None)
+        with captured([(asked.module, None)]) as (outputs,):
+            self(x)
+        if outputs and len(outputs[-1]) == len(x) and outputs[-1].shape[:2].numel() == outputs[-1].numel():
+            return outputs[-1].flatten(1)
+        output, layout = map_of(asked, outputs, x, self.spec)
+        return layout.to_grid(output)
 
     def _packs(
         self, stream: Iterable[Tensor], target: Target, total: int | None

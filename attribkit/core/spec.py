@@ -19,6 +19,8 @@ class ModelSpec:
     patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
     channels_last: bool = False  # whether its maps are (b, h, w, c)
     input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
+    mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
+    std: tuple[float, ...] | None = None  # what was divided by
     labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
 
     def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
@@ -32,3 +34,9 @@ class ModelSpec:
             channels_last=self.channels_last,
             patch=self.patch,
         )
+
+    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of the training images, where both are known for so many channels."""
+        if self.mean is None or self.std is None or not len(self.mean) == len(self.std) == channels:
+            return None
+        return self.mean, self.std

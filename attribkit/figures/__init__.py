@@ -1,6 +1,7 @@
-"""Attributions as figures."""
+"""Attributions and visualizations as figures."""
 
 from attribkit.figures.figure import figure
+from attribkit.figures.gallery import gallery
 from attribkit.figures.grid import Cell, check_ending, grid, write
 from attribkit.figures.inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
 
@@ -12,6 +13,7 @@ __all__ = [
     "draw_inspection",
     "draw_receptive_field",
     "figure",
+    "gallery",
     "grid",
     "write",
 ]

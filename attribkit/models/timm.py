@@ -17,6 +17,8 @@ def spec(model: Any) -> ModelSpec | None:
         prefix_tokens=getattr(model, "num_prefix_tokens", None),
         channels_last=getattr(model, "output_fmt", None) == "NHWC",
         input_size=_input_size(model, config),
+        mean=_per_channel(config.get("mean")),
+        std=_per_channel(config.get("std")),
         labels=_labels(model, config),
     )
 
@@ -35,6 +37,10 @@ def _channels(model: Any, config: dict[str, Any]) -> int | None:
     modules = dict(model.named_modules())
     seen = getattr(modules.get(name), "in_channels", None)  # type: ignore[arg-type]
     return seen // _FOLDED if seen and "body.s2d" in modules else seen or getattr(model, "in_chans", None)
+
+
+def _per_channel(numbers: Sequence[float] | None) -> tuple[float, ...] | None:
+    return tuple(numbers) if numbers else None
 
 
 def _labels(model: Any, config: dict[str, Any]) -> Sequence[str] | Callable[[], Sequence[str]] | None:

@@ -6,6 +6,7 @@ from typing import Any
 from attribkit.core.spec import ModelSpec
 
 _PACKAGE = "torchvision.models."
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all its classifiers are trained with
 
 
 def spec(model: Any) -> ModelSpec | None:
@@ -14,7 +15,14 @@ def spec(model: Any) -> ModelSpec | None:
     if not modules:
         return None
     family = modules[0].removeprefix(_PACKAGE)
-    return ModelSpec(channels_last=family == "swin_transformer", input_size=_input_size(model), labels=_labels(model))
+    labels = _labels(model)
+    return ModelSpec(
+        channels_last=family == "swin_transformer",
+        input_size=_input_size(model),
+        mean=_MEAN if labels else None,
+        std=_STD if labels else None,
+        labels=labels,
+    )
 
 
 def _input_size(model: Any) -> tuple[int, ...] | None:

@@ -1,0 +1,146 @@
+"""Activation maximization: gradient ascent on the image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attribkit.core.errors import InvalidInput
+from attribkit.core.model import HookedModel, precise
+from attribkit.core.shapes import Images, PerImage
+from attribkit.core.targets import Target
+from attribkit.core.units import LayerUnit
+from attribkit.core.visualizer import Made, Responses, Visualizer
+from attribkit.visualizers.parametrisations import Canvas, Fourier, Pixels, bounded, with_natural_colours
+from attribkit.visualizers.regularisers import squared_norm, total_variation
+from attribkit.visualizers.trajectory import Trajectory
+from attribkit.visualizers.transformations import RandomMovement
+
+_PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
+_STARTS = {"noise": 1.0, "zeros": 0.0}  # standard deviation of the first parameters
+_DELAY = 2  # seconds before a progress bar is shown
+
+
+@dataclass(frozen=True)
+class ActivationMaximization(Visualizer):
+    """An image, found by gradient ascent, that a unit responds to strongly."""
+
+    name: ClassVar[str] = "activation_maximization"
+    source: ClassVar[str] = "Simonyan et al., ICLR 2014 workshop, sec. 2; Olah et al., Distill 2017"
+
+    parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
+    start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
+    decorrelated: bool = True  # colours mixed as in natural images; for three channels
+    jitter: int = 16  # pixels; the largest shift, scaling and turn of the image at each step
+    scale: float = 0.2  # share of its size
+    rotate: float = 15.0  # degrees
+    l2: float = 0.0  # weight of the squared norm of the normalised image
+    total_variation: float = 0.0  # weight of its total variation
+    blur: float = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
+    blur_every: int = 4  # steps
+    steps: int = 256  # at most; one forward and backward each
+    learning_rate: float = 0.15  # of Adam at the first step; falls to zero along a cosine
+    tolerance: float = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
+    patience: int = 32  # steps whose mean is compared with that of as many before
+    seed: int = 0
+    count: int = 1  # images, each from noise of its own
+
+    def __post_init__(self) -> None:
+        if self.parametrisation not in _PARAMETRISATIONS or self.start not in _STARTS:
+            raise InvalidInput(
+                f"parametrisation={self.parametrisation!r} and start={self.start!r}: the first must be one of "
+                f"{', '.join(_PARAMETRISATIONS)}, the second one of {', '.join(_STARTS)}."
+            )
+        for option in ("steps", "patience", "count", "blur_every", "learning_rate"):
+            if not getattr(self, option) > 0:
+                raise InvalidInput(f"{option}={getattr(self, option)!r} must be above 0.")
+        for option in ("jitter", "scale", "rotate", "l2", "total_variation", "blur", "tolerance"):
+            if not getattr(self, option) >= 0:
+                raise InvalidInput(f"{option}={getattr(self, option)!r} must not be below 0.")
+        if self.blur and self.parametrisation != "pixel":
+            raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
+
+    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Made, Responses]:
+        unit = _repeated(unit, self.count)
+        generator = torch.Generator().manual_seed(self.seed)
+        canvas = self._canvas(model, blank, generator)
+        trajectory = self._ascend(model, unit, canvas, RandomMovement(self.jitter, self.scale, self.rotate, generator))
+        if still := trajectory.unmoved():
+            model.note(f"the gradient was zero at every step for images {still}: they show where they began, no unit")
+        images = canvas.images().detach().to(blank.dtype)
+        return images, trajectory.responses(model.response_and_gradient(images, unit)[0])
+
+    def _canvas(self, model: HookedModel, blank: Images, generator: torch.Generator) -> Canvas:
+        """The images before the first step."""
+        parametrisation = _PARAMETRISATIONS[self.parametrisation]((len(blank) * self.count, *blank.shape[1:]))
+        first = _STARTS[self.start] * torch.randn(parametrisation.parameters_shape, generator=generator)
+        stages = [parametrisation, *self._stages(model, blank.shape[1])]
+        return Canvas(first.to(precise(blank)).requires_grad_(), stages)
+
+    def _ascend(self, model: HookedModel, unit: Target | LayerUnit, canvas: Canvas, move: RandomMovement) -> Trajectory:
+        """Change the canvas until the steps are spent or the objective is flat."""
+        dtype = next(p.dtype for p in model.module.parameters() if p.is_floating_point())
+        ascent = _Ascent(canvas.parameters, self.learning_rate, self.steps)
+        trajectory = Trajectory()
+        for step in tqdm(range(1, self.steps + 1), self.name, delay=_DELAY, disable=None, leave=False):
+            images = canvas.images()
+            moved = move(images)
+            response, gradient = model.response_and_gradient(moved.detach().to(dtype), unit)
+            penalty = self._penalty(images)
+            ascent.step((gradient * moved).sum() - penalty.sum())  # has the gradient of response - penalty
+            if self.blur and step % self.blur_every == 0:
+                canvas.blur(self.blur)
+            trajectory.add(response, response - penalty.detach(), gradient)
+            if step < self.steps and trajectory.is_flat(self.tolerance, self.patience):
+                model.note(f"stopped after {step} of {self.steps} steps, since the objective was flat")
+                break
+        return trajectory
+
+    def _stages(self, model: HookedModel, channels: int) -> list[Callable[[Images], Images]]:
+        """What turns the parametrisation's images into normalised ones: natural colours, bounds."""
+        stages: list[Callable[[Images], Images]] = []
+        if self.decorrelated and channels == 3:
+            stages.append(with_natural_colours)
+        elif self.decorrelated:
+            model.note(f"decorrelated=True is for 3 channels and does nothing for {channels}")
+        normalisation = model.spec.normalisation(channels)
+        if self.parametrisation == "fourier" and normalisation is not None:
+            stages.append(bounded(*normalisation))
+        elif self.parametrisation == "fourier":
+            model.note("the model's mean and std are not known: the pixel values are not bounded")
+        return stages
+
+    def _penalty(self, images: Images) -> PerImage:
+        """What is taken from each image's response."""
+        penalty = images.new_zeros(len(images))
+        if self.l2:
+            penalty = penalty + self.l2 * squared_norm(images)
+        return penalty + self.total_variation * total_variation(images) if self.total_variation else penalty
+
+
+class _Ascent:
+    """Steps of Adam (Kingma and Ba, ICLR 2015) up an objective, shorter and shorter along a cosine."""
+
+    def __init__(self, parameters: Tensor, learning_rate: float, steps: int) -> None:
+        self.parameters = parameters
+        self.optimizer = torch.optim.Adam([parameters], lr=learning_rate, maximize=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def step(self, objective: Tensor) -> None:
+        """Change the parameters in place."""
+        (self.parameters.grad,) = torch.autograd.grad(objective, [self.parameters])
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def _repeated(unit: Target | LayerUnit, times: int) -> Target | LayerUnit:
+    """The unit, for several images of each class."""
+    if isinstance(unit, LayerUnit) or times == 1:
+        return unit
+    repeated = unit.repeated(times)
+    if repeated is None:
+        raise InvalidInput(f"{unit!r} speaks of given images only: use count=1.")
+    return repeated
