@@ -330,6 +330,21 @@ def test_the_image_of_a_class_excites_it_more_than_99_of_100_real_ones(hearts, n
     assert model(made.images).argmax(1).item() == label
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("cnn", {}), ("vit", STILL)], ids=["cnn", "vit"])
+def test_the_images_of_all_classes_excite_them_more_than_99_of_100_real_ones(name, options):
+    model, preprocessing = load_model(f"zoo:{name}")
+    scenes = list(zoo.scenes(800, seed=10_000))
+    labels = torch.tensor([scene.label for scene in scenes])
+    with torch.no_grad():
+        scores = torch.cat([model(preprocessing(Image.fromarray(scene.image))[None]) for scene in scenes])
+    real = [scores[labels == label, label].quantile(0.99).item() for label in range(len(zoo.SHAPES))]
+    reached = Explainer(model).visualize(list(zoo.SHAPES), **options).responses[-1].tolist()
+    for shape, best, made in zip(zoo.SHAPES, real, reached, strict=True):
+        print(f"{name} {shape:9} 99 % of real scenes below {best:6.2f}, reached {made:7.2f}")
+    assert all(made > best for made, best in zip(reached, real, strict=True))
+
+
 QUICK = STILL | {"steps": 40, "learning_rate": 0.3}
 
 

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel, precise
+from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets import Target
 from attribkit.core.units import LayerUnit
@@ -21,7 +21,6 @@ from attribkit.visualizers.transformations import RandomMovement
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
 _STARTS = {"noise": 1.0, "zeros": 0.0}  # standard deviation of the first parameters
-_DELAY = 2  # seconds before a progress bar is shown
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,15 @@ class ActivationMaximization(Visualizer):
     parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
     start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
-    jitter: int = 16  # pixels; the largest shift, scaling and turn of the image at each step
-    scale: float = 0.2  # share of its size
-    rotate: float = 15.0  # degrees
+    jitter: int = 8  # pixels; the largest shift, scaling and turn of the image at the first step, fading to none
+    scale: float = 0.1  # share of its size
+    rotate: float = 8.0  # degrees
     l2: float = 0.0  # weight of the squared norm of the normalised image
     total_variation: float = 0.0  # weight of its total variation
     blur: float = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
     blur_every: int = 4  # steps
     steps: int = 256  # at most; one forward and backward each
-    learning_rate: float = 0.15  # of Adam at the first step; falls to zero along a cosine
+    learning_rate: float = 0.2  # of Adam at the first step; falls to zero along a cosine
     tolerance: float = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
     patience: int = 32  # steps whose mean is compared with that of as many before
     seed: int = 0
@@ -85,9 +84,9 @@ class ActivationMaximization(Visualizer):
         dtype = next(p.dtype for p in model.module.parameters() if p.is_floating_point())
         ascent = _Ascent(canvas.parameters, self.learning_rate, self.steps)
         trajectory = Trajectory()
-        for step in tqdm(range(1, self.steps + 1), self.name, delay=_DELAY, disable=None, leave=False):
+        for step in tracked(range(1, self.steps + 1), self.name):
             images = canvas.images()
-            moved = move(images)
+            moved = move.faded(ascent.share)(images)
             response, gradient = model.response_and_gradient(moved.detach().to(dtype), unit)
             penalty = self._penalty(images)
             ascent.step((gradient * moved).sum() - penalty.sum())  # has the gradient of response - penalty
@@ -126,8 +125,14 @@ class _Ascent:
 
     def __init__(self, parameters: Tensor, learning_rate: float, steps: int) -> None:
         self.parameters = parameters
+        self.learning_rate = learning_rate
         self.optimizer = torch.optim.Adam([parameters], lr=learning_rate, maximize=True)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    @property
+    def share(self) -> float:
+        """The next step's length, as a share of the first's."""
+        return float(self.schedule.get_last_lr()[0]) / self.learning_rate
 
     def step(self, objective: Tensor) -> None:
         """Change the parameters in place."""

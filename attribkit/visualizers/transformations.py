@@ -1,7 +1,7 @@
 """Small random movements that an image must survive: shifted, scaled, turned."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,15 @@ class RandomMovement:
     scale: float  # largest share by which an image grows or shrinks
     rotate: float  # largest angle, in degrees
     generator: torch.Generator
+
+    def faded(self, strength: float) -> "RandomMovement":
+        """The same, by a share of its extent, 0 to 1."""
+        share = {
+            "jitter": round(strength * self.jitter),
+            "scale": strength * self.scale,
+            "rotate": strength * self.rotate,
+        }
+        return replace(self, **share)  # type: ignore[arg-type]
 
     def __call__(self, images: Images) -> Images:
         if not (self.jitter or self.scale or self.rotate):
