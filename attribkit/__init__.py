@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attribkit.core.targets import ClassLogit, Contrast, Counterfactual, Probability, Target
     from attribkit.explainer import Explainer
     from attribkit.figures import figure
+    from attribkit.heads import cam_head, train_head
     from attribkit.hookspecs import hookimpl
     from attribkit.loading import load_model
 
@@ -32,9 +33,11 @@ __all__ = [
     "ModelSpec",
     "Probability",
     "Target",
+    "cam_head",
     "figure",
     "hookimpl",
     "load_model",
+    "train_head",
 ]
 
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
@@ -51,9 +54,11 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "ModelSpec": "core.spec",
     "Probability": "core.targets",
     "Target": "core.targets",
+    "cam_head": "heads",
     "figure": "figures",
     "hookimpl": "hookspecs",
     "load_model": "loading",
+    "train_head": "heads",
 }
 
 

@@ -19,7 +19,7 @@ RANKS = [
     {"hookspecs"},
     {"methods", "metrics", "models", "zoo"},
     {"registry"},
-    {"explainer"},
+    {"explainer", "heads"},
     {"figures", "preprocessing"},
     {"loading"},
     {"demo", "explain_files"},
