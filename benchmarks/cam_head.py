@@ -1,6 +1,6 @@
 """What a CAM head learns on a fixed body, and what when the body learns too: test accuracy on CIFAR-10.
 
-    python benchmarks/cam_head.py            # MobileNetV2 at 96 pixels on 2,000 images, from the folder ATTRIBKIT_ASSETS
+    python benchmarks/cam_head.py            # MobileNetV2 at 96 pixels, 2,000 images of the folder ATTRIBKIT_ASSETS
     python benchmarks/cam_head.py --paper    # AlexNet and VGG-13 at 224 pixels on all of CIFAR-10, which is downloaded
     python benchmarks/cam_head.py --paper --epochs 1 --limit 500    # a short look at it
 
@@ -50,13 +50,14 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="3, or 150 with --paper")
     parser.add_argument("--limit", type=int, help="images to train on, and to test on, at most")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--channels", type=int, help="of the head: 256, or 1024 with --paper")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
     parser.add_argument("--data", default="data", help="folder of the downloaded CIFAR-10")
     arguments = parser.parse_args(given)
     arguments.epochs = arguments.epochs or (150 if arguments.paper else 3)
+    arguments.channels = arguments.channels or (1024 if arguments.paper else 256)
     return arguments
 
 

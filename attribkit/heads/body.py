@@ -4,9 +4,11 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.hooks import captured, first_tensor, frozen, observed
@@ -88,8 +90,7 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
 def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
     """What a layer puts out in the whole model; the model and the random state are left as they were."""
     with frozen(model), captured([(model.get_submodule(layer.name), layer.run)]) as kept:
-        _prepare(model, training, x)
-        model(x.clone())
+        _run(model, x, training)
     return kept[0][0].detach()
 
 
@@ -139,9 +140,8 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     for training in (False, True):
         wanted = layer_output(model, layer, x, training=training)
         with frozen(body), torch.no_grad():
-            _prepare(body, training, x)
             try:
-                got = body(x.clone())
+                got = _run(body, x, training)
             except Exception:  # whatever a forward raises that was put together wrongly
                 return False
         if not isinstance(got, Tensor) or got.shape != wanted.shape:
@@ -152,8 +152,10 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     return True
 
 
-def _prepare(module: nn.Module, training: bool, x: Tensor) -> None:
-    """A mode, and the same random numbers for each; for a module that something else puts back."""
+def _run(module: nn.Module, x: Tensor, training: bool) -> Any:
+    """A forward in a mode, with the same random numbers for each, that learns no statistics; put back by `frozen`."""
     for each in module.modules():
         each.training = training
     sow(0, x.device)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # for batch normalisation to write into
+    return functional_call(module, buffers, (x.clone(),))
