@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attribkit import registry
 from attribkit.core.admission import check_images, unwrapped
-from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
+from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.hooks import frozen
 from attribkit.core.layers import Layer
 from attribkit.core.model import HookedModel
@@ -35,21 +35,20 @@ def cam_head(
     its weights are drawn from PyTorch's random state and know nothing yet: `train_head` trains them. The result is in
     evaluation mode and shares no tensor with the model, which stays as it was.
 
-    classes: their number, or their names in order. channels: maps before pooling; the paper has 1024, four
-    times the weights; fewer than 64 learn worse, since the ReLU leaves some of them dead. layer: dotted name of the last layer to keep; None is the one that `Explainer.layers` chooses, without the
-    pooling that it may end in. x: a few images by which the parts of the model are compared; None is noise of the size
-    that the model was made for, 224 pixels where it does not say. Raises UnsupportedModel where the layer is no grid
-    (transformers with a class token), or where no part of the model computes what the layer does.
+    classes: their number, or their names in order. channels: maps before pooling; the paper has 1024, four times the
+    weights; with a few, the head learns worse. layer: dotted name of the last layer to keep; None is the one that
+    `Explainer.layers` chooses, without the pooling that it may end in. x: a few images by which the parts of the model
+    are compared; None is noise of the size that the model was made for, 224 pixels where it does not say. Raises
+    UnsupportedModel where the layer is no grid (transformers with a class token), or where no part of the model
+    computes what the layer does.
     """
     labels, count = _read(classes)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise InvalidInput(f"channels={channels!r} is no number of maps from 1.")
     module = unwrapped(model)
     hooked = HookedModel(module, registry.model_spec(module))
-    images = _noise(hooked) if x is None else x
-    check_images(images, hooked)
-    images = torch.cat([images, images.flip(-1)])[:2]  # batch normalisation learns nothing from one
-    chosen = _layer(hooked, layer, images, told=x is not None)
+    images = _images(hooked, x)
+    chosen = _layer(hooked, layer, images)
     body = body_up_to(module, chosen, images)
     return _joined(hooked, body, chosen, labels, count, channels)
 
@@ -70,24 +69,38 @@ def _joined(
     return model
 
 
-def _layer(hooked: HookedModel, name: str | None, x: Tensor, *, told: bool) -> Layer:
+def _images(hooked: HookedModel, x: Tensor | None) -> Tensor:
+    """Two images that the model takes; noise where the user gives none."""
+    if x is not None:
+        check_images(x, hooked)
+        return torch.cat([x, x.flip(-1)])[:2]  # one alone is too few for batch normalisation
+    size = hooked.spec.input_size or _SIZE
+    noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(_like(hooked))
+    if hooked.spec.input_size is None:
+        _check_that_it_runs(hooked, noise)
+    return noise
+
+
+def _check_that_it_runs(hooked: HookedModel, noise: Tensor) -> None:
+    try:
+        check_images(noise, hooked)
+        with frozen(hooked.module), torch.no_grad():
+            hooked(noise)
+    except Exception as error:
+        raise InvalidInput(
+            f"What images this model takes is not known, and noise of {_SIZE} is none of them ({error}): pass some, x "
+            "of shape (b, c, *space)."
+        ) from error
+
+
+def _layer(hooked: HookedModel, name: str | None, x: Tensor) -> Layer:
     """The layer that is named, or else justified, and can bear a convolution."""
     spec = hooked.spec
     if name is not None:
         hooked.layer(name)  # refuses what is not there
         spec = replace(spec, layer=name)
-    try:
-        with frozen(hooked.module):
-            layers = HookedModel(hooked.module, spec).layers(x)
-    except AttribkitError:
-        raise
-    except Exception as error:
-        if told or spec.input_size is not None:
-            raise
-        raise InvalidInput(
-            f"The size of this model's images is not known, and noise of {_SIZE} was not it ({error}): pass some "
-            "images, x of shape (b, c, *space)."
-        ) from error
+    with frozen(hooked.module):
+        layers = HookedModel(hooked.module, spec).layers(x)
     chosen = next(layer for layer in layers if layer.chosen)
     chosen = _before_pooling(hooked.module, chosen, layers) if name is None else chosen
     if chosen.layout.kind == "tokens":
@@ -120,11 +133,6 @@ def _read(classes: Any) -> tuple[tuple[str, ...] | None, int]:
     if count < 2:
         raise InvalidInput(f"classes={classes!r} leaves nothing to tell apart: give at least two.")
     return labels, count
-
-
-def _noise(hooked: HookedModel) -> Tensor:
-    size = hooked.spec.input_size or _SIZE
-    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(_like(hooked))
 
 
 def _like(hooked: HookedModel) -> Tensor:

@@ -2,8 +2,9 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
     """
     calls = _calls(model, layer, x)
     for build in (_in_a_row, _stopped):
-        body = build(copy.deepcopy(model), layer, calls)
+        body = build(model, layer, calls)
         if _is_same(model, body, layer, x):
             return body
     raise UnsupportedModel(
@@ -104,23 +105,29 @@ def _calls(model: nn.Module, layer: Layer, x: Tensor) -> list[str]:
 
 
 def _in_a_row(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
-    return _row(model, layer.name, calls)
+    return copy.deepcopy(_row(model, layer.name, calls))
 
 
 def _row(model: nn.Module, path: str, calls: Sequence[str]) -> nn.Module:
     """The children that ran, in their order, the last of them cut in the same way down to the layer."""
     last, _, rest = path.partition(".")
     row = OrderedDict[str, nn.Module]()
-    for name in [call for call in calls if "." not in call and call != last]:
-        row[f"{name}_again{len(row)}" if name in row else name] = model.get_submodule(name)
+    for name in [call for call in calls[:-1] if "." not in call]:
+        row[_unused(name, row)] = model.get_submodule(name)
     inside = [call.removeprefix(f"{last}.") for call in calls if call.startswith(f"{last}.")]
-    row[last] = _row(model.get_submodule(last), rest, inside) if rest else model.get_submodule(last)
+    row[_unused(last, row)] = _row(model.get_submodule(last), rest, inside) if rest else model.get_submodule(last)
     return nn.Sequential(row)
 
 
+def _unused(name: str, names: Container[str]) -> str:
+    """The name, or the name and a number for a module that runs once more."""
+    return next(each for each in chain([name], (f"{name}_{i}" for i in count(2))) if each not in names)
+
+
 def _stopped(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
-    _remove_what_follows(model, set(calls))
-    return StoppedForward(model, layer.name, layer.run)
+    own = copy.deepcopy(model)
+    _remove_what_follows(own, set(calls))
+    return StoppedForward(own, layer.name, layer.run)
 
 
 def _remove_what_follows(module: nn.Module, ran: set[str], prefix: str = "") -> None:
