@@ -217,6 +217,7 @@ def test_what_cannot_be_proven_equal_is_refused():
 def test_the_given_model_stays_as_it_was(training):
     model = torchvision.models.mobilenet_v2(width_mult=0.25).train(training)
     model.features[0].requires_grad_(False)
+    model.features[1].conv[0][0].weight.grad = torch.ones_like(model.features[1].conv[0][0].weight)
     before, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
     random_state = torch.get_rng_state()
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -224,7 +225,10 @@ def test_the_given_model_stays_as_it_was(training):
     assert [m.training for m in model.modules()] == [training] * len(list(model.modules()))
     assert [p.requires_grad for p in model.parameters()] == flags
     assert not any(m.training for m in made.modules())
-    train_head(made, [(x, torch.tensor([0, 1]))], "finetune", epochs=1)
+    assert all(p.grad is None for p in made.parameters())
+    with torch.no_grad():
+        train_head(made, [(x, torch.tensor([0, 1]))], "finetune", epochs=1)
+    assert model.features[1].conv[0][0].weight.grad.eq(1).all()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert {p.data_ptr() for p in model.parameters()}.isdisjoint(p.data_ptr() for p in made.parameters())
     torch.set_rng_state(random_state)  # the head's weights are the only numbers that were drawn
@@ -535,7 +539,8 @@ def test_the_page_quotes_what_was_measured():
 def test_the_code_of_the_page_runs():
     page = (ROOT / "docs" / "cam_head.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    names = {"loader": [(torch.randn(2, 3, 96, 96), torch.tensor([0, 9]))], "x": torch.randn(2, 3, 96, 96)}
+    names = {"loader": [(torch.randn(2, 3, 96, 96), torch.tensor([0, 2]))], "x": torch.randn(2, 3, 96, 96)}
     names["test_loader"] = names["loader"]
-    exec(code.replace("pretrained=True", "pretrained=False"), names)
-    torch.testing.assert_close(9 * names["attribution"].scores, cam(names["model"], names["x"], 3))
+    exec(code.replace('weights="DEFAULT"', "weights=None"), names)
+    scores, cells = names["attribution"].scores, names["attribution"].scores[0].numel()
+    torch.testing.assert_close(cells * scores, cam(names["model"], names["x"], 1))

@@ -62,6 +62,7 @@ def _joined(
     new = head(depth, len(layer.layout.grid), channels, classes, channels_last=last)
     spec = replace(hooked.spec, layer=None, channels_last=False, labels=labels)
     model = CAMModel(body, new.to(_like(hooked)), layer.name, spec).eval()
+    model.zero_grad()  # gradients that the body brought along
     config = getattr(hooked.module, "pretrained_cfg", None)
     if isinstance(config, dict):
         facts = {fact: config[fact] for fact in _FACTS if fact in config}

@@ -73,7 +73,7 @@ def train_head(
     rate = _checked(model, loader, mode, epochs, learning_rate)
     if device is not None:
         model.to(device)
-    with _training(model, mode) as parameters, random_kept(model):
+    with random_kept(model), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
         sow(seed, _like(model).device)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         done = []
