@@ -63,7 +63,8 @@ def train_head(
 
     loader: batches of images (b, c, *space), preprocessed as the body expects, and classes (b,); gone through once an
     epoch. mode: "fixed" trains the head alone, on a body in evaluation mode that stays as it is to the last bit;
-    "finetune" trains all. learning_rate: 1e-3 (fixed) or 1e-4 (finetune) where None. seed: of flips, of dropout and of
+    "finetune" trains all weights, and batch normalisation keeps the statistics that it has, since those of a few images
+    undo a body whose normalisation was folded into its weights. learning_rate: 1e-3 (fixed) or 1e-4 (finetune) where None. seed: of flips, of dropout and of
     the loader's order; the user's random state is put back. flips: mirror each image along its last axis or not, by
     chance. validation: batches to measure the accuracy on after each epoch. device: to move the model to; None leaves
     it where it is. progress: a bar, where there is a terminal.
@@ -97,6 +98,7 @@ def _one_epoch(
     """One pass over the data: mean loss and share of right answers."""
     model.train()
     model.body.train(mode == "finetune")
+    _keep_statistics(model)
     tally = _Tally()
     for x, labels in _batches(model, loader):
         images = _flipped(x) if flips else x
@@ -109,6 +111,13 @@ def _one_epoch(
         optimizer.step()
         tally.add(scores.detach(), labels, loss.detach())
     return tally.means("loader")
+
+
+def _keep_statistics(model: CAMModel) -> None:
+    """Batch normalisation goes on with what it learnt from many more images than a small data set has."""
+    for module in model.body.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 @torch.no_grad()
