@@ -63,11 +63,11 @@ def train_head(
 
     loader: batches of images (b, c, *space), preprocessed as the body expects, and classes (b,); gone through once an
     epoch. mode: "fixed" trains the head alone, on a body in evaluation mode that stays as it is to the last bit;
-    "finetune" trains all weights, and batch normalisation keeps the statistics that it has, since those of a few images
-    undo a body whose normalisation was folded into its weights. learning_rate: 1e-3 (fixed) or 1e-4 (finetune) where None. seed: of flips, of dropout and of
-    the loader's order; the user's random state is put back. flips: mirror each image along its last axis or not, by
-    chance. validation: batches to measure the accuracy on after each epoch. device: to move the model to; None leaves
-    it where it is. progress: a bar, where there is a terminal.
+    "finetune" trains all weights, but batch normalisation keeps its statistics: those of a few images undo a body whose
+    normalisation was folded into its weights. learning_rate: 1e-3 (fixed) or 1e-4 (finetune) where None. seed: of
+    flips, of dropout and of the loader's order; the user's random state is put back. flips: mirror each image along its
+    last axis or not, by chance. validation: batches to measure the accuracy on after each epoch. device: to move the
+    model to; None leaves it where it is. progress: a bar, where there is a terminal.
 
     The model ends in evaluation mode, with the ``requires_grad`` that it had and no gradients, also after an exception.
     """
