@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attribkit.core.visualizer import Visualizer
     from attribkit.explainer import Explainer
     from attribkit.figures import figure, gallery
+    from attribkit.heads import cam_head, train_head
     from attribkit.hookspecs import hookimpl
     from attribkit.loading import load_model
 
@@ -40,10 +41,12 @@ __all__ = [
     "Unit",
     "Visualization",
     "Visualizer",
+    "cam_head",
     "figure",
     "gallery",
     "hookimpl",
     "load_model",
+    "train_head",
 ]
 
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
@@ -65,10 +68,12 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Unit": "core.units",
     "Visualization": "core.visualization",
     "Visualizer": "core.visualizer",
+    "cam_head": "heads",
     "figure": "figures",
     "gallery": "figures",
     "hookimpl": "hookspecs",
     "load_model": "loading",
+    "train_head": "heads",
 }
 
 

@@ -19,7 +19,7 @@ RANKS = [
     {"hookspecs"},
     {"methods", "visualizers", "metrics", "models", "zoo", "inspection"},
     {"registry"},
-    {"explainer"},
+    {"explainer", "heads"},
     {"figures", "preprocessing"},
     {"loading"},
     {"demo", "explain_files", "inspect_files"},

@@ -25,7 +25,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Put back, also when an exception passes: training flags, ``requires_grad``, ``.grad``, hooks, buffers, the identity
     of submodules, parameters and buffers, and the state of the random number generators of Python, NumPy and PyTorch.
     """
-    with _LOCKS.setdefault(model, RLock()), _random_kept(model), _eager():
+    with _LOCKS.setdefault(model, RLock()), random_kept(model), _eager():
         snapshot = Snapshot(model)
         try:
             snapshot.freeze()
@@ -95,7 +95,8 @@ def with_first(output: Any, tensor: Tensor) -> Any:
 
 
 @contextmanager
-def _random_kept(model: nn.Module) -> Iterator[None]:
+def random_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the random states of Python, NumPy and PyTorch, of the CPU and of the GPUs that the model is on."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state is what is kept
     try:

@@ -4,9 +4,9 @@ from torch import nn
 
 from attribkit.core.spec import ModelSpec
 from attribkit.hookspecs import hookimpl
-from attribkit.models import generic, timm, torchvision
+from attribkit.models import described, generic, timm, torchvision
 
-_FAMILIES = (timm, torchvision, generic)
+_FAMILIES = (described, timm, torchvision, generic)
 
 
 @hookimpl(trylast=True)

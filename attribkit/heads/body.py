@@ -1,0 +1,168 @@
+"""The part of a model up to a layer, as a module of its own that is proven equal."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attribkit.core.errors import UnsupportedModel
+from attribkit.core.hooks import captured, first_tensor, frozen, observed
+from attribkit.core.layers import Layer
+from attribkit.core.shapes import Images
+from attribkit.heads.seed import sow
+
+_ROUNDING = 16  # units in the last place of the largest value; equal operations on equal numbers differ by none
+
+
+class StoppedForward(nn.Module):
+    """A model's own forward, left as soon as a layer has run.
+
+    model: the whole of it, or what the layer needs. layer: dotted; run: which of its runs in a forward, from 0.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, run: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = layer
+        self.run = run
+
+    def forward(self, x: Images) -> Tensor:
+        """What the layer puts out."""
+        with self._stopping():
+            try:
+                self.model(x)
+            except _Reached as reached:
+                return reached.output
+        raise UnsupportedModel(
+            f"Layer {self.layer!r} was not run for images of shape {tuple(x.shape)}: give images like those that the "
+            "body was made with."
+        )
+
+    def extra_repr(self) -> str:
+        return f"layer={self.layer!r}, run={self.run}"
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """The hook lives no longer than a forward, so that what others have hooked at the layer is called before."""
+        left = self.run
+
+        def stop(_module: nn.Module, _args: object, output: object) -> None:
+            nonlocal left
+            tensor = first_tensor(output)
+            if left == 0 and tensor is not None:
+                raise _Reached(tensor)
+            left -= 1
+
+        with self.model.get_submodule(self.layer).register_forward_hook(stop):
+            yield
+
+
+class _Reached(Exception):  # no error: the way out of a forward
+    def __init__(self, output: Tensor) -> None:
+        super().__init__("a layer has run")
+        self.output = output
+
+
+def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
+    """A copy of the part of a model that ends in a layer.
+
+    The modules that ran, in a row, where that computes the same; otherwise the model's own forward, left at the layer.
+    Whether it is the same is seen by its numbers on x, in evaluation and in training mode. x: (b, c, *space), at least
+    two images. Raises UnsupportedModel where neither is the same.
+    """
+    calls = _calls(model, layer, x)
+    for build in (_in_a_row, _stopped):
+        body = build(model, layer, calls)
+        if _is_same(model, body, layer, x):
+            return body
+    raise UnsupportedModel(
+        f"No copy of a part of this {type(model).__name__} puts out what its layer {layer.name!r} does: its forward "
+        "keeps a state, draws numbers that no seed repeats, or reads weights of what comes later. Write the part up to "
+        'that layer as a module, Body, and pass torch.nn.Sequential(Body()) with layer="0".'
+    )
+
+
+def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
+    """What a layer puts out in the whole model; the model and the random state are left as they were."""
+    with frozen(model), captured([(model.get_submodule(layer.name), layer.run)]) as kept:
+        _run(model, x, training)
+    return kept[0][0].detach()
+
+
+def _calls(model: nn.Module, layer: Layer, x: Tensor) -> list[str]:
+    """The dotted names of the modules in the order in which they finish, up to the layer."""
+    names: list[str] = []
+    with frozen(model), torch.no_grad(), observed(model, lambda name, _module, _output: names.append(name)):
+        model(x.clone())
+    ends = [i for i, name in enumerate(names) if name == layer.name]
+    return names[: ends[layer.run] + 1]
+
+
+def _in_a_row(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
+    return copy.deepcopy(_row(model, layer.name, calls))
+
+
+def _row(model: nn.Module, path: str, calls: Sequence[str]) -> nn.Module:
+    """The children that ran, in their order, the last of them cut in the same way down to the layer."""
+    last, _, rest = path.partition(".")
+    row = OrderedDict[str, nn.Module]()
+    for name in [call for call in calls[:-1] if "." not in call]:
+        row[_unused(name, row)] = model.get_submodule(name)
+    inside = [call.removeprefix(f"{last}.") for call in calls if call.startswith(f"{last}.")]
+    row[_unused(last, row)] = _row(model.get_submodule(last), rest, inside) if rest else model.get_submodule(last)
+    return nn.Sequential(row)
+
+
+def _unused(name: str, names: Container[str]) -> str:
+    """The name, or the name and a number for a module that runs once more."""
+    return next(each for each in chain([name], (f"{name}_{i}" for i in count(2))) if each not in names)
+
+
+def _stopped(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
+    own = copy.deepcopy(model)
+    _remove_what_follows(own, set(calls))
+    return StoppedForward(own, layer.name, layer.run)
+
+
+def _remove_what_follows(module: nn.Module, ran: set[str], prefix: str = "") -> None:
+    """Put identities in place of the modules that no forward up to the layer enters; what ran stays whole."""
+    for name, child in module.named_children():
+        path = prefix + name
+        if path in ran:
+            continue
+        if any(each.startswith(f"{path}.") for each in ran):
+            _remove_what_follows(child, ran, f"{path}.")
+        else:
+            setattr(module, name, nn.Identity())
+
+
+def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool:
+    """Whether the body puts out what the layer does in the whole model, in both modes."""
+    for training in (False, True):
+        wanted = layer_output(model, layer, x, training=training)
+        with frozen(body), torch.no_grad():
+            try:
+                got = _run(body, x, training)
+            except Exception:  # whatever a forward raises that was put together wrongly
+                return False
+        if not isinstance(got, Tensor) or got.shape != wanted.shape:
+            return False
+        tolerance = _ROUNDING * torch.finfo(wanted.dtype).eps * wanted.abs().max()
+        if not bool((got - wanted).abs().max() <= tolerance):
+            return False
+    return True
+
+
+def _run(module: nn.Module, x: Tensor, training: bool) -> Any:
+    """A forward in a mode, with the same random numbers for each, that learns no statistics; put back by `frozen`."""
+    for each in module.modules():
+        each.training = training
+    sow(0, x.device)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # for batch normalisation to write into
+    return functional_call(module, buffers, (x.clone(),))
