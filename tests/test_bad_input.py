@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import timm
 import torch
+from refusals import NEED_ATTENTION
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, HookedModel, Method, registry
@@ -127,7 +128,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered():
         if len(args[0]) > 2:
             raise torch.OutOfMemoryError("out of memory, says the test")
 
-    methods = [name for name in registry.methods() if name != "attention_gates"]  # which refuses models without gates
+    methods = [name for name in registry.methods() if name not in NEED_ATTENTION]
     reference = {name: Explainer(model).attribute(images(7, 3, 16, 16), name) for name in methods}
     torch.manual_seed(0)
     model.register_forward_pre_hook(small_memory)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import NEED_ATTENTION
 
 from attribkit import Explainer, load_model, registry, zoo
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
@@ -10,7 +11,7 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-METHODS = [name for name in registry.methods() if name != "attention_gates"]  # which refuses models without gates
+METHODS = [name for name in registry.methods() if name not in NEED_ATTENTION]
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -4,12 +4,13 @@ import threading
 
 import pytest
 import torch
+from refusals import NEED_ATTENTION
 from torch import nn
 
 from attribkit import Explainer, registry
 from attribkit.testing import changes, model_state, tiny_cnn
 
-METHODS = [name for name in registry.methods() if name != "attention_gates"]  # which refuses models without gates
+METHODS = [name for name in registry.methods() if name not in NEED_ATTENTION]
 
 
 @pytest.mark.parametrize("method", METHODS)

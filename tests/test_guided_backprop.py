@@ -106,7 +106,7 @@ def test_guided_gradcam_is_the_product_of_its_two_parts(name):
     torch.testing.assert_close(ours, guided * where[:, None])
 
 
-@pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning", "ignore:Input Tensor 0 did not:UserWarning")
 def test_guided_gradcam_equals_captum():
     """captum enlarges Grad-CAM by repeating its cells unless told otherwise."""
     attr = pytest.importorskip("captum.attr")
