@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from attribkit import registry
 from attribkit.core.admission import check_images, checked_mask, unwrapped
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.errors import InvalidInput
+from attribkit.core.explained import explained
 from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
 from attribkit.core.layers import Layer
@@ -20,12 +20,13 @@ from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric
 from attribkit.core.model import HookedModel
 from attribkit.core.preflight import Finding, preflight
-from attribkit.core.reading import Reads, precise
+from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import Predicted, Target, as_target, check_count
 from attribkit.core.units import LayerUnit
-from attribkit.core.visualization import Visualization, names
+from attribkit.core.visualization import Visualization
+from attribkit.core.visualized import blank_images, visualized
 from attribkit.core.visualizer import Visualizer
 from attribkit.inspection.feature_maps import FeatureMaps, feature_maps
 from attribkit.inspection.filters import Filters, filters
@@ -69,7 +70,7 @@ class Explainer:
         question = self._question(target, x)
         with frozen(self.model.module):
             x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
-            return _attribution(explain, self.model.explaining(x), x, question)
+            return explained(explain, self.model.explaining(x), x, question)
 
     def compare(
         self,
@@ -92,7 +93,7 @@ class Explainer:
                 questions, functools.reduce(Reads.__or__, (m.reads for m in made))
             )
             pairs = itertools.product(questions, made)
-            return [_attribution(explain, knowing.again(), x, question) for question, explain in pairs]
+            return [explained(explain, knowing.again(), x, question) for question, explain in pairs]
 
     def visualize(
         self,
@@ -117,17 +118,9 @@ class Explainer:
             )
         count = wanted.count if isinstance(wanted, Target) else None
         with frozen(self.model.module):
-            blank = self._blank(count or 1, size)
-            model = self.model.explaining(blank)
-            try:
-                images, responses = _checked_visualization(draw(model, wanted, blank), blank, draw)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                self._blame_size(blank, error)
-                raise
-            mean, std = self.model.spec.normalisation(blank.shape[1]) or (None, None)
-            told = names(wanted, self.model.spec.labels, len(images))
-            made = Visualization(images, wanted, draw, told, responses, mean, std, tuple(model.notes))
-            return replace(made, notes=(*made.notes, *_remarks_on_range(made)))
+            blank = blank_images(self.model, count or 1, size)
+            check_images(blank, self.model)
+            return visualized(draw, self.model.explaining(blank), blank, wanted)
 
     def evaluate(
         self,
@@ -236,39 +229,6 @@ class Explainer:
     def _named_layers(self, options: dict[str, Any]) -> dict[str, Any]:
         return {option: self._layer_name(value) for option, value in options.items()}
 
-    def _blank(self, count: int, size: int | tuple[int, ...] | None) -> Tensor:
-        """Images of zeros, as the model takes them."""
-        shape = self._image_shape(size)
-        if not all(isinstance(side, int) and side > 0 for side in shape) or len(shape) < 2:
-            raise InvalidInput(
-                f"size={size!r} is no size of images: give (c, *space), such as (3, 224, 224), or a side."
-            )
-        like = next(p for p in self.model.module.parameters() if p.is_floating_point())
-        blank = torch.zeros(count, *shape, device=like.device, dtype=like.dtype)
-        check_images(blank, self.model)
-        return blank
-
-    def _blame_size(self, blank: Tensor, error: Exception) -> None:
-        """Say that the model's own forward does not take images of another size than it was made for."""
-        made_for, shape = self.model.spec.input_size, tuple(blank.shape[1:])
-        if made_for is not None and shape != tuple(made_for) and any("own forward" in n for n in _told_of(error)):
-            raise InvalidInput(
-                f"The model does not take images of {shape} ({error}): leave size out, it was made for {made_for}."
-            ) from error
-
-    def _image_shape(self, size: int | tuple[int, ...] | None) -> tuple[int, ...]:
-        """(c, *space), from what the user and the model's spec say."""
-        made_for, mean = self.model.spec.input_size, self.model.spec.mean
-        if size is not None and not isinstance(size, int):
-            return tuple(size)
-        if size is not None and (made_for or mean):
-            return (made_for[0], *(size,) * (len(made_for) - 1)) if made_for else (len(mean or ()), size, size)
-        if made_for is None or size is not None:
-            raise InvalidInput(
-                "The shape of this model's images is not known: pass size=(c, *space), such as size=(3, 224, 224)."
-            )
-        return tuple(made_for)
-
     def _layer_name(self, value: Any) -> Any:
         """Modules among the options become their dotted names, so that the method's repr tells all."""
         if isinstance(value, list | tuple):
@@ -281,85 +241,8 @@ class Explainer:
         return name
 
 
-def _attribution(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
-    """What the method gives, checked, with all that is needed to read it."""
-    scores = explain(model, x, question)
-    _check_scores(scores, x, explain)
-    scores = precise(scores.detach()).contiguous()
-    return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
-
-
 def _several(given: Any, what: str) -> list[Any]:
     """A list of at least one; a lone name is no list of names."""
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise InvalidInput(f"{what}={given!r} is no list of {what}: write {what}=[...], with at least one.")
     return list(given)
-
-
-def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
-    """Refuse what a method must not return."""
-    if not isinstance(scores, Tensor) or scores.ndim != x.ndim or len(scores) != len(x):
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise AttribkitError(
-            f"{method!r} returned {got}; a method returns a tensor (b, k, *grid) for its {len(x)} images."
-        )
-    finite = scores.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        raise AttribkitError(
-            f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
-            "by zero on them. Look at its outputs; a model of half precision may need float32."
-        )
-
-
-def _told_of(error: Exception) -> list[str]:
-    """The notes that an exception has gathered on its way."""
-    return getattr(error, "__notes__", [])
-
-
-def _checked_visualization(made: Any, blank: Tensor, visualizer: Visualizer) -> tuple[Tensor, Tensor]:
-    """The images and responses, if they are what a visualizer may return."""
-    pair = made if isinstance(made, tuple) else (made,)
-    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in pair]
-    if not _is_visualization(shapes, tuple(blank.shape)):
-        raise AttribkitError(
-            f"{visualizer!r} returned tensors of shapes {shapes}; a visualizer returns a pair: images like the "
-            f"{tuple(blank.shape)} that it was given, or several times as many, and responses (steps, images)."
-        )
-    images, responses = pair
-    if not bool(images.isfinite().all() & responses.isfinite().all()):
-        raise AttribkitError(
-            f"{visualizer!r} came to images or responses that are not finite: use a smaller learning rate, or a model "
-            "of float32 where it has half precision."
-        )
-    return images.detach(), responses.detach()
-
-
-def _is_visualization(shapes: Sequence[tuple[int, ...]], blank: tuple[int, ...]) -> bool:
-    """Whether there are one or more images for each blank one, and rows of responses to all of them."""
-    if len(shapes) != 2 or shapes[0][1:] != blank[1:] or len(shapes[1]) != 2:
-        return False
-    return shapes[0][0] == shapes[1][1] > 0 == shapes[0][0] % blank[0] and shapes[1][0] > 0
-
-
-def _remarks_on_range(made: Visualization) -> list[str]:
-    """What the range of the values tells a careful reader."""
-    if made.mean is None:
-        return ["the model's mean and std are not known: the pictures are stretched to their full range"]
-    share = float(((made.pixels() < 0) | (made.pixels() > 1)).float().mean())
-    return [f"{share:.0%} of the values lie outside 0 to 1 and are clipped in the pictures"] if share >= 0.005 else []
-
-
-def _remarks(scores: Tensor) -> list[str]:
-    """What the scores themselves tell a careful reader."""
-    low, high = scores.flatten(1).aminmax(dim=1)
-    maps = {"zero": (low == 0) & (high == 0), "equal": (low == high) & (low != 0)}
-    return [
-        f"all scores are {value} for images {_where(images)}: the map says nothing about them"
-        for value, images in maps.items()
-        if bool(images.any())
-    ]
-
-
-def _where(images: Tensor) -> list[int]:
-    found: list[int] = images.nonzero().flatten().tolist()
-    return found

@@ -1,0 +1,51 @@
+"""What a method gives, checked, with all that is needed to read it."""
+
+from typing import Any
+
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.errors import AttribkitError
+from attribkit.core.method import Method
+from attribkit.core.model import HookedModel
+from attribkit.core.reading import precise
+from attribkit.core.targets import Target
+
+
+def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
+    """Explain x, and keep the method, its answer and what a careful reader should know."""
+    scores = explain(model, x, question)
+    _check_scores(scores, x, explain)
+    scores = precise(scores.detach()).contiguous()
+    return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+
+
+def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
+    """Refuse what a method must not return."""
+    if not isinstance(scores, Tensor) or scores.ndim != x.ndim or len(scores) != len(x):
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise AttribkitError(
+            f"{method!r} returned {got}; a method returns a tensor (b, k, *grid) for its {len(x)} images."
+        )
+    finite = scores.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise AttribkitError(
+            f"{method!r} gave scores that are not finite for images {_where(~finite)}: the model overflows or divides "
+            "by zero on them. Look at its outputs; a model of half precision may need float32."
+        )
+
+
+def _remarks(scores: Tensor) -> list[str]:
+    """What the scores themselves tell a careful reader."""
+    low, high = scores.flatten(1).aminmax(dim=1)
+    maps = {"zero": (low == 0) & (high == 0), "equal": (low == high) & (low != 0)}
+    return [
+        f"all scores are {value} for images {_where(images)}: the map says nothing about them"
+        for value, images in maps.items()
+        if bool(images.any())
+    ]
+
+
+def _where(images: Tensor) -> list[int]:
+    found: list[int] = images.nonzero().flatten().tolist()
+    return found
