@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attribkit.core.method import Method
     from attribkit.core.metric import Faithfulness, Localization
     from attribkit.core.model import HookedModel
+    from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
     from attribkit.core.targets import ClassLogit, Contrast, Counterfactual, Probability, Target
     from attribkit.core.units import Direction, LayerUnit, Unit
@@ -37,6 +38,7 @@ __all__ = [
     "Method",
     "ModelSpec",
     "Probability",
+    "Reads",
     "Target",
     "Unit",
     "Visualization",
@@ -64,6 +66,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Method": "core.method",
     "ModelSpec": "core.spec",
     "Probability": "core.targets",
+    "Reads": "core.reading",
     "Target": "core.targets",
     "Unit": "core.units",
     "Visualization": "core.visualization",

@@ -64,8 +64,8 @@ def demo(
     from attribkit.zoo import ARCHITECTURES
 
     stages = [show.stage(name, scenes, seed, _device(device)) for name in ARCHITECTURES]
-    total = len(stages) * len(registry.methods())
-    rows = list(track(show.rows(stages), "explaining", total=total))
+    methods = list(registry.methods())
+    rows = list(track(show.rows(stages, methods), "explaining", total=len(stages) * len(methods)))
     _print_table(show.table(rows), f"{scenes} scenes a model; truth: the mask of the object that the label names")
     output.mkdir(parents=True, exist_ok=True)
     figure = show.demo_figure(stages, rows)

@@ -67,10 +67,10 @@ def stage(name: str, count: int, seed: int, device: torch.device | str) -> Stage
     return Stage(name, explainer, scenes, x, labels, mask, statistics.median(rounds[1:]))
 
 
-def rows(stages: Sequence[Stage]) -> Iterator[Row]:
-    """Explain every stage's scenes by every registered method; one that refuses or fails does not stop the others."""
+def rows(stages: Sequence[Stage], methods: Sequence[str]) -> Iterator[Row]:
+    """Explain every stage's scenes by every method; one that refuses or fails does not stop the others."""
     for each in stages:
-        for name in registry.methods():
+        for name in methods:
             try:
                 yield _row(each, name)
             except AttribkitError as error:
@@ -96,7 +96,7 @@ def table(done: Sequence[Row]) -> list[dict[str, str]]:
 
 def demo_figure(stages: Sequence[Stage], done: Sequence[Row]) -> Figure:
     """A row per scene and model, a column per method; the object that the label names is outlined."""
-    methods = [name for name in registry.methods() if any(r.method == name and r.attribution for r in done)]
+    methods = list(dict.fromkeys(row.method for row in done if row.attribution))
     rows = [
         [Cell(each.scenes[i].image), *(_map_cell(each, i, name, done) for name in methods)]
         for each in stages

@@ -53,7 +53,8 @@ def explain(
         x = torch.stack([preprocessing(images[name]) for name in batch]).to(_device(explainer))
         probabilities = _probabilities(explainer, x)
         classes = _classes(explainer, probabilities, target, top)
-        by_rank = [_attributed(explainer, x, methods, ranked) for ranked in classes.unbind(1)]
+        compared = explainer.compare(x, methods, targets=classes.T.tolist())
+        by_rank = [compared[i : i + len(methods)] for i in range(0, len(compared), len(methods))]
         for i, name in enumerate(batch):
             for rank, attributions in enumerate(by_rank):
                 index = int(classes[i, rank])
@@ -131,10 +132,6 @@ def _classes(explainer: Explainer, probabilities: Tensor, target: str | int | No
         classes = probabilities.shape[1]
         raise InvalidInput(f"There is no class {index}: the model has {classes} classes, 0 to {classes - 1}.")
     return torch.full((len(probabilities), 1), index)
-
-
-def _attributed(explainer: Explainer, x: Tensor, methods: Sequence[str], classes: Tensor) -> list[Attribution]:
-    return [explainer.attribute(x, method, target=classes.tolist()) for method in methods]
 
 
 def _label(explainer: Explainer, index: int) -> str:

@@ -243,3 +243,15 @@ def test_any_target_is_followed():
     logit = explainer.attribute(x, "gradient_rollout", target=1).scores
     assert not torch.allclose(logit, explainer.attribute(x, "gradient_rollout", target=2).scores)
     assert not torch.allclose(logit, explainer.attribute(x, "gradient_rollout", target=Probability(1)).scores)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_head_of_zeros_reads_no_token():
+    model, x = tiny(), torch.randn(2, 3, 64, 64)
+    nn.init.zeros_(model.head.weight)
+    explainer = Explainer(model)
+    for method in ("attention", "attention_rollout", "gradient_rollout"):
+        with pytest.raises(AttribkitError, match="no token is read: is the head untrained"):
+            explainer.attribute(x, method, target=1)
+    nn.init.normal_(model.head.weight)
+    assert explainer.attribute(x, "attention", target=1).scores.isfinite().all()

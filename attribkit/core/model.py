@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attribkit.core.attention import Weights, fused_weights, weights_with_graph
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks
-from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.hooks import captured
 from attribkit.core.interventions import Change, scores_with
@@ -229,8 +229,13 @@ class HookedModel:
         if key not in self._learnt.readers:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
             first = self.resolved(target).part(slice(0, 1))
-            read = self.attention_and_gradient(x[:1], first, lambda _, gradient: gradient.ne(0).any(3).any(1))
-            self._learnt.readers[key] = read[-1][0]
+            read = self.attention_and_gradient(x[:1], first, lambda _, gradient: gradient.ne(0).any(3).any(1))[-1][0]
+            if not bool(read.any()):
+                raise UnsupportedModel(
+                    "The score's gradient is exactly zero at the last attention, so that no token is read: is the head "
+                    "untrained, or the target saturated? Ask for a class's logit."
+                )
+            self._learnt.readers[key] = read
         return self._learnt.readers[key]
 
     def scores(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Float[Tensor, "k b"]:
