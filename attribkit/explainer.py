@@ -284,9 +284,11 @@ class Explainer:
 def _attribution(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """What the method gives, checked, with all that is needed to read it."""
     scores = explain(model, x, question)
+    target = model.resolved(question)
+    model.signs.check(explain)
     _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
-    return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+    return Attribution(scores, x, target, explain, (*model.notes, *model.signs.notes(), *_remarks(scores, x.dtype)))
 
 
 def _several(given: Any, what: str) -> list[Any]:
@@ -349,13 +351,21 @@ def _remarks_on_range(made: Visualization) -> list[str]:
     return [f"{share:.0%} of the values lie outside 0 to 1 and are clipped in the pictures"] if share >= 0.005 else []
 
 
-def _remarks(scores: Tensor) -> list[str]:
-    """What the scores themselves tell a careful reader."""
+def _remarks(scores: Tensor, precision: torch.dtype) -> list[str]:
+    """What the scores themselves tell a careful reader; precision: that of the model."""
     low, high = scores.flatten(1).aminmax(dim=1)
-    maps = {"zero": (low == 0) & (high == 0), "equal": (low == high) & (low != 0)}
+    largest, limit = torch.maximum(low.abs(), high.abs()), torch.finfo(precision).tiny
+    told = {
+        "zero": ((largest == 0), "the map says nothing about them"),
+        "equal": ((low == high) & (largest != 0), "the map says nothing about them"),
+        f"below {limit:.1g}": (
+            (largest > 0) & (largest < limit),
+            f"{precision} has few digits left there; a saturated probability? ask for the class's logit",
+        ),
+    }
     return [
-        f"all scores are {value} for images {_where(images)}: the map says nothing about them"
-        for value, images in maps.items()
+        f"all scores are {value} for images {_where(images)}: {why}"
+        for value, (images, why) in told.items()
         if bool(images.any())
     ]
 
