@@ -43,7 +43,7 @@ class RISE(Method):
         exact = torch.promote_types(x.dtype, torch.float32)
         if min(x.shape[2:]) < self.cells:
             model.note(
-                f"images of {tuple(x.shape[2:])} pixels have no {self.cells} cells along every axis: some are pixels"
+                f"images of {'x'.join(map(str, x.shape[2:]))} pixels have no {self.cells} cells along every axis"
             )
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
         extremes = []
