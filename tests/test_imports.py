@@ -56,6 +56,7 @@ def test_core_files_import_each_other_in_one_direction():
     order = [
         "shapes",
         "errors",
+        "signs",
         "snapshot",
         "hooks",
         "layouts",

@@ -77,7 +77,7 @@ def test_outputs_of_many_kinds():
 
     for outputs in (LOGITS, (LOGITS, "rest"), [LOGITS], {"logits": LOGITS}, Output()):
         assert class_scores(outputs) is LOGITS
-    with pytest.raises(AttribkitError, match=r"several tensors that could be class scores, of \[3, 7\] columns"):
+    with pytest.raises(AttribkitError, match=r"several tensors that could be class scores, of \[7, 3\] columns"):
         class_scores((torch.zeros(2, 7), LOGITS))
     for outputs in (LOGITS[0], torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
         with pytest.raises(AttribkitError, match="not class scores"):

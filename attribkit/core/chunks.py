@@ -20,6 +20,7 @@ class Question:
         self.target = target
         self.images = images
         self.predicted: Tensor | None = None
+        self.finite: Tensor | None = None  # whether the scores are, once asked
 
     def __call__(self, outputs: Any) -> Tensor:
         if isinstance(self.target, Predicted):
@@ -30,6 +31,7 @@ class Question:
                 f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "
                 "one score per image, of those that it is shown (large batches are asked about in parts)."
             )
+        self.finite = scores.detach().isfinite().all()
         return scores
 
 

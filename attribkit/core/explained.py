@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
@@ -15,9 +16,11 @@ from attribkit.core.targets import Target
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
     scores = explain(model, x, question)
+    target = model.resolved(question)
+    model.signs.check(explain)
     _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
-    return Attribution(scores, x, model.resolved(question), explain, (*model.notes, *_remarks(scores)))
+    return Attribution(scores, x, target, explain, (*model.notes, *model.signs.notes(), *_remarks(scores, x.dtype)))
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
@@ -35,13 +38,21 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
         )
 
 
-def _remarks(scores: Tensor) -> list[str]:
-    """What the scores themselves tell a careful reader."""
+def _remarks(scores: Tensor, precision: torch.dtype) -> list[str]:
+    """What the scores themselves tell a careful reader; precision: that of the model."""
     low, high = scores.flatten(1).aminmax(dim=1)
-    maps = {"zero": (low == 0) & (high == 0), "equal": (low == high) & (low != 0)}
+    largest, limit = torch.maximum(low.abs(), high.abs()), torch.finfo(precision).tiny
+    told = {
+        "zero": ((largest == 0), "the map says nothing about them"),
+        "equal": ((low == high) & (largest != 0), "the map says nothing about them"),
+        f"below {limit:.1g}": (
+            (largest > 0) & (largest < limit),
+            f"{precision} has few digits left there; a saturated probability? ask for the class's logit",
+        ),
+    }
     return [
-        f"all scores are {value} for images {_where(images)}: the map says nothing about them"
-        for value, images in maps.items()
+        f"all scores are {value} for images {_where(images)}: {why}"
+        for value, (images, why) in told.items()
         if bool(images.any())
     ]
 

@@ -22,6 +22,7 @@ from attribkit.core.progress import tracked
 from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients_of, map_of, precise, ways_of_reading
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
+from attribkit.core.signs import Signs
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import ClassLogit, Predicted, Scored, Target
 from attribkit.core.units import LayerUnit
@@ -41,6 +42,7 @@ class HookedModel:
         self.module = module
         self.spec = spec
         self.notes: list[str] = []  # what a careful reader of the result should know
+        self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
         self._x: Tensor = torch.empty(0)  # the images that are being explained
         self._predicted: ClassLogit | None = None
@@ -50,6 +52,7 @@ class HookedModel:
         """The same model, about to explain x, with notes and predicted classes of its own."""
         model = self.again()
         model._x, model._predicted, model._answers = x, None, []
+        model.signs = Signs()
         return model
 
     def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
@@ -74,7 +77,8 @@ class HookedModel:
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
         try:
-            return self.module(images)
+            with self.signs.of_forward(x.device):
+                return self.module(images)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
             raise
@@ -330,10 +334,21 @@ class HookedModel:
     def _in_chunks(self, run: Run, x: Tensor, targets: Sequence[Target]) -> list[Tensor]:
         """Put the questions to as many images at a time as fit; remember the classes that the model predicts for x."""
         asked = targets if x is self._x else [self.resolved(target) for target in targets]
-        answers, predicted = in_chunks(run, x, asked, self._learnt)
+        answers, predicted = in_chunks(self._watched(run), x, asked, self._learnt)
         if predicted and x is self._x:
             self._predicted = predicted
         return answers
+
+    def _watched(self, run: Run) -> Run:
+        """The same, with an eye on the scores."""
+
+        def watched(part: Tensor, questions: list[Question]) -> list[Tensor]:
+            found = run(part, questions)
+            for finite in (question.finite for question in questions if question.finite is not None):
+                self.signs.of_scores(finite)
+            return found
+
+        return watched
 
     def _asked(self, x: Tensor, target: Target, layer: str | None) -> ReadLayer:
         """A layer by its name; None is the one that the spec names, or that a first forward at this size justifies."""

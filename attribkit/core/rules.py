@@ -1,10 +1,12 @@
 """Backward rules: what a gradient becomes at the ReLUs of a graph, wherever and however they were called."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
@@ -13,19 +15,33 @@ from attribkit.core.errors import UnsupportedModel
 Rule = Callable[[Node], RemovableHandle]  # attaches itself to the graph's node of a ReLU
 
 _RELU = "ReluBackward0"  # of nn.ReLU, F.relu and tensor.relu, in place or not
-_OTHERS = {  # activations for which the rules are not defined
-    "GeluBackward0": "GELU",
-    "SiluBackward0": "SiLU",
-    "HardtanhBackward0": "ReLU6",
-    "HardswishBackward0": "Hardswish",
-    "HardsigmoidBackward0": "Hardsigmoid",
-    "LeakyReluBackward0": "LeakyReLU",
-    "EluBackward0": "ELU",
-    "PreluKernelBackward0": "PReLU",
-    "SoftplusBackward0": "Softplus",
-    "MishBackward0": "Mish",
-    "SigmoidBackward0": "sigmoid",
-    "TanhBackward0": "tanh",
+_OTHERS = {  # activations for which the rules are not defined, by their nodes without "Backward" and the number behind
+    "Abs": "absolute value",
+    "Celu": "CELU",
+    "Clamp": "clamp",
+    "ClampMin": "clamp",
+    "ClampMax": "clamp",
+    "Elu": "ELU",
+    "Erf": "erf",
+    "Gelu": "GELU",
+    "Glu": "GLU",
+    "Hardshrink": "Hardshrink",
+    "Hardsigmoid": "Hardsigmoid",
+    "Hardswish": "Hardswish",
+    "Hardtanh": "ReLU6",
+    "LeakyRelu": "LeakyReLU",
+    "LogSigmoid": "LogSigmoid",
+    "Maximum": "maximum",
+    "Mish": "Mish",
+    "PreluKernel": "PReLU",
+    "RreluWithNoise": "RReLU",
+    "Sigmoid": "sigmoid",
+    "Silu": "SiLU",
+    "Softplus": "Softplus",
+    "Softshrink": "Softshrink",
+    "Tanh": "tanh",
+    "Threshold": "threshold",
+    "Where": "where",
 }
 
 
@@ -49,12 +65,12 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
 
     Refuses a graph without a ReLU. No rule is the plain gradient.
     """
-    if rule is None:
+    if rule is None or start is None:  # without a graph there is no gradient either, which is said where it is taken
         yield []
         return
     nodes = reachable(start)
     relus = [node for node in nodes if node.name() == _RELU]
-    others = Counter(_OTHERS[node.name()] for node in nodes if node.name() in _OTHERS)
+    others = Counter(name for name in map(_other, nodes) if name)
     told = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
     if not relus:
         raise UnsupportedModel(
@@ -71,6 +87,12 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _other(node: Node) -> str | None:
+    """What to call an activation that is not a ReLU; None where the node is no activation."""
+    kind = re.sub(r"Backward\d*$", "", node.name())
+    return kind if BackwardCFunction in type(node).__mro__ else _OTHERS.get(kind)
 
 
 def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:

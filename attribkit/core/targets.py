@@ -96,7 +96,12 @@ class Probability(_OfClasses):
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return _picked(class_scores(outputs).softmax(1), self.index)
+        logits = class_scores(outputs)
+        own = _picked(logits, self.index)
+        classes = torch.as_tensor(self.index, device=logits.device).expand(len(logits))[:, None]
+        others = logits.scatter(1, classes, torch.finfo(logits.dtype).min).logsumexp(1)
+        # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
+        return (-torch.logaddexp(torch.zeros_like(own), others - own)).exp()
 
 
 @dataclass(frozen=True)
@@ -181,10 +186,10 @@ def class_scores(outputs: Any) -> Tensor:
         scores = outputs.get("logits")
     if scores is None and isinstance(outputs, tuple | list) and outputs:
         scores = outputs[0]
-        widths = {each.shape[1] for each in outputs if isinstance(each, Tensor) and each.ndim == 2}
+        widths = [each.shape[1] for each in outputs if isinstance(each, Tensor) and each.ndim == 2]
         if len(widths) > 1:
             raise InvalidInput(
-                f"The model returned several tensors that could be class scores, of {sorted(widths)} columns: pass "
+                f"The model returned several tensors that could be class scores, of {widths} columns: pass "
                 "target=function, which picks from the model's outputs, as in lambda outputs: outputs[1][:, 3]."
             )
     if isinstance(scores, Tensor) and scores.ndim == 2:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from attribkit.core.method import Method
@@ -12,6 +13,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 from attribkit.methods.layer_maps import weighted
+from attribkit.methods.unmoved import note_unmoved
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class AblationCAM(Method):
             partial(_without, channel) for channel in range(activation.shape[1])
         ]
         score = model.score(x, target)
-        losses = score - model.scores_with(x, target, self.layer, without)  # (d, b)
-        return weighted(activation, (losses / score.abs().clamp(min=1e-12)).T).relu()
+        scores = model.scores_with(x, target, self.layer, without)  # (d, b)
+        note_unmoved(model, x, torch.cat([scores, score[None]]))
+        return weighted(activation, ((score - scores) / score.abs().clamp(min=1e-12)).T).relu()
 
 
 def _without(channel: int, output: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
@@ -13,6 +14,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage, Scores
 from attribkit.core.targets import Target
 from attribkit.methods.substrates import Given, Substrate, substrate
+from attribkit.methods.unmoved import rounding_of
 
 Baseline = Substrate | Given | Tensor
 
@@ -44,7 +46,8 @@ class IntegratedGradients(Method):
         target = model.resolved(target)
         starts = self._starts(x)
         if self.steps != "auto":
-            scores, gap = _integrated(model, x, starts, target, self._checked(self.steps))
+            scores, gap, flat = _integrated(model, x, starts, target, self._checked(self.steps))
+            _note_flat(model, flat.nonzero().flatten().tolist())
             model.note(f"completeness: the scores miss f(x) - f(baseline) by at most {float(gap.max()):.2%}")
             return scores
         images = [slice(i, i + 1) for i in range(len(x))]  # each image by itself, so that others do not change it
@@ -64,10 +67,11 @@ class IntegratedGradients(Method):
     def _enough(self, model: HookedModel, x: Images, starts: list[Images], target: Target, image: int) -> Scores:
         """The scores of one image by as many steps as the tolerance asks for."""
         steps = _FIRST
-        scores, gap = _integrated(model, x, starts, target, steps)
+        scores, gap, flat = _integrated(model, x, starts, target, steps)
         while float(gap.max()) > self.tolerance and steps < _MOST:
             steps *= 2
-            scores, gap = _integrated(model, x, starts, target, steps)
+            scores, gap, flat = _integrated(model, x, starts, target, steps)
+        _note_flat(model, [image] if bool(flat.all()) else [])
         short = "" if float(gap.max()) <= self.tolerance else f", more than the tolerance of {self.tolerance:.2%}"
         model.note(f"image {image}: {steps} steps; the scores miss f(x) - f(baseline) by {float(gap.max()):.2%}{short}")
         return scores
@@ -75,8 +79,8 @@ class IntegratedGradients(Method):
 
 def _integrated(
     model: HookedModel, x: Images, starts: list[Images], target: Target, steps: int
-) -> tuple[Scores, PerImage]:
-    """The scores, and what they miss of completeness (axiom 1 of sec. 3) as a share of it."""
+) -> tuple[Scores, PerImage, Bool[Tensor, " b"]]:
+    """The scores, what they miss of completeness (axiom 1 of sec. 3) as a share of it, and where there is none."""
     places, weights = np.polynomial.legendre.leggauss(steps)
     path = (start + 0.5 * (1 + place) * (x - start) for start in starts for place in places)
     gradients = iter(model.gradients(path, target, total=steps * len(starts)))
@@ -87,5 +91,12 @@ def _integrated(
         for weight in weights:
             total += 0.5 * weight * next(gradients)
         scores += (x - start) * total / len(starts)
-    wanted = model.score(x, target) - torch.stack([model.score(start, target) for start in starts]).mean(0)
-    return scores, (scores.flatten(1).sum(1) - wanted).abs() / wanted.abs().clamp(min=1e-12)
+    ends = torch.stack([model.score(x, target), torch.stack([model.score(each, target) for each in starts]).mean(0)])
+    wanted, least = ends[0] - ends[1], rounding_of(ends, x.dtype)
+    missed = (scores.flatten(1).sum(1) - wanted).abs() / torch.maximum(wanted.abs(), least).clamp(min=1e-12)
+    return scores, missed, wanted.abs() <= least
+
+
+def _note_flat(model: HookedModel, images: list[int]) -> None:
+    if images:
+        model.note(f"f(x) - f(baseline) is zero up to rounding for images {images}: there is nothing to share out")

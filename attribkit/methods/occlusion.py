@@ -17,6 +17,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 from attribkit.methods.substrates import Given, Substrate, inpainted, substrate
+from attribkit.methods.unmoved import note_unmoved
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class Occlusion(Method):
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         count, region = self._regions(x)
         cover = self._cover(x)
-        falls = model.score(x, target) - model.scores((cover(region(k)) for k in range(count)), target, count)  # (k, b)
+        score = model.score(x, target)
+        scores = model.scores((cover(region(k)) for k in range(count)), target, count)  # (k, b)
+        note_unmoved(model, x, torch.cat([scores, score[None]]))
+        if count == 1:
+            model.note(f"one region covers all of the {'x'.join(map(str, x.shape[2:]))} image: choose smaller ones")
+        falls = score - scores
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=falls.dtype, device=x.device)
         covered = torch.zeros_like(total)
         for k, fall in enumerate(falls):

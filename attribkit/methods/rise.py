@@ -14,6 +14,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import ClassLogit, Probability, Target
+from attribkit.methods.unmoved import note_unmoved
 
 _BLOCK = 64  # masks that are held at a time
 
@@ -40,10 +41,17 @@ class RISE(Method):
         target = model.resolved(target)
         asked = Probability(target.index) if isinstance(target, ClassLogit) else target
         exact = torch.promote_types(x.dtype, torch.float32)
+        if min(x.shape[2:]) < self.cells:
+            model.note(
+                f"images of {'x'.join(map(str, x.shape[2:]))} pixels have no {self.cells} cells along every axis"
+            )
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
+        extremes = []
         for block in self._blocks(x.to(exact)):
             scores = model.scores((x * mask.to(x.dtype) for mask in block), asked)  # (k, b)
+            extremes.append(torch.stack(scores.aminmax(dim=0)))
             total += torch.einsum("kb,k...->b...", scores, block)
+        note_unmoved(model, x, torch.cat(extremes))
         return total / (self.masks * self.probability)
 
     def _blocks(self, x: Images) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets import Target
 from attribkit.methods.layer_maps import weighted
+from attribkit.methods.unmoved import note_unmoved
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class ScoreCAM(Method):
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         activation = model.activation(x, self.layer, target)
         scores = model.scores(_masked(x, activation), target, total=activation.shape[1])  # (d, b)
+        if len(scores) == 1:
+            model.note("the layer has one channel: its weight is 1, whatever the score")
+        note_unmoved(model, x, scores)
         return weighted(activation, scores.softmax(0).T).relu()
 
 

@@ -29,6 +29,9 @@ class SmoothGrad(Method):
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         low, high = x.flatten(1).aminmax(dim=1)
         scale = self.sigma * (high - low)[(...,) + (None,) * (x.ndim - 1)]
+        flat = (low == high).nonzero().flatten().tolist()
+        if flat and self.sigma:
+            model.note(f"images {flat} are of one value, and noise is a share of their range: it is none for them")
         random = torch.Generator().manual_seed(self.seed)
         noises = (torch.randn(x.shape[1:], generator=random).to(x) for _ in range(self.samples))
         total, squares = torch.zeros_like(x), torch.zeros_like(x)
