@@ -1,5 +1,6 @@
 """Checks that a plugin's classes must pass; write ``check_method(MyMethod())`` or its like in a test."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from attribkit.explainer import Explainer
 from attribkit.registry import options_of
 
 _TOLERANCE = 1e-5  # of the largest magnitude of the scores
+_BETWEEN_PRECISIONS = 1e-4  # of the scores' range, between float32 and double
+_HALF_CORRELATION = 0.99  # between the scores of a bfloat16 model and those of the same in float32
 
 
 def check_method(method: Method, model: nn.Module | None = None, x: Tensor | None = None) -> None:
@@ -127,11 +130,12 @@ def check_batch_equals_single_images(method: Method, model: nn.Module, x: Tensor
 
 
 def check_chunks_do_not_matter(method: Method, model: nn.Module, x: Tensor) -> None:
-    """Nor on how many images are explained at a time."""
-    whole = Explainer(model).attribute(x, method)
-    for size in (1, 2):
+    """Nor on how many images are explained at a time, one, three with two left over, or more than there are."""
+    five = torch.cat([x, x.flip(0)])[:5]
+    whole = Explainer(model).attribute(five, method)
+    for size in (1, 3, 32):
         _assert_close(
-            whole, Explainer(model, batch_size=size).attribute(x, method), f"batches of {size} and all at once"
+            whole, Explainer(model, batch_size=size).attribute(five, method), f"batches of {size} and all at once"
         )
 
 
@@ -145,6 +149,27 @@ def check_memory_layout_does_not_matter(method: Method, model: nn.Module, x: Ten
         )
 
 
+def check_double_precision(method: Method, model: nn.Module, x: Tensor) -> None:
+    """A double model gives double scores, and they are those of float32 but for its rounding."""
+    single, double = _in_two_precisions(method, model, x, torch.float64)
+    assert double.dtype == torch.float64, f"a double model gave scores of {double.dtype}"
+    gap, extent = float((single - double).abs().max()), float(double.max() - double.min())
+    assert gap <= _BETWEEN_PRECISIONS * max(extent, 1e-12), f"scores of float32 miss those of double by {gap:.2g}"
+
+
+def check_half_precision(method: Method, model: nn.Module, x: Tensor) -> None:
+    """A bfloat16 model gives finite float32 scores that agree with those of the same model in float32.
+
+    The images must move the model's scores by more than bfloat16 rounds them, 1 in 256; else there is nothing to find.
+    """
+    single, half = _in_two_precisions(method, model, x, torch.bfloat16)
+    assert half.dtype == torch.float32, f"a bfloat16 model gave scores of {half.dtype}"
+    assert bool(half.isfinite().all()), "a bfloat16 model gave scores that are not finite"
+    if bool((single != single.flatten()[0]).any()):
+        agreement = float(torch.corrcoef(torch.stack([single.flatten(), half.flatten()]))[0, 1])
+        assert agreement > _HALF_CORRELATION, f"scores of bfloat16 and float32 correlate by {agreement:.3f}"
+
+
 METHOD_CHECKS: tuple[Callable[[Method, nn.Module, Tensor], None], ...] = (
     check_describes_itself,
     check_leaves_model_alone,
@@ -156,6 +181,8 @@ METHOD_CHECKS: tuple[Callable[[Method, nn.Module, Tensor], None], ...] = (
     check_batch_equals_single_images,
     check_chunks_do_not_matter,
     check_memory_layout_does_not_matter,
+    check_double_precision,
+    check_half_precision,
 )
 
 
@@ -276,6 +303,14 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     for module, flag in training.items():
         module.training = flag
     return outputs
+
+
+def _in_two_precisions(method: Method, model: nn.Module, x: Tensor, other: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scores of the predicted classes in float32 and in another precision."""
+    single = copy.deepcopy(model).float()
+    classes = _predicted(single, x.float())
+    first = Explainer(single).attribute(x.float(), method, target=classes)
+    return first.scores, Explainer(single.to(other)).attribute(x.to(other), method, target=classes).scores
 
 
 def _assert_close(one: Attribution, other: Attribution, what: str) -> None:

@@ -210,13 +210,6 @@ def test_half_precision():
     [
         (lambda: timm.create_model("resnet18"), "attention", {}, "No attention between tokens was seen"),
         (lambda: timm.create_model("resnet18"), "gradient_rollout", {}, "No attention between tokens was seen"),
-        (
-            lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(1, 1, 1, 1)),
-            "attention_rollout", {}, "inside windows",
-        ),
-        (tiny, "attention", {"block": 3}, "block=3: this model has 3 layers of attention, 0 to 2"),
-        (tiny, "attention", {"block": -4}, "block=-4"),
-        (tiny, "attention", {"head": 3}, "head=3: this model's attention has 3 heads"),
         (tiny, "attention", {"fusion": "sum"}, "fusion='sum' is no way"),
         (tiny, "attention_rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0 must be"),
         (lambda: timm.create_model("pit_ti_224", num_classes=7), "attention_rollout", {}, "same tokens in every layer"),

@@ -1,12 +1,21 @@
 """Every registered method through the public conformance suite."""
 
+from dataclasses import dataclass
+
 import pytest
 import timm
 import torch
 
-from attribkit import Explainer, registry
+from attribkit import Explainer, Method, registry, zoo
 from attribkit.core.errors import UnsupportedModel
-from attribkit.testing import METHOD_CHECKS, changes, model_state, tiny_cnn
+from attribkit.testing import (
+    METHOD_CHECKS,
+    changes,
+    check_double_precision,
+    check_half_precision,
+    model_state,
+    tiny_cnn,
+)
 
 
 def tiny_vit():
@@ -17,6 +26,17 @@ def tiny_vit():
     return model
 
 
+def well_posed(name, x):
+    if name == "steep vit":
+        model = tiny_vit()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model, x
+    scenes = [torch.from_numpy(scene.image).movedim(-1, 0) / 127.5 - 1 for scene in zoo.scenes(3)]
+    return zoo.load(name.removeprefix("trained ")), torch.stack(scenes).float()
+
+
 MODELS = {"cnn": tiny_cnn, "vit": tiny_vit}
 REFUSED = {
     ("guided_backprop", "vit"), ("deconvnet", "vit"), ("guided_gradcam", "vit"),  # it has no ReLU for their rule
@@ -24,7 +44,13 @@ REFUSED = {
     ("attention", "cnn"), ("attention_rollout", "cnn"), ("gradient_rollout", "cnn"),
     ("attention_gates", "cnn"), ("attention_gates", "vit"),  # neither has gates; test_attention_gates.py has one
 }  # fmt: skip
-OPTIONS = {"rise": {"masks": 48, "cells": 4}}  # where the default takes long
+OPTIONS = {"rise": {"masks": 48, "cells": 4}, "occlusion": {"patch": 8, "stride": 4}}  # for small images
+WELL_POSED = {  # models whose scores these methods move by more than bfloat16 rounds them
+    ("occlusion", "cnn"): "trained cnn",
+    ("occlusion", "vit"): "trained vit",
+    ("scorecam", "vit"): "trained vit",
+    ("ablationcam", "vit"): "steep vit",  # without one of its channels, a trained one loses less
+}
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
@@ -35,6 +61,8 @@ def test_method(method, model, check):
     if (method, model) in REFUSED:
         with pytest.raises(UnsupportedModel):
             Explainer(MODELS[model]()).attribute(x, method)
+    elif check is check_half_precision and (method, model) in WELL_POSED:
+        check(registry.methods()[method](), *well_posed(WELL_POSED[method, model], x))
     else:
         check(registry.methods()[method](**OPTIONS.get(method, {})), MODELS[model](), x)
 
@@ -78,3 +106,35 @@ def test_the_suite_sees_harm(harm):
     assert not changes(before, model_state(model))
     harm(model)
     assert changes(before, model_state(model))
+
+
+@dataclass(frozen=True)
+class Noise(Method):
+    """Noise that is drawn in the precision of the images, which changes what is drawn."""
+
+    name = "noise"
+    source = "nobody"
+
+    def __call__(self, model, x, target):
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, 1, *x.shape[2:], generator=generator, dtype=x.dtype).expand(len(x), -1, -1, -1)
+
+
+@dataclass(frozen=True)
+class Digits(Method):
+    """What rounding takes away."""
+
+    name = "digits"
+    source = "nobody"
+
+    def __call__(self, model, x, target):
+        return (1000 * x) % 1
+
+
+@pytest.mark.parametrize(
+    ("check", "method"),
+    [(check_double_precision, Noise()), (check_double_precision, Digits()), (check_half_precision, Digits())],
+)
+def test_the_suite_sees_what_depends_on_the_precision(check, method):
+    with pytest.raises(AssertionError, match="scores of"):
+        check(method, tiny_cnn(), torch.randn(3, 3, 16, 16))

@@ -180,31 +180,3 @@ def test_a_wrong_layer_is_one_sentence(layer, words):
     with pytest.raises(AttribkitError) as error:
         Explainer(Head()).attribute(torch.randn(2, 3, 8, 8), "gradcam", layer=layer)
     assert all(word in str(error.value) for word in words), str(error.value)
-
-
-def test_a_layer_that_runs_twice_is_noted():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
-            self.head = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.head(self.conv(self.conv(x).relu()).relu().mean((2, 3)))
-
-    attribution = Explainer(Twice()).attribute(torch.randn(1, 3, 8, 8), "gradcam", layer="conv")
-    assert any("runs 2 times" in note for note in attribution.notes)
-
-
-def test_a_map_of_zeros_is_noted():
-    model = Head()
-    nn.init.constant_(model.classifier.weight, -1.0)
-    attribution = Explainer(model).attribute(torch.randn(2, 3, 8, 8), "gradcam", layer="relu")
-    assert not attribution.scores.any()
-    assert any("all scores are zero for images [0, 1]" in note for note in attribution.notes)
-
-
-def test_a_class_token_model_read_behind_its_last_attention_is_noted():
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
-    attribution = Explainer(model).attribute(torch.randn(1, 3, 32, 32), "gradcam", layer="blocks.1")
-    assert any("exactly zero at 100% of the grid of layer 'blocks.1'" in note for note in attribution.notes)

@@ -117,6 +117,12 @@ def test_guided_rules_alone_among_other_activations_are_refused(method, name):
         explained(Activated(OTHER_ACTIVATIONS[name]), method)
 
 
+@pytest.mark.parametrize("method", GUIDED)
+def test_guided_rules_of_a_linear_model_are_refused(method):
+    with pytest.raises(AttribkitError, match=r"no ReLU between the score and the images \(no known activation\)"):
+        explained(Activated(lambda x: x), method)
+
+
 @pytest.mark.parametrize("name", OTHER_ACTIVATIONS)
 @pytest.mark.parametrize("method", GUIDED)
 def test_guided_rules_beside_other_activations_name_them(method, name):
@@ -270,6 +276,23 @@ def test_several_heads_are_not_chosen_from(method, widths):
     torch.testing.assert_close(second, explained(model, method, target=lambda outputs: outputs[0][:, 3]).scores)
 
 
+@pytest.mark.parametrize("method", ["eigencam", "xgradcam", "gradcam++"])
+def test_maps_of_a_normalised_layer(method):
+    """Its channels' mean is zero but for rounding, which would choose Eigen-CAM's sign; the others divide by it."""
+    model, x = vit(), images(32)
+    attribution = explained(model, method, x, target=1)
+    words = {
+        "eigencam": "does not tell the component's sign: its largest values are shown",
+        "xgradcam": "divides by each channel's total, which negative activations cancel",
+        "gradcam++": "assumes a layer without negative activations",
+    }
+    assert told(attribution, words[method])
+    double = explained(model.double(), method, x.double(), target=1).scores
+    torch.testing.assert_close(attribution.scores.double(), double, rtol=0, atol=1e-3 * float(double.max()))
+    assert method != "eigencam" or attribution.scores.max() > 0
+    assert not any("activations" in note for note in explained(tiny_cnn(), method, target=1).notes)
+
+
 # Chance
 
 
@@ -376,6 +399,7 @@ def test_a_model_that_ignores_its_images(method):
     if method in LAYERED and not any(told(attribution, each) for each in words):
         # a layer behind the zeros has activations and weights of its own, the same for every image
         assert torch.equal(attribution.scores[0], attribution.scores[1])
+        assert any("exactly zero for images [0, 1]" in str(finding) for finding in Explainer(model).check(images()))
     elif method not in LAYERED:
         assert any(told(attribution, each) for each in words), attribution.notes
 

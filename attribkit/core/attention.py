@@ -61,10 +61,12 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
             )
         if enable_gqa:
             key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
-        logits = (query * (scale or 1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)
+        # In float32 at least, as fused kernels do it: weights that differ little would be equal in half precision.
+        exact = torch.promote_types(query.dtype, torch.float32)
+        logits = (query.to(exact) * (scale or 1 / math.sqrt(query.shape[-1]))) @ key.to(exact).transpose(-2, -1)
         if attn_mask is not None:
             logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-        return self.see(logits.softmax(-1)) @ value
+        return self.see(logits.softmax(-1)).to(value.dtype) @ value
 
     def _multi_head(
         self,

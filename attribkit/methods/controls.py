@@ -22,8 +22,9 @@ class Random(Method):
     seed: int = 0
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        noise = torch.rand(1, 1, *x.shape[2:], generator=torch.Generator().manual_seed(self.seed), dtype=x.dtype)
-        return noise.to(x.device).expand(len(x), -1, *x.shape[2:])
+        random = torch.Generator().manual_seed(self.seed)
+        noise = torch.rand(1, 1, *x.shape[2:], generator=random, dtype=torch.float32)  # the same for every precision
+        return noise.to(x).expand(len(x), -1, *x.shape[2:])
 
 
 @dataclass(frozen=True)

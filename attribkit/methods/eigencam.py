@@ -9,12 +9,15 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import LayerMaps, Scores
 from attribkit.methods.layer_maps import LayerMethod
 
+_FLAT = 0.01  # share of what the channels say, below which their mean says nothing
+
 
 @dataclass(frozen=True)
 class EigenCAM(LayerMethod):
     """A layer's activations along their first principal component; the same map whatever the target.
 
-    A principal component has no sign of its own: it is turned so that the map agrees with the layer's mean activation.
+    A principal component has no sign of its own: it is turned so that the map agrees with the layer's mean activation,
+    or, where that is the same everywhere, as behind a layer normalisation, so that its largest values are positive.
     """
 
     name: ClassVar[str] = "eigencam"
@@ -28,5 +31,10 @@ class EigenCAM(LayerMethod):
         centred = points - points.mean(1, keepdim=True)
         component = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]  # (b, d)
         scores = torch.einsum("bpd,bd->bp", centred, component)
-        agreement = (scores * centred.mean(2)).sum(1, keepdim=True)
-        return (scores * agreement.sign()).relu().reshape(len(activation), 1, *activation.shape[2:])
+        products = scores[..., None] * centred
+        agreement = products.flatten(1).sum(1, keepdim=True)
+        flat = agreement.abs() <= _FLAT * products.abs().flatten(1).sum(1, keepdim=True)
+        if bool(flat.any()):
+            model.note("the layer's mean activation does not tell the component's sign: its largest values are shown")
+        sign = agreement.where(~flat, scores.pow(3).sum(1, keepdim=True)).sign()
+        return (scores * sign).relu().reshape(len(activation), 1, *activation.shape[2:])

@@ -16,6 +16,10 @@ class XGradCAM(LayerMethod):
     source: ClassVar[str] = "Fu et al., BMVC 2020, axiom-based Grad-CAM"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
+        if bool((activation < 0).any()):
+            model.note(
+                "xgradcam divides by each channel's total, which negative activations cancel; this layer has some"
+            )
         total = activation.flatten(2).sum(2)
         weights = ((gradient * activation).flatten(2).sum(2) / total).where(total != 0, 0)
         return weighted(activation, weights).relu()
