@@ -4,16 +4,16 @@ import threading
 
 import pytest
 import torch
-from refusals import NEED_ATTENTION
+from refusals import ANSWERING
 from torch import nn
 
-from attribkit import Explainer, registry
+from attribkit import Explainer
 from attribkit.testing import changes, model_state, tiny_cnn
 
-METHODS = [name for name in registry.methods() if name not in NEED_ATTENTION]
+METHODS = list(ANSWERING.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=list(ANSWERING))
 def test_in_no_grad_and_inference_mode(method):
     model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
     expected = Explainer(model).attribute(x, method).scores
@@ -23,7 +23,7 @@ def test_in_no_grad_and_inference_mode(method):
         assert torch.equal(Explainer(model).attribute(x.clone(), method).scores, expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=list(ANSWERING))
 def test_wrapped_models_are_unwrapped(method):
     model, x = tiny_cnn(), torch.randn(2, 3, 16, 16)
     expected = Explainer(model).attribute(x, method).scores
@@ -31,7 +31,7 @@ def test_wrapped_models_are_unwrapped(method):
         assert torch.equal(Explainer(wrapped).attribute(x, method).scores, expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=list(ANSWERING))
 def test_threads_do_not_disturb_each_other(method):
     model, x = tiny_cnn(), torch.randn(4, 3, 16, 16)
     before = model_state(model)
@@ -163,7 +163,7 @@ def test_other_metrics_of_plugins_are_evaluated():
 
 
 @pytest.mark.filterwarnings("default")  # the compiler's own
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=list(ANSWERING))
 def test_models_compiled_in_place_or_in_part_are_explained_eagerly(method):
     model, x = tiny_cnn().eval(), torch.randn(2, 3, 16, 16)
     expected = Explainer(model).attribute(x, method).scores
