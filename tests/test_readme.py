@@ -50,3 +50,23 @@ def test_its_costs_are_the_measured_ones():
     assert f"{result['time_in_forwards']['attribkit']:.2f} plain forwards" in README
     memory = result["peak_memory_in_mib"]
     assert f"{memory['attribkit'] / memory['forward']:.2f} times a forward's peak memory" in README
+
+
+def test_its_costs_of_several_are_the_measured_ones():
+    folder = ROOT / "benchmarks" / "results"
+    shared, perturbed = (
+        json.loads((folder / f"speed_methods_{model}_batch1.json").read_text())["result"]["time_ratio"]
+        for model in ("resnet50", "resnet18")
+    )
+    row = next(line for line in README.splitlines() if line.startswith("| cost of several |"))
+    ratios = {name: each["ratio"] for name, each in [*shared.items(), *perturbed.items()]}
+    for words, name in [
+        ("seven maps of one image", "seven maps / forward"),
+        ("guided Grad-CAM", "nine maps / forward"),
+        ("Grad-CAM of ten classes", "Grad-CAM of 10 classes / forward"),
+        ("integrated gradients", "integrated gradients, 50 steps / 50 gradients"),
+        ("occlusion", "occlusion / 170 forwards"),
+        ("RISE", "RISE, 256 masks / 257 forwards"),
+        ("Score-CAM", "Score-CAM / 513 forwards"),
+    ]:
+        assert f"{words} {ratios[name]:.2f}" in row, name
