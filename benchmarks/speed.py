@@ -140,8 +140,13 @@ def memory_in_a_process(name: str) -> float:
 
 def peak_memory(arguments: argparse.Namespace) -> float:
     function = contestants(arguments.model, arguments.memory_batch, arguments.device)[arguments.measure_memory_of]
+    return peak_memory_of(function, arguments.device)
+
+
+def peak_memory_of(function: Contestant, device: str) -> float:
+    """MiB above what is there before the call."""
     function()  # what is allocated once stays
-    if arguments.device != "cpu":
+    if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()

@@ -24,7 +24,7 @@ from typing import Any
 import timm
 import torch
 from environment import save
-from speed import resident
+from speed import peak_memory_of
 
 from attribkit import Explainer
 from attribkit.methods.occlusion import Occlusion
@@ -193,17 +193,7 @@ def peak_memory(arguments: argparse.Namespace) -> float:
     """MiB above the model and the images."""
     method, which = arguments.measure_memory_of
     subject = Subject(arguments.model, arguments.batch, arguments.device)
-    explain = subject.explain(method, **GROWING[method][int(which)])
-    explain()  # what is allocated once stays
-    if arguments.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        explain()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    explain()
-    return (resident("VmHWM") - before) / 1024
+    return peak_memory_of(subject.explain(method, **GROWING[method][int(which)]), arguments.device)
 
 
 if __name__ == "__main__":
