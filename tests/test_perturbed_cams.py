@@ -144,6 +144,14 @@ def test_ablationcam_of_a_negative_score_shows_what_the_score_needs():
         torch.testing.assert_close(one / one.max(), other / other.max())
 
 
+def test_ablationcam_says_where_zero_is_no_absence():
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    signed = Explainer(small_vit()).attribute(x, "ablationcam", target=1)
+    rectified = Explainer(small_cnn()).attribute(x, "ablationcam", target=1, layer="3")
+    assert any("absence only behind a ReLU" in note for note in signed.notes)
+    assert not any("absence only behind a ReLU" in note for note in rectified.notes)
+
+
 def test_what_comes_before_the_layer_is_computed_once():
     model, x = small_cnn(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
     runs = []

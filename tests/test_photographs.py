@@ -59,9 +59,13 @@ COSTLY = {
 MAPS = {"cam", "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam", "ablationcam"}
 ATTENTION = {"attention", "attention_rollout", "gradient_rollout"}
 CLEARLY = 0.1  # above a random point
-# By model, not asserted: denominators that cancel and a sign that nothing tells, among the signed activations of a
-# transformer, which notes of the results say; and four images, which prove nothing.
-WITH_A_NOTE = {False: {"scorecam"}, True: {"gradcam++", "xgradcam", "eigencam"}}
+# Not asserted. MobileNetV2: four images prove nothing. ViT-Tiny: among the signed activations of a transformer,
+# denominators cancel, nothing tells a component's sign and zero is no absence, as notes of the results say; and where
+# tokens look, whatever the class, is not where the object is.
+UNPROVEN = {
+    False: {"scorecam"},
+    True: {"gradcam++", "xgradcam", "eigencam", "ablationcam", "attention", "attention_rollout"},
+}
 
 
 @pytest.mark.slow
@@ -90,7 +94,7 @@ def test_off_centre_objects_are_hit(loaded, assets):
         print(f"{'':20}{method:22} {shares[method]:6.1%} of {len(hits)} {options or ''}", flush=True)
     assert shares["gradcam"] >= 0.38
     assert shares["centre"] == 0
-    for method in (MAPS | ATTENTION) & shares.keys() - WITH_A_NOTE[vit]:
+    for method in (MAPS | ATTENTION) & shares.keys() - UNPROVEN[vit]:
         assert shares[method] > random + CLEARLY, method
 
 

@@ -30,6 +30,8 @@ class AblationCAM(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         activation = model.activation(x, self.layer, target)
+        if bool((activation < 0).any()):
+            model.note("ablationcam sets channels to zero, which is absence only behind a ReLU; this layer is signed")
         without: list[Callable[[Tensor], Tensor]] = [
             partial(_without, channel) for channel in range(activation.shape[1])
         ]
