@@ -62,6 +62,7 @@ def test_core_files_import_each_other_in_one_direction():
         "layouts",
         "targets",
         "spec",
+        "graph",
         "rules",
         "trace",
         "layers",

@@ -70,3 +70,18 @@ def test_its_costs_of_several_are_the_measured_ones():
         ("Score-CAM", "Score-CAM / 513 forwards"),
     ]:
         assert f"{words} {ratios[name]:.2f}" in row, name
+
+
+def test_its_accuracies_of_the_cam_head_are_the_measured_ones():
+    result = json.loads((ROOT / "benchmarks" / "results" / "cam_head_cifar10.json").read_text())["result"]
+    (body,) = result["bodies"].values()
+    row = next(line for line in README.splitlines() if line.startswith("| CAM for models that have none |"))
+    assert f"{body['fixed']['test_accuracy']:.1%} fixed, {body['finetune']['test_accuracy']:.1%} fine-tuned" in row
+
+
+def test_its_largest_difference_from_the_peers_is_the_measured_one():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "parity.json").read_text())["result"]["rows"]
+    cells = [[cell["difference"] for cell in row["cells"].values() if "difference" in cell] for row in rows]
+    row = next(line for line in README.splitlines() if line.startswith("| equal to the peers |"))
+    assert f"{sum(map(bool, cells))} of {len(cells)} methods" in row
+    assert f"within {max(max(each) for each in cells if each):.0e}".replace("e-0", "e-") in row

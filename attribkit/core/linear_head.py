@@ -1,6 +1,5 @@
 """Whether a score is a weighted sum of a layer's channels, averaged over the image; if so, the weights."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -8,11 +7,10 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from attribkit.core.errors import UnsupportedModel
+from attribkit.core.graph import operation, reachable
 from attribkit.core.layouts import Layout
-from attribkit.core.rules import reachable
 from attribkit.core.shapes import LayerMaps
 
-# Names of the graph's nodes, without "Backward" and the number behind it, which differs between versions.
 _WEIGHTED = {"Addmm", "Mm", "Bmm", "Convolution", "Linear"}
 _LINEAR = _WEIGHTED | {
     "AccumulateGrad", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "Add", "Alias", "AsStrided", "AvgPool2D", "AvgPool3D",
@@ -47,10 +45,10 @@ def class_weights(score: Tensor, output: Tensor, layout: Layout) -> tuple[LayerM
 def _checked(start: Node | None) -> list[Node]:
     """The ReLUs of a head that is linear but for them, each where it does no harm."""
     nodes = reachable(start)
-    strange = sorted({_kind(node) for node in nodes if not _is_linear(node)} - {"Relu"})
+    strange = sorted({operation(node) for node in nodes if not _is_linear(node)} - {"Relu"})
     if strange:
         raise _no_cam(f"{strange[0]} stands between the layer and the score")
-    relus = [node for node in nodes if _kind(node) == "Relu"]
+    relus = [node for node in nodes if operation(node) == "Relu"]
     if any(_weighted_below(relu) and _is_weighted(reachable(start, relu)) for relu in relus):
         raise _no_cam("a ReLU stands between two layers of its head")
     return relus
@@ -58,11 +56,7 @@ def _checked(start: Node | None) -> list[Node]:
 
 def _is_linear(node: Node) -> bool:
     operands = sum(below is not None for below, _ in node.next_functions)
-    return _kind(node) in _LINEAR or (_kind(node) in _BY_A_NUMBER and operands == 1)
-
-
-def _kind(node: Node) -> str:
-    return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    return operation(node) in _LINEAR or (operation(node) in _BY_A_NUMBER and operands == 1)
 
 
 def _weighted_below(node: Node) -> bool:
@@ -70,7 +64,7 @@ def _weighted_below(node: Node) -> bool:
 
 
 def _is_weighted(nodes: Iterable[Node]) -> bool:
-    return any(_kind(node) in _WEIGHTED for node in nodes)
+    return any(operation(node) in _WEIGHTED for node in nodes)
 
 
 def _passes_at(grid: Sequence[int]) -> Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]:

@@ -37,10 +37,6 @@ class Reads:
         """Whether the other asks for all of this."""
         return set(self.layers) <= set(other.layers) and set(self.gradients) <= set(other.gradients)
 
-    def __bool__(self) -> bool:
-        """Whether anything is asked."""
-        return bool(self.layers or self.gradients)
-
 
 @dataclass(frozen=True, eq=False)
 class Answers:

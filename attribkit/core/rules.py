@@ -1,6 +1,5 @@
 """Backward rules: what a gradient becomes at the ReLUs of a graph, wherever and however they were called."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +10,12 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from attribkit.core.errors import UnsupportedModel
+from attribkit.core.graph import operation, reachable
 
 Rule = Callable[[Node], RemovableHandle]  # attaches itself to the graph's node of a ReLU
 
 _RELU = "ReluBackward0"  # of nn.ReLU, F.relu and tensor.relu, in place or not
-_OTHERS = {  # activations for which the rules are not defined, by their nodes without "Backward" and the number behind
+_OTHERS = {  # activations for which the rules are not defined, by their operations in the graph
     "Abs": "absolute value",
     "Celu": "CELU",
     "Clamp": "clamp",
@@ -91,17 +91,5 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
 
 def _other(node: Node) -> str | None:
     """What to call an activation that is not a ReLU; None where the node is no activation."""
-    kind = re.sub(r"Backward\d*$", "", node.name())
+    kind = operation(node)
     return kind if BackwardCFunction in type(node).__mro__ else _OTHERS.get(kind)
-
-
-def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:
-    """The nodes of a graph that can be walked to from the start without passing the closed one."""
-    found: set[Node] = set()
-    ahead = [start]
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node is not closed and node not in found:
-            found.add(node)
-            ahead.extend(following for following, _ in node.next_functions)
-    return found

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from attribkit.core.graph import reachable
 from attribkit.core.hooks import first_tensor, observed
 from attribkit.core.layouts import Layout
-from attribkit.core.rules import reachable
 from attribkit.core.targets import Target
 
 

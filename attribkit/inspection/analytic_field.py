@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from attribkit.core.graph import operation
 from attribkit.inspection.fields import Field, Unclear, image_field
-from attribkit.inspection.graph_rules import Step, field_after, is_attention, operation
+from attribkit.inspection.graph_rules import Step, field_after, is_attention
 from attribkit.inspection.spans import Unknown, Whole, joined
 
 _Place = tuple[Node, int]  # an operation, and which of its results

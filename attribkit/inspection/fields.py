@@ -31,9 +31,16 @@ class Field:
     uneven: bool = False  # some channels see less than the reach, which is that of all of them
     bound: str = ""  # where some of such channels were taken, so that the reach may be more than is seen
 
+    @property
+    def followed(self) -> tuple[Axis, ...]:
+        """The tensor's axes. Raises Unclear where they cannot be followed."""
+        if self.axes is None:
+            raise Unclear("its axes cannot be followed")
+        return self.axes
+
     def spaces(self, dims: Iterable[int]) -> set[int]:
         """The image's axes that some of the tensor's axes lie along."""
-        return {k for dim in dims for cells in (self.axes or ())[dim] for k in cells.space}
+        return {k for dim in dims for cells in self.followed[dim] for k in cells.space}
 
     def seeing_all(self, spaces: Iterable[int], because: str) -> "Field":
         """The same after an operation that reads all along some of the image's axes."""
@@ -46,27 +53,25 @@ class Field:
 
     def span(self, dim: int) -> tuple[int, Span] | None:
         """The image's axis that a tensor's axis is the grid of, and its span; None where it has none or sees it all."""
-        assert self.axes is not None
-        found = [cells for cells in self.axes[dim] if cells.space]
+        found = [cells for cells in self.followed[dim] if cells.space]
         spaces = self.spaces([dim])
-        followed = self.spaces(range(len(self.axes)))
-        if not spaces and any(isinstance(r, Span) and k not in followed for k, r in enumerate(self.reach)):
+        along = self.spaces(range(len(self.followed)))
+        if not spaces and any(isinstance(r, Span) and k not in along for k, r in enumerate(self.reach)):
             raise Unclear("it works on a grid of one cell")
         if all(isinstance(self.reach[k], Whole) for k in spaces):
             return None
         (space, *more) = spaces
         reach = self.reach[space]
-        if more or len(self.axes[dim]) > 1 or not found[0].regular or not isinstance(reach, Span):
+        if more or len(self.followed[dim]) > 1 or not found[0].regular or not isinstance(reach, Span):
             raise Unclear("it works along rows of tokens")
         return space, reach
 
     def with_axis(self, dim: int, count: int, *, regular: bool = True) -> "Field":
         """The same with another number of entries along an axis."""
-        assert self.axes is not None
         spaces = tuple(sorted(self.spaces([dim])))
-        keeps = regular and len(spaces) < 2 and all(cells.regular for cells in self.axes[dim])
+        keeps = regular and len(spaces) < 2 and all(cells.regular for cells in self.followed[dim])
         axis = () if count == 1 else (Cells(count, spaces, keeps or not spaces),)
-        return replace(self, axes=(*self.axes[:dim], axis, *self.axes[dim + 1 :]))
+        return replace(self, axes=(*self.followed[:dim], axis, *self.followed[dim + 1 :]))
 
 
 def image_field(shape: Sequence[int]) -> Field:
@@ -101,12 +106,12 @@ def united(fields: Sequence[Field], axes: Sequence[Sequence[Axis]], shape: Seque
 
 def broadcast(fields: Sequence[Field], shape: Sequence[int]) -> Field:
     """What the entries of an elementwise operation see."""
-    return united(fields, [[()] * (len(shape) - len(f.axes or ())) + list(f.axes or ()) for f in fields], shape)
+    return united(fields, [[()] * (len(shape) - len(f.followed)) + list(f.followed) for f in fields], shape)
 
 
 def regrouped(field: Field, shape: Sequence[int]) -> Field:
     """The same after a reshape."""
-    factors = list(_flat(field.axes or ()))
+    factors = list(_flat(field.followed))
     axes: list[Axis] = []
     for size in shape:
         axis: list[Cells] = []

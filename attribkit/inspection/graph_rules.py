@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.autograd.graph import Node
 
+from attribkit.core.graph import operation
 from attribkit.inspection.fields import Axis, Field, Unclear, axis_of, broadcast, regrouped, united
 from attribkit.inspection.spans import Span
 
@@ -39,11 +40,6 @@ class Step:
     def has(self, name: str) -> bool:
         """Whether the operation was called with such a thing."""
         return hasattr(self.node, f"_saved_{name}")
-
-
-def operation(node: Node) -> str:
-    """The name of an operation, as in "Convolution"."""
-    return node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 
 def is_attention(node: Node) -> bool:
@@ -85,8 +81,7 @@ def _convolution(step: Step) -> Field:
 
 def _plain(field: Field, dim: int, shape: Sequence[int]) -> Field:
     """With an axis that has nothing to do with space."""
-    assert field.axes is not None
-    return replace(field, axes=(*field.axes[:dim], axis_of(shape[dim]), *field.axes[dim + 1 :]))
+    return replace(field, axes=(*field.followed[:dim], axis_of(shape[dim]), *field.followed[dim + 1 :]))
 
 
 def _pooling(step: Step) -> Field:
@@ -155,14 +150,12 @@ def _along(step: Step) -> Field:
 
 def _reduction(step: Step) -> Field:
     field = step.field
-    assert field.axes is not None
-    rank = len(field.axes)
+    rank = len(field.followed)
     dim = step.saved("dim") if step.has("dim") else None
     dims = {d % rank for d in ((dim,) if isinstance(dim, int) else dim or range(rank))}
     field = field.seeing_all(field.spaces(dims), step.place)
-    assert field.axes is not None
-    kept = [axis for d, axis in enumerate(field.axes) if d not in dims]
-    in_place = [() if d in dims else axis for d, axis in enumerate(field.axes)]
+    kept = [axis for d, axis in enumerate(field.followed) if d not in dims]
+    in_place = [() if d in dims else axis for d, axis in enumerate(field.followed)]
     axes = tuple(kept if len(step.shape) == len(kept) else in_place)
     return replace(field, axes=axes, uneven=field.uneven and 1 not in dims)
 
@@ -177,9 +170,9 @@ def _matrix_product(step: Step) -> Field:
         products = [each.seeing_all(both, step.place) for each in products]
     axes: list[list[Axis]] = []
     if left:
-        axes.append([*(products[0].axes or ())[:-1], ()])
+        axes.append([*products[0].followed[:-1], ()])
     if right:
-        own = products[-1].axes or ()
+        own = products[-1].followed
         axes.append([*own[:-2], (), own[-1]])
     result = united(products, axes, step.shape)
     return broadcast([result, *(each for each in added if each)], step.shape)
@@ -187,8 +180,7 @@ def _matrix_product(step: Step) -> Field:
 
 def _contracted(field: Field, dim: int, place: str) -> Field:
     """An operand, an axis of which is summed over."""
-    assert field.axes is not None
-    return replace(field.seeing_all(field.spaces([len(field.axes) + dim]), place), uneven=False)
+    return replace(field.seeing_all(field.spaces([len(field.followed) + dim]), place), uneven=False)
 
 
 def _attention(step: Step) -> Field:
@@ -199,13 +191,13 @@ def _attention(step: Step) -> Field:
     rank = len(step.shape)
     spaces = {k for each in memory if each for k in each.spaces([rank - 2])}
     fields = [each.seeing_all(spaces, step.place) for each in (query, *memory) if each]
-    batch = (fields[0].axes or ())[: rank - 2]
-    queries = query.axes[-2] if query and query.axes else axis_of(step.shape[-2])
+    batch = fields[0].followed[: rank - 2]
+    queries = query.followed[-2] if query else axis_of(step.shape[-2])
     return united(fields, [[*batch, queries, axis_of(step.shape[-1])]] * len(fields), step.shape)
 
 
 def _permuted(step: Step, order: Sequence[int]) -> Field:
-    axes = step.field.axes or ()
+    axes = step.field.followed
     return replace(step.field, axes=tuple(axes[dim] for dim in order))
 
 
@@ -241,9 +233,8 @@ def _part(step: Step, dim: int, start: int, every: int, before: Sequence[int]) -
     if step.shape[dim] == before[dim]:
         return step.field
     field = _bounded(step, dim)
-    assert field.axes is not None
     start = max(0, start + before[dim]) if start < 0 else start
-    regular = len(field.axes[dim]) == 1 and field.axes[dim][0].regular
+    regular = len(field.followed[dim]) == 1 and field.followed[dim][0].regular
     found = field.span(dim) if regular else None
     if found:
         space, span = found
@@ -276,8 +267,7 @@ def _without(field: Field, dim: int, index: int) -> Field:
     if found:
         space, span = found
         field = field.seeing(space, span.moved(index))
-    assert field.axes is not None
-    return replace(field, axes=(*field.axes[:dim], *field.axes[dim + 1 :]))
+    return replace(field, axes=(*field.followed[:dim], *field.followed[dim + 1 :]))
 
 
 def _concatenation(step: Step) -> Field:
@@ -293,7 +283,7 @@ def _concatenation(step: Step) -> Field:
 
 def _stack(step: Step) -> Field:
     dim = step.saved("dim") % len(step.shape)
-    fields = [replace(f, axes=(*(f.axes or ())[:dim], (), *(f.axes or ())[dim:])) for f in step.fields]
+    fields = [replace(f, axes=(*f.followed[:dim], (), *f.followed[dim:])) for f in step.fields]
     return _beside(fields, step.shape)
 
 
@@ -326,7 +316,7 @@ def _shuffled(step: Step) -> Field:
     field = step.field
     if step.has("repeats"):
         repeats = step.saved("repeats")
-        field = broadcast([field], (1,) * (len(repeats) - len(field.axes or ())) + tuple(_sizes(field)))
+        field = broadcast([field], (1,) * (len(repeats) - len(field.followed)) + tuple(_sizes(field)))
         dims = [dim for dim, times in enumerate(repeats) if times > 1]
     else:
         dims = [1] if step.has("groups") else [dim % len(step.shape) for dim in step.saved("dims")]
@@ -339,7 +329,7 @@ def _shuffled(step: Step) -> Field:
 
 def _sizes(field: Field) -> list[int]:
     sizes = []
-    for axis in field.axes or ():
+    for axis in field.followed:
         size = 1
         for cells in axis:
             size *= cells.count

@@ -1,5 +1,6 @@
 """How much of the image a unit sees: what its operations allow, and what its gradient uses."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,27 +86,37 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
     not for how it is written. layer: a dotted name; None is the layer that methods read.
     """
     name = model.default_layer(x) if layer is None else layer
-    field: Field | None = None
-    gradients: list[Tensor] = []
+    runs = (_Run(model, image, layer) for image in x.split(1))
+    first = next(runs)
+    field = analytic_field(first.output, first.image, first.module_of)
+    if field is None:
+        raise UnsupportedModel(
+            f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, no_grad, "
+            "NumPy): its receptive field cannot be told. Choose a layer before that."
+        )
     signs = torch.Generator().manual_seed(0)
-    for image in x.split(1):
-        leaf = image.detach().requires_grad_()
-        with module_times(model.module) as times:
-            _, output, layout = model.output(leaf, layer)
-        field = field or analytic_field(output, leaf, times.module_of)
-        if field is None:
-            raise UnsupportedModel(
-                f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, "
-                "no_grad, NumPy): its receptive field cannot be told. Choose a layer before that."
-            )
-        place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in layout.grid))
-        middle = layout.to_grid(output)[place]
-        (gradient,) = torch.autograd.grad(middle, leaf, _signs(middle, signs))
-        gradients.append(precise(gradient[0]).abs().sum(0))
-    assert field is not None
+    effective = torch.stack([run.middle_gradient(signs) for run in itertools.chain([first], runs)]).mean(0)
     if field.bound:
         model.note(f"the analytic field is an upper bound: {field.bound} takes some of channels that see differently")
-    return _result(name, layout.grid, _per_unit(field, layout.grid), torch.stack(gradients).mean(0), tuple(model.notes))
+    grid = first.layout.grid
+    return _result(name, grid, _per_unit(field, grid), effective, tuple(model.notes))
+
+
+class _Run:
+    """A forward of one image, with its graph."""
+
+    def __init__(self, model: HookedModel, image: Tensor, layer: str | None) -> None:
+        self.image = image.detach().requires_grad_()
+        with module_times(model.module) as times:
+            _, self.output, self.layout = model.output(self.image, layer)
+        self.module_of = times.module_of
+
+    def middle_gradient(self, signs: torch.Generator) -> Tensor:
+        """The magnitude of the gradient of the middle unit, its channels added with random signs, (*space)."""
+        place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in self.layout.grid))
+        middle = self.layout.to_grid(self.output)[place]
+        (gradient,) = torch.autograd.grad(middle, self.image, _signs(middle, signs))
+        return precise(gradient[0]).abs().sum(0)
 
 
 def _per_unit(field: Field, grid: tuple[int, ...]) -> list[Reach]:

@@ -49,12 +49,8 @@ Reach = Span | Whole | Unknown
 
 def joined(one: Reach, other: Reach) -> Reach:
     """What a unit sees that reads both."""
-    for kind in (Whole, Unknown):
-        for each in (one, other):
-            if isinstance(each, kind):
-                return each
-    assert isinstance(one, Span)
-    assert isinstance(other, Span)
-    if one.stride != other.stride:
-        return Unknown("branches of different strides meet")
-    return Span(min(one.first, other.first), max(one.last, other.last), one.stride)
+    if isinstance(one, Span) and isinstance(other, Span):
+        if one.stride != other.stride:
+            return Unknown("branches of different strides meet")
+        return Span(min(one.first, other.first), max(one.last, other.last), one.stride)
+    return next(each for kind in (Whole, Unknown) for each in (one, other) if isinstance(each, kind))

@@ -24,7 +24,7 @@ class AblationCAM(Method):
     """
 
     name: ClassVar[str] = "ablationcam"
-    source: ClassVar[str] = "Desai and Ramaswamy, WACV 2020, eqs. 3 and 4"
+    source: ClassVar[str] = "Desai and Ramaswamy, WACV 2020, sec. 3"
 
     layer: str | None = None  # dotted name; None is the last map of the image
 

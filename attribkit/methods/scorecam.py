@@ -18,7 +18,7 @@ class ScoreCAM(Method):
     """A layer's channels, each weighted by the score of the image seen through it alone; no gradients."""
 
     name: ClassVar[str] = "scorecam"
-    source: ClassVar[str] = "Wang et al., CVPR Workshops 2020, eqs. 5 to 8"
+    source: ClassVar[str] = "Wang et al., CVPR Workshops 2020, sec. 3"
 
     layer: str | None = None  # dotted name; None is the last map of the image
 

@@ -1,0 +1,20 @@
+"""What autograd's graph tells: its operations, and which of them lie below another."""
+
+from torch.autograd.graph import Node
+
+
+def operation(node: Node) -> str:
+    """The name of an operation, as in "Convolution"; the number behind it differs between versions of torch."""
+    return node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+
+
+def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:
+    """The nodes of a graph that can be walked to from the start without passing the closed one."""
+    found: set[Node] = set()
+    ahead = [start]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node is not closed and node not in found:
+            found.add(node)
+            ahead.extend(following for following, _ in node.next_functions)
+    return found
