@@ -122,13 +122,15 @@ def gradcam_plus_plus_as_printed(subject: Subject) -> Pair:
 
 
 def eigencam(subject: Subject) -> Pair:
-    """pytorch-grad-cam's component, turned so that it agrees with the mean activation."""
+    """pytorch-grad-cam's component, turned to agree with the mean activation, or by its skew where that is flat."""
     module = importlib.import_module("pytorch_grad_cam.eigen_cam")
     project = module.get_2d_projection
 
     def turned(activations: np.ndarray) -> np.ndarray:
         projections, means = project(activations), activations.mean(1)
         means = means - means.mean((1, 2), keepdims=True)
+        if means.std() < 1e-6 * activations.std():
+            return projections * np.sign((projections**3).sum((1, 2), keepdims=True))
         return projections * np.sign((projections * means).sum((1, 2), keepdims=True))
 
     with mock.patch.object(module, "get_2d_projection", turned):
@@ -284,8 +286,8 @@ def rise(subject: Subject) -> Pair:
 
 def random_control(subject: Subject) -> Pair:
     size = subject.x.shape[2:]
-    noise = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
-    return attributed(subject, "random", seed=SEED), noise.expand(len(subject.x), 1, *size)
+    noise = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(SEED), dtype=torch.float32)
+    return attributed(subject, "random", seed=SEED), noise.double().expand(len(subject.x), 1, *size)
 
 
 def centre(subject: Subject) -> Pair:
