@@ -78,6 +78,7 @@ def test_core_files_import_each_other_in_one_direction():
         "method",
         "visualizer",
         "overlay",
+        "sections",
         "attribution",
         "explained",
         "visualization",

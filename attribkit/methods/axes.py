@@ -15,7 +15,7 @@ def per_axis(name: str, given: int | Sequence[int], space: Sequence[int]) -> tup
     Raises InvalidInput for another number of axes and for what is no size.
     """
     each: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,) * len(space)
-    if len(each) != len(space) or not all(isinstance(size, Integral) and size >= 1 for size in each):
+    if len(each) != len(space) or not all(isinstance(size, Integral) and int(size) >= 1 for size in each):
         raise InvalidInput(
             f"{name}={given!r} must be a whole number from 1, or one for each of the {len(space)} axes of "
             f"{times(space)} pixels."
