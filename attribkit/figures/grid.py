@@ -55,7 +55,8 @@ def grid(
     cells = [cell for row in rows for cell in row]
     signs = sorted({cell.signed for cell in cells if cell.heatmap is not None})
     width = side * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
-    height = (side + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
+    tallest = max(cell.picture.shape[0] / cell.picture.shape[1] for cell in cells)
+    height = (side * min(1.0, tallest) + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
     height += 0.11 * len(caption.splitlines())
     with _paper_style():
         figure = Figure(figsize=(width, height), layout="compressed")
