@@ -86,8 +86,6 @@ def prepare(path: Path, *, clips: bool = False) -> None:
 
     clips: whether clips are explained, which can be written as clips.
     """
-    if path.suffix.lower() in CLIP_WRITERS and not clips:
-        raise InvalidInput(f"{str(path)!r} is for clips, and photographs are explained: write a .png.")
     check_ending(path, [ending.removeprefix(".") for ending in (*WRITERS, *(CLIP_WRITERS if clips else ()))])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

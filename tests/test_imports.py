@@ -57,6 +57,7 @@ def test_core_files_import_each_other_in_one_direction():
     order = [
         "shapes",
         "errors",
+        "axes",
         "signs",
         "snapshot",
         "hooks",

@@ -85,7 +85,7 @@ def write(figure: Figure, path: str | Path) -> None:
 
 def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
     """Refuse a file name whose ending is none of a figure, nor one of the others."""
-    known = [*sorted(FigureCanvasAgg.filetypes), *others]
+    known = dict.fromkeys([*sorted(FigureCanvasAgg.filetypes), *others])
     if Path(path).suffix.lower().removeprefix(".") not in known:
         raise InvalidInput(f"{str(path)!r} has no ending of a figure: use one of {', '.join(known)}.")
 

@@ -11,12 +11,12 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor
 
+from attribkit.core.axes import PerAxis, at_most, per_axis, times
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
-from attribkit.methods.axes import PerAxis, at_most, per_axis, times
 from attribkit.methods.substrates import Given, Substrate, inpainted, substrate
 from attribkit.methods.unmoved import note_unmoved
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.core.axes import PerAxis, at_most, per_axis, times
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import ClassLogit, Probability, Target
-from attribkit.methods.axes import PerAxis, at_most, per_axis, times
 from attribkit.methods.unmoved import note_unmoved
 
 _BLOCK = 64  # masks that are held at a time

@@ -9,15 +9,15 @@ from attribkit.core.errors import InvalidInput
 PerAxis = int | tuple[int, ...]  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
 
 
-def per_axis(name: str, given: int | Sequence[int], space: Sequence[int]) -> tuple[int, ...]:
-    """The option as a whole number for each axis of space, all from 1.
+def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least: int = 1) -> tuple[int, ...]:
+    """The option as a whole number for each axis of space, none below the least.
 
     Raises InvalidInput for another number of axes and for what is no size.
     """
     each: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,) * len(space)
-    if len(each) != len(space) or not all(isinstance(size, Integral) and int(size) >= 1 for size in each):
+    if len(each) != len(space) or not all(isinstance(size, Integral) and int(size) >= least for size in each):
         raise InvalidInput(
-            f"{name}={given!r} must be a whole number from 1, or one for each of the {len(space)} axes of "
+            f"{name}={given!r} must be a whole number from {least}, or one for each of the {len(space)} axes of "
             f"{times(space)} pixels."
         )
     return tuple(map(int, each))
