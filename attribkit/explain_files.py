@@ -19,7 +19,7 @@ from attribkit.core.shapes import Pictures
 from attribkit.core.targets import as_target, class_scores
 from attribkit.explainer import Explainer
 from attribkit.figures import Cell, animate, check_ending, grid, write, write_clip
-from attribkit.figures.animation import CLIP_WRITERS
+from attribkit.figures.animation import CLIP_WRITERS, beside
 from attribkit.figures.figure import caption
 from attribkit.figures.sections import strip_rows
 from attribkit.preprocessing import ClipPreprocessing, Preprocessing, read_image
@@ -143,7 +143,7 @@ def _save_clip(explained: Sequence[Explained], path: Path) -> None:
     """Each clip beside its overlays, in its own time where that is not too slow to watch."""
     rows = [animate(each.attributions, pictures=[each.picture]) for each in explained]
     rates = [each.clip.chosen_rate for each in explained if each.clip and each.clip.chosen_rate]
-    write_clip(np.concatenate(rows, axis=1), path, max([SLOWEST, *rates]))
+    write_clip(beside(rows, axis=1), path, max([SLOWEST, *rates]))
 
 
 def _check_rows(rows: int) -> None:

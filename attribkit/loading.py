@@ -68,28 +68,34 @@ def clip_preprocessing(name: str) -> ClipPreprocessing | None:
         return None
     from torchvision import models
 
-    return _of_clips(models, rest) if rest in models.list_models(module=models.video) else None
+    return ClipPreprocessing.of_torchvision(_published(models, rest)) if _takes_clips(models, rest) else None
 
 
 def _torchvision(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
     from torchvision import models
 
-    classifiers = models.list_models(module=models)
-    clips = models.list_models(module=models.video)
-    if name in set(models.list_models()) - {*classifiers, *clips}:
-        raise UnsupportedModel(f"torchvision:{name} is no image classifier: load it yourself and use Explainer(model).")
-    if name not in (*classifiers, *clips):
-        raise UnknownName("torchvision model", name, [*classifiers, *clips])
-    default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-    of_clips = name in clips
-    preprocessing = _of_clips(models, name) if of_clips else Preprocessing.of_torchvision(default.transforms())
+    of_clips, default = _takes_clips(models, name), _published(models, name)
+    preprocessing = (
+        ClipPreprocessing.of_torchvision(default) if of_clips else Preprocessing.of_torchvision(default.transforms())
+    )
     chosen = default if pretrained else None
     model = _made(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen, **arguments))
     return LoadedModel(model, preprocessing)
 
 
-def _of_clips(models: Any, name: str) -> ClipPreprocessing:
-    return ClipPreprocessing.of_torchvision(models.get_model_weights(name).DEFAULT)
+def _takes_clips(models: Any, name: str) -> bool:
+    """Whether a classifier of torchvision is one of clips; what is no classifier, or none that there is, is refused."""
+    classifiers, clips = (models.list_models(module=module) for module in (models, models.video))
+    if name in set(models.list_models()) - {*classifiers, *clips}:
+        raise UnsupportedModel(f"torchvision:{name} is no image classifier: load it yourself and use Explainer(model).")
+    if name not in (*classifiers, *clips):
+        raise UnknownName("torchvision model", name, [*classifiers, *clips])
+    return name in clips
+
+
+def _published(models: Any, name: str) -> Any:
+    """The weights that torchvision offers first; they tell the preprocessing too."""
+    return models.get_model_weights(name).DEFAULT
 
 
 def _zoo(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:

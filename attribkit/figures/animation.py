@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from attribkit.core.attribution import Attribution
@@ -14,14 +15,14 @@ from attribkit.core.sections import sections
 from attribkit.core.shapes import Pictures
 from attribkit.figures.figure import checked, shown
 
+Frames = UInt8[np.ndarray, "frames tall wide 3"]  # red, green, blue
+
 _RATE = 8.0  # frames a second
 _SIDE = 224  # pixels, about the larger side of a frame: small ones are enlarged, each pixel to a square
 _GAP, _PAPER = 4, 255
 
 
-def animate(
-    attributions: Attribution | Sequence[Attribution], *, pictures: Sequence[Pictures] | None = None
-) -> Pictures:
+def animate(attributions: Attribution | Sequence[Attribution], *, pictures: Sequence[Pictures] | None = None) -> Frames:
     """A row for each clip: its frames, and beside them the frames under each attribution; (t, tall, wide, 3).
 
     attributions: of the same clips (b, c, t, h, w); a map has one scale for all its frames. pictures: (t, h, w, 3)
@@ -33,8 +34,8 @@ def animate(
     for i, clip in enumerate(shown(told[0], pictures)):
         maps = [each[i] for each in heatmaps]
         overlaid = [[overlay(s.picture, s.heatmap, whole=m) for s in sections(clip, m, range(len(clip)))] for m in maps]
-        rows.append(_joined([clip, *map(np.stack, overlaid)], axis=2))
-    return _enlarged(_joined(rows, axis=1), max(told[0].x.shape[3:]))
+        rows.append(beside([_enlarged(part) for part in (clip, *map(np.stack, overlaid))]))
+    return beside(rows, axis=1)
 
 
 def write_clip(frames: Pictures, path: str | Path, rate: float = _RATE) -> None:
@@ -78,7 +79,7 @@ def _write_mp4(frames: Pictures, path: str, rate: float) -> None:
 CLIP_WRITERS: dict[str, Callable[[Pictures, str, float], None]] = {".mp4": _write_mp4, ".gif": _write_gif}
 
 
-def _joined(clips: Sequence[Pictures], axis: int) -> Pictures:
+def beside(clips: Sequence[Pictures], axis: int = 2) -> Frames:
     """Clips beside each other (axis 2) or below each other (axis 1), with white between them."""
     shape = list(clips[0].shape)
     shape[axis] = _GAP
@@ -86,6 +87,6 @@ def _joined(clips: Sequence[Pictures], axis: int) -> Pictures:
     return np.concatenate([part for clip in clips for part in (gap, clip)][1:], axis)
 
 
-def _enlarged(frames: Pictures, side: int) -> Pictures:
-    scale = max(1, _SIDE // side)
-    return frames.repeat(scale, 1).repeat(scale, 2)
+def _enlarged(clip: Pictures) -> Frames:
+    scale = max(1, _SIDE // max(clip.shape[1:3]))
+    return clip.repeat(scale, 1).repeat(scale, 2)

@@ -46,15 +46,13 @@ class Occlusion(Method):
             object.__setattr__(self, "baseline", Given(self.baseline))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        count, region = self._regions(x)
+        count, region = self._regions(model, x)
         cover = self._cover(x)
         score = model.score(x, target)
         scores = model.scores((cover(region(k)) for k in range(count)), target, count)  # (k, b)
         note_unmoved(model, x, torch.cat([scores, score[None]]))
         if count == 1:
             model.note(f"one region covers all of the {times(x.shape[2:])} image: choose smaller ones")
-        elif self.superpixels is None:
-            self._note_sizes(model, tuple(x.shape[2:]))
         falls = score - scores
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=falls.dtype, device=x.device)
         covered = torch.zeros_like(total)
@@ -70,12 +68,14 @@ class Occlusion(Method):
         instead = substrate(x, self.baseline, self.seed)  # type: ignore[arg-type]
         return lambda region: torch.where(region, instead, x)
 
-    def _regions(self, x: Images) -> tuple[int, Callable[[int], Tensor]]:
+    def _regions(self, model: HookedModel, x: Images) -> tuple[int, Callable[[int], Tensor]]:
         """How many regions there are, and each of them as a mask, (1 or b, 1, *space)."""
         if self.superpixels is not None:
             labels = _superpixels(x, self.superpixels)
+            _note_long_superpixels(model, labels)
             return int(labels.max()), lambda k: labels == k + 1
         windows = list(self._windows(tuple(x.shape[2:])))
+        self._note_sizes(model, tuple(x.shape[2:]))
 
         def region(k: int) -> Tensor:
             mask = torch.zeros(1, 1, *x.shape[2:], dtype=torch.bool, device=x.device)
@@ -102,7 +102,7 @@ class Occlusion(Method):
         if len(space) > 2 and None in (self.patch, self.stride):
             model.note(f"patch={patch} and stride={stride} were chosen for {times(space)} pixels")
         whole = [axis for axis, (side, length) in enumerate(zip(patch, space, strict=True)) if side >= length > 1]
-        if whole:
+        if whole and len(whole) < len(space):
             model.note(f"the {times(patch)} patch covers all of axes {whole} of space: the map is constant along them")
 
     def _windows(self, space: tuple[int, ...]) -> Iterator[Any]:
@@ -124,3 +124,13 @@ def _superpixels(x: Images, count: int) -> Tensor:
     # Colours as they are: the conversion to Lab is for photographs of three channels alone.
     labels = [slic(image, count, channel_axis=0, convert2lab=x.shape[1] == 3, start_label=1) for image in images]
     return torch.from_numpy(np.stack(labels))[:, None].to(x.device)
+
+
+def _note_long_superpixels(model: HookedModel, labels: Tensor) -> None:
+    """Tell axes that every superpixel runs along: SLIC seeds none behind another along an axis that is short."""
+    axes = [axis for axis in range(2, labels.ndim) if labels.shape[axis] > 1]
+    long = [axis - 2 for axis in axes if torch.equal(labels.narrow(axis, 0, 1).expand_as(labels), labels)]
+    if long and len(long) < len(axes):
+        model.note(
+            f"superpixels run along all of axes {long} of space: the map is constant there; ask for more, or patch"
+        )
