@@ -64,6 +64,8 @@ def test_core_files_import_each_other_in_one_direction():
         "spec",
         "graph",
         "rules",
+        "place_rules",
+        "places",
         "trace",
         "layers",
         "units",
