@@ -71,8 +71,6 @@ def test_core_files_import_each_other_in_one_direction():
         "units",
         "linear_head",
         "attention",
-        "place_rules",
-        "places",
         "arrangement",
         "attention_layers",
         "progress",

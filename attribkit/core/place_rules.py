@@ -172,8 +172,43 @@ def _product(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: 
         return None
     rows = _constant(first.rows, -1, output) if first else None
     columns = _constant(second.rows, -2, output) if second else None
+    return _between(rows, columns, bool(first))
+
+
+def _einsum(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """A product that is told by labels; of two factors, without an ellipsis."""
+    inputs, _, result = args[0].replace(" ", "").partition("->")
+    labels, factors = inputs.split(","), args[1] if isinstance(args[1], list | tuple) else args[1:]
+    if "." in inputs or not result or len(factors) != 2:
+        return None
+    known = [tracked(each) for each in factors]
+    rows, columns = (
+        _spread(places.rows, own, result, output) if places else None
+        for places, own in zip(known, labels, strict=True)
+    )
+    return _between(rows, columns, bool(known[0]))
+
+
+def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) -> Coordinates | None:
+    """Coordinates of a factor with these axes over the axes of the result; None if they change along one that goes."""
+    for axis, label in reversed(list(enumerate(labels))):
+        if label not in result:
+            first = tuple(each.narrow(axis, 0, 1) for each in coordinates)
+            if not all(bool(_same(one, each).all()) for one, each in zip(first, coordinates, strict=True)):
+                return None
+            coordinates = tuple(each.squeeze(axis) for each in first)
+    kept = [label for label in labels if label in result]
+    if len(set(kept)) < len(kept) or all(each.isnan().all() for each in coordinates):
+        return None
+    order = [kept.index(label) for label in result if label in kept]
+    gaps = tuple(slice(None) if label in kept else None for label in result)
+    return tuple(each.permute(order)[gaps].expand(output.shape) for each in coordinates)
+
+
+def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bool) -> Places | None:
+    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's."""
     if rows is None:
-        return Places(columns) if columns else None
+        return Places(columns, columns if followed else None) if columns else None
     return Places(rows, columns)
 
 
@@ -269,6 +304,7 @@ _NAMES: dict[Rule, str] = {
         max_pool2d_with_indices max_pool3d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool2d interpolate upsample""",
     _product: "matmul bmm __matmul__ mm",
+    _einsum: "einsum",
     _attended: "scaled_dot_product_attention",
     _multi_head: "multi_head_attention_forward",
 }
