@@ -27,8 +27,13 @@ class Tokens:
 
     @property
     def prefix(self) -> int:
-        """How many tokens without a place, such as class tokens, stand before the others; 0 inside windows."""
-        return int(self.cells[0].ge(0).cumsum(0).eq(0).sum()) if len(self.cells) == 1 else 0
+        """How many tokens without a place, such as class tokens, stand before all others; of several windows, none.
+
+        Tokens without a place that stand among or behind the others are padding.
+        """
+        placeless = int(self.cells.lt(0).sum())
+        leading = int(self.cells[0].ge(0).cumsum(0).eq(0).sum())
+        return leading if len(self.cells) == 1 and leading == placeless else 0
 
     @property
     def numbers(self) -> Int[Tensor, "windows tokens"]:

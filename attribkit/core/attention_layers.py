@@ -17,7 +17,8 @@ from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.hooks import running
 from attribkit.core.places import places_followed
 
-_WORDS = re.compile(r"(^|_)(attn|attention)$")  # that end the name of a module that attends
+_BATCHED = 3  # axes of a softmax over rows that may be attention or not; with heads there are more
+_WORDS = re.compile(r"(^|[._])(attn|attention)$")  # that end the name of a module that attends
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +147,16 @@ class AttentionFollowed:
     @contextmanager
     def following(self, module: nn.Module, x: Tensor) -> Iterator[None]:
         """Follow the attention of a forward of these images."""
-        weighted = {name for name, each in module.named_modules() if any(True for _ in each.parameters())}
-        self._modules = [name for name, _ in module.named_modules() if name in weighted and _WORDS.search(name)]
+        modules = dict(module.named_modules())
+        weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
+        self._modules = [name for name in modules if _WORDS.search(name) and any(True for _ in modules[name].children())]
         with running(module) as names, self._gathering, places_followed(x) as places:
 
             def see(weights: Tensor, certain: bool) -> Tensor:
                 name = next((each for each in reversed(names) if each in weighted), "")
                 arrangement = arrangement_of(places.of(weights), certain=certain)
                 if arrangement is None or arrangement.lead[0] != len(x):
-                    self._left_out.extend([name] * certain)
+                    self._left_out.extend([name] * (certain or weights.ndim > _BATCHED))
                     return weights
                 weights, kept = self._keep(weights, arrangement)
                 self._gathering.watch(weights, len(self.found))
