@@ -97,6 +97,15 @@ def test_what_is_strided_lies_at_its_cells_centres(shrink):
     assert torch.allclose(column, centres.expand(y.shape))
 
 
+@pytest.mark.parametrize("grow", [nn.Upsample(scale_factor=2), nn.Upsample(20, mode="bilinear"), nn.ConvTranspose2d(2, 5, 2, 2)])
+def test_what_is_enlarged_lies_at_its_cells_centres(grow):
+    x = image()
+    with places_followed(x) as places:
+        y = grow(x)
+    side = y.shape[-1]
+    assert torch.allclose(places.of(y).rows[2], ((torch.arange(side) + 0.5) / side).expand(y.shape), atol=1e-6)
+
+
 def test_a_product_of_queries_and_keys_has_the_places_of_both():
     x = image()
     with places_followed(x) as places:

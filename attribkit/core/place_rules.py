@@ -92,17 +92,37 @@ def _padded(tracked: Tracked, _function: Any, args: Any, kwargs: Any, _output: A
     return places.moved(lambda each: F.pad(each, pad, value=math.nan)) if places else None
 
 
-def _concatenated(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
-    """Several tensors in a row; what is not followed comes from no place."""
-    tensors = args[0] if args else kwargs["tensors"]
+def _stacked(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Several tensors along an axis of their own."""
+    tensors, axis = _several(args, kwargs)
+    axis %= output.ndim
     known = [tracked(each) for each in tensors]
+    apart = [places and places.moved(lambda each: each.unsqueeze(axis)) for places in known]
+    return _in_a_row(apart, [1] * len(tensors), axis, output)
+
+
+def _concatenated(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Several tensors in a row; what is not followed comes from no place."""
+    tensors, axis = _several(args, kwargs)
+    axis %= output.ndim
+    whole = [each for each in tensors if each.ndim == output.ndim]  # an old form lets empty ones have one axis
+    return _in_a_row([tracked(each) for each in whole], [each.shape[axis] for each in whole], axis, output)
+
+
+def _several(args: Any, kwargs: Any) -> tuple[Sequence[Tensor], int]:
+    tensors = args[0] if args else kwargs["tensors"]
+    return tensors, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+
+
+def _in_a_row(known: Sequence[Places | None], lengths: Sequence[int], axis: int, output: Tensor) -> Places:
+    """The coordinates one after the other, widened only along the axes that some of them depend on."""
     axes = max(len(places.rows) for places in known if places)
-    filled = [
-        places.rows if places else (torch.full(each.shape, math.nan, device=each.device),) * axes
-        for each, places in zip(tensors, known, strict=True)
-    ]
-    rest = {key: value for key, value in kwargs.items() if key != "tensors"}
-    return Places(tuple(function(list(each), *args[1:], **rest) for each in zip(*filled, strict=True)))
+    nowhere = (torch.full((1,) * output.ndim, math.nan, device=output.device),) * axes
+    parts = [narrowed(places.rows) if places else nowhere for places in known]
+    sides = [max(part[0].shape[i] for part in parts) for i in range(output.ndim)]
+    shapes = [(*sides[:axis], length, *sides[axis + 1 :]) for length in lengths]
+    rows = zip(*([each.expand(shape) for each in part] for part, shape in zip(parts, shapes, strict=True)), strict=True)
+    return Places(tuple(torch.cat(each, axis).expand(output.shape) for each in rows))
 
 
 def _written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: Any) -> Found:
@@ -266,14 +286,28 @@ def _same(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
-    """The mean of a coordinate over each cell's share of the space; padding does not count."""
+    """A coordinate, (b, d, *space), on a coarser or finer grid over the same space."""
+    if any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True)):
+        for axis, cells in enumerate(size, start=2):
+            coordinate = _enlarged(coordinate, axis, cells)
+        return coordinate
     if tuple(coordinate.shape[2:]) == tuple(size):
         return coordinate
-    shrink = all(new <= old for new, old in zip(size, coordinate.shape[2:], strict=True))
-    mode = "area" if shrink else {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    placed = ~coordinate.isnan()
-    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode=mode)
-    return total / F.interpolate(placed.float(), tuple(size), mode=mode)
+    placed = ~coordinate.isnan()  # padding does not count
+    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")
+    return total / F.interpolate(placed.float(), tuple(size), mode="area")
+
+
+def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
+    """Linear between the cells along an axis, and beyond the outermost of them."""
+    old = coordinate.shape[axis]
+    if old < 2:
+        return coordinate.expand(*coordinate.shape[:axis], cells, *coordinate.shape[axis + 1 :])
+    place = (torch.arange(cells, device=coordinate.device) + 0.5) * old / cells - 0.5
+    before = place.floor().long().clamp(0, old - 2)
+    share = (place - before)[(...,) + (None,) * (coordinate.ndim - 1 - axis)]
+    low, high = coordinate.index_select(axis, before), coordinate.index_select(axis, before + 1)
+    return low + (high - low) * share
 
 
 _GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]
@@ -294,7 +328,8 @@ _NAMES: dict[Rule, str] = {
         unbind select narrow expand expand_as broadcast_to repeat tile repeat_interleave roll flip rot90 index_select
         gather take_along_dim pixel_shuffle pixel_unshuffle channel_shuffle unfold cuda cpu""",
     _padded: "pad",
-    _concatenated: "cat concat concatenate stack hstack vstack",
+    _concatenated: "cat concat concatenate",
+    _stacked: "stack",
     _written: "__setitem__",
     _joined: "mean sum amax amin max min median norm logsumexp var std",
     _linear: "linear",
