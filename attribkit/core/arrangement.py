@@ -68,7 +68,9 @@ class Tokens:
             if 0 <= token < self.prefix:
                 return token
         elif len(token) == len(self.grid) and all(0 <= at < n for at, n in zip(token, self.grid, strict=True)):
-            return self.prefix + functools.reduce(lambda total, step: total * step[1] + step[0], zip(token, self.grid), 0)
+            return self.prefix + functools.reduce(
+                lambda total, step: total * step[1] + step[0], zip(token, self.grid), 0
+            )
         raise InvalidInput(f"There is no token {token}; there are {self}.")
 
     def __str__(self) -> str:

@@ -113,6 +113,11 @@ class AttentionLayers(Sequence[AttentionLayer]):
         return "\n".join(["AttentionLayers:", *(f"  {each}" for each in (*self.layers, *self.notes))])
 
 
+def _projects(module: nn.Module) -> bool:
+    """Whether a module has a matrix, as attention does and a normalisation behind it does not."""
+    return any(each.ndim > 1 for each in module.parameters())
+
+
 def _in_order(numbers: Tensor) -> bool:
     return bool((numbers[0] == torch.arange(numbers.shape[1], device=numbers.device)).all())
 
@@ -149,7 +154,7 @@ class AttentionFollowed:
         """Follow the attention of a forward of these images."""
         modules = dict(module.named_modules())
         weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
-        self._modules = [name for name in modules if _WORDS.search(name) and any(True for _ in modules[name].children())]
+        self._modules = [name for name, each in modules.items() if _WORDS.search(name) and _projects(each)]
         with running(module) as names, self._gathering, places_followed(x) as places:
 
             def see(weights: Tensor, certain: bool) -> Tensor:
