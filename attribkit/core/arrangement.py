@@ -1,6 +1,5 @@
 """How the weights of an attention are images, windows and heads, and which cells of the image its tokens are."""
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -68,9 +67,8 @@ class Tokens:
             if 0 <= token < self.prefix:
                 return token
         elif len(token) == len(self.grid) and all(0 <= at < n for at, n in zip(token, self.grid, strict=True)):
-            return self.prefix + functools.reduce(
-                lambda total, step: total * step[1] + step[0], zip(token, self.grid), 0
-            )
+            cells = torch.arange(math.prod(self.grid)).view(self.grid)
+            return self.prefix + int(cells[token])
         raise InvalidInput(f"There is no token {token}; there are {self}.")
 
     def __str__(self) -> str:

@@ -121,7 +121,8 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         if static_k is not None or static_v is not None:
             raise _unopened("gives nn.MultiheadAttention keys or values that are projected already")
         unbatched = query.ndim == 2  # tokens and channels
-        matrices = (q_proj_weight, k_proj_weight, v_proj_weight) if in_proj_weight is None else in_proj_weight.chunk(3)
+        own: Any = (q_proj_weight, k_proj_weight, v_proj_weight)  # where queries, keys and values have their own width
+        matrices = own if in_proj_weight is None else in_proj_weight.chunk(3)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(each.unsqueeze(1) if unbatched else each, matrix, bias)

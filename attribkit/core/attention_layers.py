@@ -38,8 +38,8 @@ class AttentionLayer:
     def weights(self) -> Float[Tensor, "b heads queries keys"]:
         """The weights of all queries for all keys; windows are stitched together, anew at each access.
 
-        Tokens are numbered as on the image: prefix tokens first, then the cells in reading order. Of windows, a weight is
-        zero where none reaches, and what falls on padding is left out.
+        Tokens are numbered as on the image: prefix tokens first, then the cells in reading order. Of windows, a weight
+        is zero where none reaches, and what falls on padding is left out.
         """
         rows, columns = self.queries.numbers, self.keys.numbers
         if self.windows.shape[1] == 1 and _in_order(rows) and _in_order(columns):
@@ -68,7 +68,7 @@ class AttentionLayer:
     def of(self, query: int | tuple[int, ...]) -> Float[Tensor, "b heads *grid"]:
         """Where one query looks, on the keys' grid.
 
-        query: the cell on the queries' grid, such as (row, column); or the number of a prefix token, 0 for a class token.
+        query: a cell of the queries' grid, such as (row, column); or the number of a prefix token, 0 for a class token.
         """
         return self.received(self.queries.numbers == self.queries.number(query))
 
@@ -94,8 +94,8 @@ class AttentionLayers(Sequence[AttentionLayer]):
             "as those of channels, of learned queries and linear attention are not, or the place was lost on the way"
         )
         changing = (
-            f"the weights of {listed(self.changed)} are shown as the softmax makes them; the model changes them further "
-            "before it gathers values with them, as talking heads do"
+            f"the weights of {listed(self.changed)} are shown as the softmax makes them; the model changes them "
+            "further before it gathers values with them, as talking heads do"
         )
         return (missing,) * bool(self.left_out) + (changing,) * bool(self.changed)
 
@@ -114,8 +114,8 @@ class AttentionLayers(Sequence[AttentionLayer]):
 
 
 def _projects(module: nn.Module) -> bool:
-    """Whether a module has a matrix, as attention does and a normalisation behind it does not."""
-    return any(each.ndim > 1 for each in module.parameters())
+    """Whether a module has parts and a matrix, as attention does and a normalisation behind it does not."""
+    return any(True for _ in module.children()) and any(each.ndim > 1 for each in module.parameters())
 
 
 def _in_order(numbers: Tensor) -> bool:
@@ -176,8 +176,8 @@ class AttentionFollowed:
         if not windows:
             left_out = f" (of {listed(self._unseen())} they are not)" if self._unseen() else ""
             raise UnsupportedModel(
-                f"No attention between tokens with a place on the image was seen in this model{left_out}: use gradcam, or "
-                "attention_gates for the gates of attention modules inside a CNN."
+                f"No attention between tokens with a place on the image was seen in this model{left_out}: use gradcam, "
+                "or attention_gates for the gates of attention modules inside a CNN."
             )
         changed = [each.name for i, each in enumerate(self.found) if i not in self._gathering.gathering]
         layers = tuple(found.layer(each) for found, each in zip(self.found, windows, strict=True))

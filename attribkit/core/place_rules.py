@@ -138,7 +138,8 @@ def _written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output:
 
 def _overwritten(coordinates: Coordinates, index: Any, news: Coordinates | None) -> Coordinates:
     written = tuple(each.clone() for each in coordinates)
-    for each, new in zip(written, news or (math.nan,) * len(written), strict=True):
+    values: Sequence[Any] = news or [math.nan] * len(written)
+    for each, new in zip(written, values, strict=True):
         each[index] = new
     return written
 

@@ -109,12 +109,13 @@ def fused(weights: Windows, how: Fusion) -> Windows:
     """The heads made one."""
     if how not in ("mean", "max", "min"):
         raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
-    ways = {"mean": Tensor.mean, "max": Tensor.amax, "min": Tensor.amin}
-    return ways[how](weights, 2, keepdim=True)
+    if how == "mean":
+        return weights.mean(2, keepdim=True)
+    return weights.amax(2, keepdim=True) if how == "max" else weights.amin(2, keepdim=True)
 
 
 def _steps(layers: AttentionLayers) -> Sequence[Tensor]:
-    """The weights (b, tokens, tokens) of each layer, if they are steps between the same tokens and nothing is missing."""
+    """The weights (b, tokens, tokens) of each layer, if they lead between the same tokens and nothing is missing."""
     instead = "Use attention with block=..., or gradcam."
     inside = [layer for layer in layers if layer.windows.shape[1] > 1]
     if inside:
