@@ -66,6 +66,7 @@ def test_core_files_import_each_other_in_one_direction():
         "rules",
         "place_rules",
         "places",
+        "grids",
         "trace",
         "layers",
         "units",

@@ -97,7 +97,9 @@ def test_what_is_strided_lies_at_its_cells_centres(shrink):
     assert torch.allclose(column, centres.expand(y.shape))
 
 
-@pytest.mark.parametrize("grow", [nn.Upsample(scale_factor=2), nn.Upsample(20, mode="bilinear"), nn.ConvTranspose2d(2, 5, 2, 2)])
+@pytest.mark.parametrize(
+    "grow", [nn.Upsample(scale_factor=2), nn.Upsample(20, mode="bilinear"), nn.ConvTranspose2d(2, 5, 2, 2)]
+)
 def test_what_is_enlarged_lies_at_its_cells_centres(grow):
     x = image()
     with places_followed(x) as places:

@@ -1,6 +1,7 @@
 """A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.hooks import captured
 from attribkit.core.interventions import Change, scores_with
-from attribkit.core.layers import Layer, find_layers
+from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.linear_head import class_weights
 from attribkit.core.progress import tracked
@@ -169,9 +170,7 @@ class HookedModel:
         target = self.resolved(target)
         asked = self._asked(x, target, layer)
         each = ((x[i : i + 1], target.part(slice(i, i + 1))) for i in range(len(x)))
-        columns = [
-            scores_with(self, self.spec, asked, image, own, changes) for image, own in tracked(each, "images", len(x))
-        ]
+        columns = [scores_with(self, asked, image, own, changes) for image, own in tracked(each, "images", len(x))]
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -290,7 +289,10 @@ class HookedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        return find_layers(self.module, x[:1], self.spec, target.part(slice(0, 1)) if target else None)
+        found = find_layers(self.module, x[:1], self.spec, (target or Predicted()).part(slice(0, 1)))
+        if found.refusal:
+            raise found.refusal
+        return found.layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -314,7 +316,7 @@ class HookedModel:
         """The answers about each target, by one forward."""
         model = self.again()
         layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
-        reading = Reading(self, self.spec, layers, reads)
+        reading = Reading(self, layers, reads)
         answers = reading.answers(self._in_chunks(reading, x, targets), len(targets))
         for each in answers:
             each.layer_notes[None] = model.notes + each.layer_notes.get(None, [])
@@ -324,19 +326,19 @@ class HookedModel:
         """What the model returns, what the layer put out, at which a graph may start, and how to read it."""
         with captured([(asked.module, asked.run)]) as (outputs,):
             returned = self(x)
-        output, layout = map_of(asked, outputs, x, self.spec)
+        output, layout = map_of(asked, outputs, x)
         for note in ways_of_reading(asked, len(outputs), layout):
             self.note(note)
         return returned, output, layout
 
     def _channels(self, x: Tensor, name: str) -> LayerMaps:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left; differentiable."""
-        asked = ReadLayer(name, name, self.layer(name), None)
+        asked = self._named(name, name, None)
         with captured([(asked.module, None)]) as (outputs,):
             self(x)
         if outputs and len(outputs[-1]) == len(x) and outputs[-1].shape[:2].numel() == outputs[-1].numel():
             return outputs[-1].flatten(1)
-        output, layout = map_of(asked, outputs, x, self.spec)
+        output, layout = map_of(asked, outputs, x)
         return layout.to_grid(output)
 
     def _packs(
@@ -373,18 +375,31 @@ class HookedModel:
     def _asked(self, x: Tensor, target: Target, layer: str | None) -> ReadLayer:
         """A layer by its name; None is the one that the spec names, or that a first forward at this size justifies."""
         if layer is not None:
-            return ReadLayer(layer, layer, self.layer(layer), None)
+            return self._named(layer, layer, None)
         name, run, reason = self.spec.layer, None, self.spec.reason
         if not name:
-            chosen = next(each for each in self._known_layers(x, target) if each.chosen)
+            chosen = self._found(x, target).chosen
             name, run, reason = chosen.name, chosen.run, chosen.reason
         self.note(f"layer={name!r}: {reason}")
-        return ReadLayer(None, name, self.layer(name), run)
+        return self._named(None, name, run)
 
-    def _known_layers(self, x: Tensor, target: Target) -> list[Layer]:
+    def _named(self, asked: str | None, name: str, run: int | None) -> ReadLayer:
+        return ReadLayer(asked, name, self.layer(name), run, functools.partial(self._layout, name))
+
+    def _layout(self, name: str, run: int, shape: tuple[int, ...], x: Tensor) -> Layout | None:
+        """How a layer's output is a map: by its shape where that says all, else as a forward that was followed tells."""
+        by_shape = self.spec.layout(shape, tuple(x.shape))
+        if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
+            return by_shape
+        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
+        seen = self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
+        known = [each.layout for each in seen.layers if (each.name, each.run, each.shape) == (name, run, shape[1:])]
+        return known[0] if known and len(x) == shape[0] else None
+
+    def _found(self, x: Tensor, target: Target) -> FoundLayers:
         key = (tuple(x.shape[2:]), target.kind)
         if key not in self._learnt.layers:
-            self._learnt.layers[key] = self.layers(x, target)
+            self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, target.part(slice(0, 1)))
         return self._learnt.layers[key]
 
 
