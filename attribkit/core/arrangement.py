@@ -22,7 +22,7 @@ class Tokens:
 
     grid: tuple[int, ...]  # cells along each axis of the image; empty where no token has a place
     cells: Int[Tensor, "windows tokens"]  # the cell of each token, counted in reading order; -1 is no place
-    centres: tuple[Float[Tensor, " cells"], ...]  # of the cells along each axis, as shares of the image
+    centres: tuple[Tensor, ...]  # of the cells along each axis, as shares of the image
 
     @property
     def prefix(self) -> int:

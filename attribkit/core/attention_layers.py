@@ -171,13 +171,20 @@ class AttentionFollowed:
             with attention_seen(see):
                 yield
 
-    def layers(self, windows: Sequence[Windows]) -> AttentionLayers:
-        """The layers with these for their weights; raises UnsupportedModel where there is none."""
+    def layers(self, windows: Sequence[Tensor]) -> AttentionLayers:
+        """The layers with these (b, windows, heads, queries, keys) for their weights.
+
+        Raises UnsupportedModel where there is none.
+        """
         if not windows:
-            left_out = f" (of {listed(self._unseen())} they are not)" if self._unseen() else ""
+            other = (
+                f" (that of {listed(self._unseen())} is of another kind, or its tokens' place on the image was lost)"
+                if self._unseen()
+                else ""
+            )
             raise UnsupportedModel(
-                f"No attention between tokens with a place on the image was seen in this model{left_out}: use gradcam, "
-                "or attention_gates for the gates of attention modules inside a CNN."
+                f"No attention between tokens was seen in this model{other}: use gradcam, or attention_gates for the "
+                "gates of attention modules inside a CNN."
             )
         changed = [each.name for i, each in enumerate(self.found) if i not in self._gathering.gathering]
         layers = tuple(found.layer(each) for found, each in zip(self.found, windows, strict=True))

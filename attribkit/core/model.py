@@ -202,7 +202,7 @@ class HookedModel:
         return response, gradient
 
     def attention(
-        self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Windows] = torch.clone
+        self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Tensor] = torch.clone
     ) -> AttentionLayers:
         """The layers of attention in execution order, fused kernels too, and where on the image their tokens are.
 
@@ -223,7 +223,7 @@ class HookedModel:
         return followed[0].layers(windows)
 
     def attention_and_gradient(
-        self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Windows]
+        self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Tensor]
     ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
         followed: list[AttentionFollowed] = []
@@ -409,6 +409,6 @@ def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weig
     return leaf, leaf
 
 
-def _matters(_weights: Windows, gradient: Windows) -> Windows:
+def _matters(_weights: Windows, gradient: Windows) -> Float[Tensor, "b windows 1 queries 1"]:
     """For each query, whether the score depends on any of its weights."""
     return gradient.abs().amax((2, 4), keepdim=True)

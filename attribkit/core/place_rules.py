@@ -181,7 +181,7 @@ def _convolved(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output:
     return mixed.moved(lambda each: each.expand(output.shape))
 
 
-def _pooled(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+def _pooled(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """The same, each channel for itself; what is pooled from everywhere comes from no place."""
     places = tracked(args[0])
     several = isinstance(output, tuple)
@@ -192,10 +192,12 @@ def _pooled(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: An
     if all(size[axis] == 1 for axis in space):
         pooled = Places(tuple(each.expand(size) for each in _middle(places.rows, space, True)))
     else:
-        kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size", 1)
-        stride = args[2] if len(args) > 2 else kwargs.get("stride")
-        within = _without_border(narrowed(places.rows), kernel, stride or kernel, tuple(size[2:]))
-        narrow = [_resized(each, size[2:]) for each in within]
+        rows = narrowed(places.rows)
+        if getattr(function, "__name__", "") in _WITH_KERNEL:
+            kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]
+            stride = args[2] if len(args) > 2 else kwargs.get("stride")
+            rows = _without_border(rows, kernel, stride or kernel, tuple(size[2:]))
+        narrow = [_resized(each, size[2:]) for each in rows]
         pooled = Places(tuple(each.expand(size) for each in narrow))
     return [pooled] * len(output) if several else pooled
 
@@ -341,6 +343,8 @@ def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
 
 
 _GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]
+
+_WITH_KERNEL = {f"{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2, 3)}
 
 _NAMES: dict[Rule, str] = {
     _pointwise: """

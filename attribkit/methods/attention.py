@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.arrangement import Tokens, Windows
@@ -15,6 +16,7 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
+OneHead = Float[Tensor, "b windows 1 queries keys"]
 Fusion = Literal["mean", "max", "min"]  # of the heads
 
 
@@ -47,7 +49,7 @@ class Attention(Method):
         _note_asking(model, layer, asking)
         return layer.received(asking)
 
-    def _of_heads(self, weights: Windows) -> Windows:
+    def _of_heads(self, weights: Windows) -> OneHead:
         heads = weights.shape[2]
         if self.head is None:
             return fused(weights, self.fusion)
@@ -105,7 +107,7 @@ class GradientRollout(Method):
         return _read(model, x, target, layers[-1], relevance)
 
 
-def fused(weights: Windows, how: Fusion) -> Windows:
+def fused(weights: Windows, how: Fusion) -> OneHead:
     """The heads made one."""
     if how not in ("mean", "max", "min"):
         raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
