@@ -99,15 +99,12 @@ def arrangement_of(places: Places | None, *, certain: bool) -> Arrangement | Non
     sides = places and _sides(places, certain=certain)
     if not sides:
         return None
-    known = sides[1][0]
-    coordinates = [
-        torch.full((*known.shape[:-2], known.shape[-2], 1, len(sides[1])), math.nan, device=known.device)
-        if side is None
-        else torch.stack(side, -1)
-        for side in sides
-    ]
-    queries = coordinates[0][..., 0, :].reshape(-1, known.shape[-2], len(sides[1]))
-    keys = coordinates[1][..., 0, :, :].reshape(-1, known.shape[-1], len(sides[1]))
+    asking, asked = sides
+    keys = torch.stack([each.select(-2, 0) for each in asked], -1).flatten(0, -3)
+    if asking is None:
+        queries = keys.new_full((len(keys), asked[0].shape[-2], keys.shape[-1]), math.nan)
+    else:
+        queries = torch.stack([each.select(-1, 0) for each in asking], -1).flatten(0, -3)
     return _arranged(queries, keys)
 
 

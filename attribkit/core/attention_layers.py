@@ -155,7 +155,7 @@ class AttentionFollowed:
         modules = dict(module.named_modules())
         weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
         self._modules = [name for name, each in modules.items() if _WORDS.search(name) and _projects(each)]
-        with running(module) as names, self._gathering, places_followed(x) as places:
+        with running(module) as names, places_followed(x) as places, self._gathering:
 
             def see(weights: Tensor, certain: bool) -> Tensor:
                 name = next((each for each in reversed(names) if each in weighted), "")
