@@ -313,7 +313,7 @@ def halos():
     return nn.Sequential(nn.Conv2d(3, 16, 4, 4), attends, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7))
 
 
-def coarse(name, **arguments):
+def small(name, **arguments):
     return lambda: timm.create_model(name, num_classes=7, **arguments)
 
 
@@ -325,11 +325,8 @@ FAMILIES = {
     "mvitv2": (mvit, 64, "'stages.1.blocks.0.attn', 2 heads, 8x8 queries by 8x8 keys)"),
     "levit": (levit, 64, "'stages.1.downsample.attn_downsample', 2 heads, 2x2 queries by 4x4 keys)"),
     "tnt": (
-        coarse("tnt_s_legacy_patch16_224", img_size=32, depth=1), 32,
+        small("tnt_s_legacy_patch16_224", img_size=32, depth=1), 32,
         "'blocks.0.attn_in', 4 heads, 8x8 queries by 8x8 keys in 4 windows of 16 by 16)",
-    ),
-    "mobilevit": (
-        coarse("mobilevit_xxs"), 64, "'stages.2.1.transformer.0.attn', 4 heads, 8x8 queries by 8x8 keys in 4 windows",
     ),
     "halos": (halos, 32, "'1', 2 heads, 8x8 queries by 8x8 keys in 4 windows of 16 by 36)"),
 }  # fmt: skip
@@ -381,6 +378,28 @@ def test_places_and_queries_of_a_layer():
     for query in (1, (4, 0), (0,), (0, 0, 0), -1):
         with pytest.raises(AttribkitError, match=r"no token .*there are 1 prefix \+ 4x4"):
             layer.of(query)
+
+
+def test_half_precision_is_shown_in_float32():
+    exact = attention(created("vit_tiny_patch16_224", **SMALL), x := torch.randn(2, 3, 64, 64))
+    rough = Explainer(created("vit_tiny_patch16_224", **SMALL).bfloat16()).attention(x.bfloat16())
+    assert rough[0].weights.dtype == torch.float32
+    torch.testing.assert_close(rough[0].weights, exact[0].weights, rtol=0, atol=0.02)
+    torch.testing.assert_close(rough[0].queries.places, exact[0].queries.places, equal_nan=True)
+
+
+def test_videos():
+    torch.manual_seed(0)
+    narrow = {"patch_size": [2, 4, 4], "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": [2, 4, 4]}
+    model = torchvision.models.video.SwinTransformer3d(**narrow, num_classes=7).eval()
+    plain, shifted = Explainer(model).attention(torch.randn(1, 3, 8, 32, 32))
+    assert plain.keys.grid == shifted.keys.grid == (4, 8, 8)
+    reaches = plain.weights[0, 0].view(4, 8, 8, 4, 8, 8) > 0
+    assert reaches[0, 0, 0, :2, :4, :4].all()
+    assert reaches[0, 0, 0].sum() == 32
+    reaches = shifted.weights[0, 0].view(4, 8, 8, 4, 8, 8) > 0
+    assert reaches[1, 2, 2, 1:3, 2:6, 2:6].all()
+    assert reaches[1, 2, 2].sum() == 32
 
 
 def test_batches_in_parts_give_the_same():

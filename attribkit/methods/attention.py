@@ -16,7 +16,6 @@ from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets import Target
 
-OneHead = Float[Tensor, "b windows 1 queries keys"]
 Fusion = Literal["mean", "max", "min"]  # of the heads
 
 
@@ -37,25 +36,27 @@ class Attention(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note("attention does not depend on the target: it shows where tokens look, not what speaks for a class")
-        layers = _noted(model, model.attention(x, target, self._of_heads))
+        heads: list[int] = []  # of each layer, for each part of the batch
+
+        def fuse(weights: Windows) -> Tensor:
+            heads.append(weights.shape[2])
+            return (
+                fused(weights, self.fusion) if self.head is None else weights[:, :, self.head : self.head + 1].clone()
+            )
+
+        layers = _noted(model, model.attention(x, target, fuse))
         if not -len(layers) <= self.block < len(layers):
             raise InvalidInput(
                 f"block={self.block}: this model has {len(layers)} layers of attention, 0 to {len(layers) - 1}."
             )
-        layer = layers[self.block]
+        layer, own = layers[self.block], heads[: len(layers)][self.block]
+        if self.head is not None and not 0 <= self.head < own:
+            raise InvalidInput(f"head={self.head}: {layer.name!r} has {own} heads, 0 to {own - 1}.")
         asking = layer.queries.real
         if _same(layer.queries, layers[-1].queries):
             asking = model.readers(x, target)
         _note_asking(model, layer, asking)
         return layer.received(asking)
-
-    def _of_heads(self, weights: Windows) -> OneHead:
-        heads = weights.shape[2]
-        if self.head is None:
-            return fused(weights, self.fusion)
-        if not 0 <= self.head < heads:
-            raise InvalidInput(f"head={self.head}: this model's attention has {heads} heads, 0 to {heads - 1}.")
-        return weights[:, :, self.head : self.head + 1].clone()
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class GradientRollout(Method):
         return _read(model, x, target, layers[-1], relevance)
 
 
-def fused(weights: Windows, how: Fusion) -> OneHead:
+def fused(weights: Windows, how: Fusion) -> Float[Tensor, "b windows 1 queries keys"]:
     """The heads made one."""
     if how not in ("mean", "max", "min"):
         raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
