@@ -63,6 +63,7 @@ def test_core_files_import_each_other_in_one_direction():
         "targets",
         "spec",
         "graph",
+        "straightened",
         "rules",
         "place_rules",
         "places",

@@ -387,7 +387,7 @@ class HookedModel:
         return ReadLayer(asked, name, self.layer(name), run, functools.partial(self._layout, name))
 
     def _layout(self, name: str, run: int, shape: tuple[int, ...], x: Tensor) -> Layout | None:
-        """How a layer's output is a map: by its shape where that says all, else as a forward that was followed tells."""
+        """How a layer's output is a map: by its shape where that says all, else by where its elements come from."""
         by_shape = self.spec.layout(shape, tuple(x.shape))
         if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
             return by_shape

@@ -15,6 +15,7 @@ from attribkit.core.hooks import captured
 from attribkit.core.layouts import Layout
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
+from attribkit.core.straightened import straightened
 from attribkit.core.trace import gradient_reach
 
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
@@ -162,7 +163,8 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
     gradients: Sequence[Tensor | None] = [None] * len(tensors)
     if score.requires_grad:
         try:
-            gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
+            with straightened(score):
+                gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
         except CheckpointError as error:
             raise UnsupportedModel(
                 "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
