@@ -73,6 +73,8 @@ def test_core_files_import_each_other_in_one_direction():
         "units",
         "linear_head",
         "attention",
+        "arrangement",
+        "attention_layers",
         "progress",
         "chunks",
         "reading",

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attribkit.core.attention import Weights, fused_weights, weights_with_graph
+from attribkit.core.arrangement import Arrangement, Windows
+from attribkit.core.attention import Weights
+from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
@@ -199,40 +201,58 @@ class HookedModel:
         response, gradient = self._in_chunks(run, x, [target])
         return response, gradient
 
-    def attention(self, x: Images, target: Target, fuse: Callable[[Weights], Tensor]) -> list[Tensor]:
-        """What `fuse` makes of the attention weights (b, heads, queries, keys) of each layer, in execution order.
+    def attention(
+        self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Tensor] = torch.clone
+    ) -> AttentionLayers:
+        """The layers of attention in execution order, fused kernels too, and where on the image their tokens are.
 
-        Fused at once, so that only what is kept takes memory. Fused kernels are seen too; windows are refused. The
-        weights do not depend on the target.
+        fuse: what is kept of each layer's weights (b, windows, heads, queries, keys), at once, so that only that takes
+        memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
         """
+        followed: list[AttentionFollowed] = []
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, kept = fused_weights(self, part, lambda weights: fuse(precise(weights)))
-            questions[0](returned)  # so that the predicted classes are known
-            return kept
+            followed[:] = [AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))]
+            with torch.no_grad(), followed[0].following(self.module, part):
+                returned = self(part)
+            for question in questions:
+                question(returned)  # so that the predicted classes are known
+            return [each.kept for each in followed[0].found]
 
-        return self._in_chunks(run, x, [target])
+        windows = self._in_chunks(run, x, [target] if target else [])
+        return followed[0].layers(windows)
 
     def attention_and_gradient(
-        self, x: Images, target: Target, fuse: Callable[[Weights, Weights], Tensor]
-    ) -> list[Tensor]:
+        self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Tensor]
+    ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
+        followed: list[AttentionFollowed] = []
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, weights = weights_with_graph(self, part)
-            names = [f"attention {i}" for i in range(len(weights))]
-            gradients = gradients_of(questions[0](returned), weights, names, keep=False)
-            return [fuse(precise(w.detach()), precise(g)) for w, g in zip(weights, gradients, strict=True)]
+            followed[:] = [AttentionFollowed(_as_leaf)]
+            with followed[0].following(self.module, part):
+                returned = self(part)
+            found = followed[0].found
+            if not found:
+                return []
+            weights = [each.kept for each in found]
+            gradients = gradients_of(questions[0](returned), weights, [each.name for each in found], keep=False)
+            return [
+                fuse(precise(each.arrangement(each.kept.detach())), precise(each.arrangement(gradient)))
+                for each, gradient in zip(found, gradients, strict=True)
+            ]
 
-        return self._in_chunks(run, x, [target])
+        windows = self._in_chunks(run, x, [target])
+        return followed[0].layers(windows)
 
-    def readers(self, x: Images, target: Target) -> Bool[Tensor, " queries"]:
-        """The tokens whose last attention the score reads: the class token, say, or those that are averaged."""
+    def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
+        """The queries whose last attention the score reads: the class token, say, or those that are averaged."""
         key = (tuple(x.shape[2:]), target.kind)
         if key not in self._learnt.readers:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
             first = self.resolved(target).part(slice(0, 1))
-            read = self.attention_and_gradient(x[:1], first, lambda _, gradient: gradient.ne(0).any(3).any(1))[-1][0]
+            layers = self.attention_and_gradient(x[:1], first, _matters)
+            read = layers[-1].windows[0, :, 0, :, 0].ne(0)
             if not bool(read.any()):
                 raise UnsupportedModel(
                     "The score's gradient is exactly zero at the last attention, so that no token is read: is the head "
@@ -381,3 +401,14 @@ class HookedModel:
         if key not in self._learnt.layers:
             self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, target.part(slice(0, 1)))
         return self._learnt.layers[key]
+
+
+def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weights]:
+    """Weights with a graph, which starts at the first of them."""
+    leaf = weights if weights.requires_grad else weights.detach().requires_grad_()
+    return leaf, leaf
+
+
+def _matters(_weights: Windows, gradient: Windows) -> Float[Tensor, "b windows 1 queries 1"]:
+    """For each query, whether the score depends on any of its weights."""
+    return gradient.abs().amax((2, 4), keepdim=True)
