@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attribkit.core.asked import as_target
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.hooks import frozen
+from attribkit.core.outputs import class_scores
 from attribkit.core.shapes import Picture
-from attribkit.core.targets import as_target, class_scores
 from attribkit.explainer import Explainer
 from attribkit.figures import Cell, check_ending, grid, write
 from attribkit.figures.figure import caption
