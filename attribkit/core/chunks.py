@@ -17,10 +17,11 @@ from attribkit.core.targets import Remark, Target, check_count
 class Question:
     """A target put to one chunk of images; keeps what decides its meaning, and what is worth a note."""
 
-    def __init__(self, target: Target, images: int, first: int = 0) -> None:
-        self.target = target
-        self.images = images
-        self.first = first  # the chunk's first image among all
+    def __init__(self, target: Target, images: slice) -> None:
+        self.target = target.part(images)
+        self.images = images.stop - images.start
+        self.first = images.start  # of all the images
+        self.is_open = target.is_open  # the part of a target may be settled where the whole is not
         self.evidence: list[Tensor] = []
         self.remarks: list[Remark] = []
         self.finite: Tensor | None = None  # whether the scores are, once asked
@@ -33,7 +34,7 @@ class Question:
                 "one score per image, of those that it is shown (large batches are asked about in parts)."
             )
         with torch.no_grad():
-            self.evidence = self.target.evidence(outputs) if self.target.is_open else []
+            self.evidence = self.target.evidence(outputs) if self.is_open else []
             self.remarks = self.target.remarks(outputs)
             self.finite = scores.isfinite().all()
         return scores
@@ -84,8 +85,8 @@ def in_chunks(
     asked: list[list[Question]] = [[] for _ in targets]
     start = 0
     while start < len(x):
-        images = slice(start, start + (learnt.batch_size or len(x)))
-        questions = [Question(target.part(images), len(x[images]), start) for target in targets]
+        images = slice(start, min(len(x), start + (learnt.batch_size or len(x))))
+        questions = [Question(target, images) for target in targets]
         with given(images):
             part = _attempt(run, x[images], questions, learnt)
         if part is not None:

@@ -301,7 +301,12 @@ class HookedModel:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
         first = target.part(slice(0, 1)) if target else None
         with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
-            return find_layers(self.module, x[:1], self.spec, first)
+            try:
+                return find_layers(self.module, x[:1], self.spec, first)
+            except UnsupportedModel:
+                if first is not None:
+                    self.part(slice(0, 1)).score(x[:1], first)  # a target that does not fit is the better reason
+                raise
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""

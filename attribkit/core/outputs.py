@@ -160,7 +160,7 @@ def _two_sided(logit: Tensor) -> Tensor:
 
 
 def _got(outputs: Any, found: Any) -> str:
-    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(outputs).__name__}"
+    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(outputs).__name__
 
 
 def precise(tensor: Tensor) -> Tensor:

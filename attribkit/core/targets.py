@@ -10,8 +10,10 @@ from torch import Tensor
 
 from attribkit.core.classes import Classes, Labels, indices, one_count, plain
 from attribkit.core.errors import InvalidInput
-from attribkit.core.outputs import LayerOutput, class_scores, embedding, has_one_logit, is_pooled, picked
+from attribkit.core.outputs import LayerOutput, class_scores, embedding, has_one_logit, is_pooled, picked, precise
 from attribkit.core.shapes import PerImage
+
+_CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
 
 Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
 
@@ -155,7 +157,7 @@ class Contrast(_OfClasses):
 class MultiLabel(Target):
     """Several classes at once, for models that give an image more than one: the sum of their logits."""
 
-    classes: tuple[int | str, ...]  # of every image; for other classes of each, a list of targets
+    classes: Any  # indices or labels, of every image; for other classes of each, a list of targets; kept as a tuple
 
     def __post_init__(self) -> None:
         told = plain(self.classes)
@@ -221,13 +223,20 @@ class EmbeddingNorm(Target):
         return self.layer
 
     def __call__(self, outputs: Any) -> PerImage:
-        return embedding(outputs).norm(dim=1)
+        return precise(embedding(outputs)).norm(dim=1)
 
     def repeated(self, times: int) -> "Target":
         return self
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        return [("the score is the norm of the embedding, which speaks for no class", None), *of_embedding(outputs)]
+        found = embedding(outputs)
+        norm, limit = precise(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
+        constant = torch.minimum((norm - 1).abs(), (norm / found.shape[1] ** 0.5 - 1).abs()) < limit
+        return [
+            ("the score is the norm of the embedding, which speaks for no class", None),
+            ("the embedding looks normalised, so that its norm tells nothing of the image: use Similarity", constant),
+            *of_embedding(outputs),
+        ]
 
 
 @dataclass(frozen=True)

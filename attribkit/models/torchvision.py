@@ -16,7 +16,11 @@ def spec(model: Any) -> ModelSpec | None:
         return None
     family = modules[0].removeprefix(_PACKAGE)
     labels = _labels(model)
+    layer = _last_of_backbone(model) if family.startswith("detection.") else None
     return ModelSpec(
+        layer=layer,
+        reason="the last layer of the backbone, below the feature pyramid; the model resizes the images and pads them on "
+        "the right and below, and the layer's grid covers that too" if layer else ModelSpec.reason,
         channels_last=family == "swin_transformer",
         input_size=_input_size(model),
         mean=_MEAN if labels else None,
@@ -29,6 +33,13 @@ def _input_size(model: Any) -> tuple[int, ...] | None:
     """(c, h, w) of a model that takes one size only."""
     side = getattr(model, "image_size", None)
     return (model.conv_proj.in_channels, side, side) if isinstance(side, int) else None
+
+
+def _last_of_backbone(model: Any) -> str | None:
+    """The dotted name of what a feature pyramid stands on."""
+    body = getattr(getattr(model, "backbone", None), "body", None)
+    names = [name for name, _ in body.named_children()] if body is not None else []
+    return f"backbone.body.{names[-1]}" if names else None
 
 
 def _labels(model: Any) -> Callable[[], Sequence[str]] | None:
