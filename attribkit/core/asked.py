@@ -68,8 +68,8 @@ class Each(Target):
     def with_indices(self, labels: Labels) -> "Target":
         return Each(tuple(each.with_indices(labels) for each in self.targets))
 
-    def prepared(self, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
-        return Each(tuple(each.prepared(embed) for each in self.targets))
+    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+        return Each(tuple(each.prepared(images, embed) for each in self.targets))
 
     def remarks(self, outputs: Any) -> list[Remark]:
         return [

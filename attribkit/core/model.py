@@ -72,8 +72,8 @@ class HookedModel:
         return model
 
     def prepared(self, target: Target) -> Target:
-        """The target, once it knows what the model makes of images of its own."""
-        return target.prepared(self._embedded)
+        """The target, once it knows the explained images, and what the model makes of images of its own."""
+        return target.prepared(self._x, self._embedded)
 
     def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
         """The same, with the answers to what several methods will ask of the explained images, from one forward."""

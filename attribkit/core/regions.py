@@ -11,7 +11,6 @@ from torch import Tensor
 from attribkit.core.classes import Classes, Labels, indices, one_count, plain
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
-from attribkit.core.layouts import find_layout
 from attribkit.core.outputs import class_maps, has_one_map, picked, precise
 from attribkit.core.shapes import Masks, PerImage
 from attribkit.core.targets import Remark, Target
@@ -27,6 +26,7 @@ class Region(Target):
 
     index: Classes
     mask: Masks | None = None  # (b, *space), or (1, *space) for all images; None is where the class is predicted
+    space: tuple[int, ...] | None = None  # size of the explained images; None until they are known
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", plain(self.index))
@@ -63,6 +63,9 @@ class Region(Target):
     def with_indices(self, labels: Labels) -> "Target":
         return replace(self, index=indices(self.index, labels))
 
+    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+        return replace(self, space=tuple(images.shape[2:]))
+
     def remarks(self, outputs: Any) -> list[Remark]:
         covered = self._weights(class_maps(outputs)).flatten(1).sum(1)
         return [("the region is empty: the class is predicted nowhere, or the mask covers nothing", covered == 0)]
@@ -77,10 +80,10 @@ class Region(Target):
         if self.mask is None:
             return self._predicted(maps)
         cells, space = tuple(maps.shape[2:]), tuple(self.mask.shape[1:])
-        if cells != space and (len(cells) != len(space) or find_layout((1, 1, *cells), space) is None):
+        if cells != space and (len(cells) != len(space) or self.space not in (None, space)):
             raise InvalidInput(
-                f"The mask {tuple(self.mask.shape)} does not fit the model's output, {'x'.join(map(str, cells))}: give "
-                "one (b, *space) of the size of the images."
+                f"The mask {tuple(self.mask.shape)} has neither the size of the images nor of the model's output, "
+                f"{'x'.join(map(str, cells))}: give one (b, *space)."
             )
         mask = self.mask.to(maps.device).expand(len(maps), *space)
         return mask if cells == space else F.interpolate(mask[:, None].float(), cells, mode="area")[:, 0]

@@ -62,7 +62,7 @@ class Similarity(Target):
     def repeated(self, times: int) -> "Target":
         return self if self.count is None else self._with(lambda several: torch.cat([several] * times))
 
-    def prepared(self, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         known = torch.atleast_2d(self.to) if self.to.ndim <= 2 else embed(self.to, self)
         return replace(self, to=self.to.detach().clone(), embedding=known.detach().clone())
 

@@ -65,8 +65,11 @@ class Target(ABC):
         """The same with every label exchanged for the index of its class."""
         return self
 
-    def prepared(self, embed: Callable[[Tensor, "Target"], Tensor]) -> "Target":
-        """The same, once it knows what the model makes of images of its own; embed: images to their embeddings."""
+    def prepared(self, images: Tensor, embed: Callable[[Tensor, "Target"], Tensor]) -> "Target":
+        """The same, once it knows the explained images, and what the model makes of images of its own.
+
+        embed: from images, and the target that asks, to their embeddings (n, d).
+        """
         return self
 
     def remarks(self, outputs: Any) -> list[Remark]:

@@ -8,6 +8,11 @@ from attribkit.core.spec import ModelSpec
 _PACKAGE = "torchvision.models."
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all its classifiers are trained with
 
+_WHY_BACKBONE = (
+    "the last layer of the backbone, below the feature pyramid; the model resizes the images and pads them on the "
+    "right and below, and the layer's grid covers that too"
+)
+
 
 def spec(model: Any) -> ModelSpec | None:
     """Describe a torchvision model."""
@@ -19,8 +24,7 @@ def spec(model: Any) -> ModelSpec | None:
     layer = _last_of_backbone(model) if family.startswith("detection.") else None
     return ModelSpec(
         layer=layer,
-        reason="the last layer of the backbone, below the feature pyramid; the model resizes the images and pads them on "
-        "the right and below, and the layer's grid covers that too" if layer else ModelSpec.reason,
+        reason=_WHY_BACKBONE if layer else ModelSpec.reason,
         channels_last=family == "swin_transformer",
         input_size=_input_size(model),
         mean=_MEAN if labels else None,
