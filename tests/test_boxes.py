@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 from attribkit import AttribkitError, Box, Explainer, ModelSpec
 from attribkit.testing import tiny_cnn
 
-OPTIONS = {"occlusion": {"patch": 8, "stride": 8}, "rise": {"masks": 32, "cells": 4}, "smoothgrad": {"samples": 3}}
+OPTIONS = {"occlusion": {"patch": 8, "stride": 8}, "rise": {"masks": 12, "cells": 4}, "smoothgrad": {"samples": 3}}
 METHODS = ["gradcam", "saliency", "input_x_gradient", "smoothgrad", "occlusion", "rise", "scorecam", "ablationcam"]
 UNSEEN = "no detection of the class overlaps the box: the score is zero"
 
@@ -183,7 +183,7 @@ MAKERS = {
     "maskrcnn": lambda: detection.maskrcnn_resnet50_fpn(**FASTER),
     "keypointrcnn": lambda: detection.keypointrcnn_resnet50_fpn(**FASTER | {"num_classes": 2}),
 }
-LARGE = {"maskrcnn", "keypointrcnn"}
+LARGE = {"retinanet", "fcos", "maskrcnn", "keypointrcnn"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in MAKERS]
 
 

@@ -60,7 +60,7 @@ class Inputs:
 
 def read_inputs(given: Mapping[str, Any] | None, module: nn.Module, images: int) -> Inputs:
     """The inputs that a user gave, if they fit the model's forward and the images."""
-    if not given:
+    if given is None:
         return Inputs()
     if not isinstance(given, Mapping):
         raise InvalidInput(f"inputs= is a dict of the forward's other arguments by name, got {type(given).__name__}.")
