@@ -13,22 +13,24 @@ from torch import nn
 
 from attribkit import Explainer
 
-SMALL = {"depth": 4, "img_size": 112}
+VIT = {"depth": 4, "img_size": 112}
+SWIN = {"img_size": 56, "depths": (2, 2), "num_heads": (3, 6)}
+NAFLEX = {"depth": 3, "embed_dim": 96, "num_heads": 3}
 CASES = {  # layout: (model, its options, layer or None for the one that is chosen, images)
     "channels first": ("resnet18", {}, None, (3, 192, 160)),
-    "channels last": ("swin_tiny_patch4_window7_224", {"img_size": 112, "depths": (2, 2), "num_heads": (3, 6)}, None, (3, 112, 112)),
-    "shifted windows": ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (2, 2), "num_heads": (3, 6)}, "layers.0.blocks.1", (3, 56, 56)),
-    "windows of tokens": ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (2, 2), "num_heads": (3, 6)}, "layers.0.blocks.1.mlp", (3, 56, 56)),
-    "tokens, no prefix": ("vit_srelpos_small_patch16_224", {**SMALL, "img_size": (96, 128)}, None, (3, 96, 128)),
-    "tokens after 1": ("vit_tiny_patch16_224", SMALL, None, (3, 112, 112)),
-    "tokens after 2": ("deit_tiny_distilled_patch16_224", SMALL, None, (3, 112, 112)),
-    "tokens after 4": ("naflexvit_base_patch16_gap", {"depth": 3, "embed_dim": 96, "num_heads": 3}, None, (3, 96, 128)),
-    "tokens after 5": ("vit_tiny_patch16_dinov3_qkvb", {**SMALL, "num_classes": 5}, None, (3, 112, 112)),
+    "channels last": ("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 112}, None, (3, 112, 112)),
+    "shifted windows": ("swin_tiny_patch4_window7_224", SWIN, "layers.0.blocks.1", (3, 56, 56)),
+    "windows made tokens": ("swin_tiny_patch4_window7_224", SWIN, "layers.0.blocks.1.mlp", (3, 56, 56)),
+    "tokens, no prefix": ("vit_srelpos_small_patch16_224", {"depth": 4, "img_size": (96, 128)}, None, (3, 96, 128)),
+    "tokens after 1": ("vit_tiny_patch16_224", VIT, None, (3, 112, 112)),
+    "tokens after 2": ("deit_tiny_distilled_patch16_224", VIT, None, (3, 112, 112)),
+    "tokens after 4": ("naflexvit_base_patch16_gap", NAFLEX, None, (3, 96, 128)),
+    "tokens after 5": ("vit_tiny_patch16_dinov3_qkvb", {**VIT, "num_classes": 5}, None, (3, 112, 112)),
     "unrolled windows": ("hiera_tiny_224", {}, "blocks.2", (3, 224, 224)),
     "unrolled, last stage": ("hiera_tiny_224", {}, None, (3, 224, 224)),
     "two branches": ("crossvit_tiny_240", {}, None, (3, 240, 240)),
     "parallel branches": ("coat_tiny", {"parallel_depth": 1}, None, (3, 224, 224)),
-    "class attention": ("cait_xxs24_224", {"depth": 4, "img_size": 112}, None, (3, 112, 112)),
+    "class attention": ("cait_xxs24_224", VIT, None, (3, 112, 112)),
     "cross-covariance": ("xcit_nano_12_p16_224", {"depth": 3}, None, (3, 112, 112)),
     "pooled tokens": ("mvitv2_tiny", {}, None, (3, 224, 224)),
     "square tokens": ("levit_128s", {}, "stages.0", (3, 224, 224)),
@@ -36,6 +38,7 @@ CASES = {  # layout: (model, its options, layer or None for the one that is chos
     "mixer": ("mixer_s32_224", {}, None, (3, 224, 224)),
     "video": ("r3d_18", {}, None, (3, 8, 64, 64)),
 }
+SLOW = {"unrolled windows", "unrolled, last stage", "parallel branches", "pooled tokens", "mixer", "video"}
 
 
 def made(name, options):
@@ -49,7 +52,9 @@ def made(name, options):
     return model.eval()
 
 
-@pytest.mark.parametrize("layout", CASES)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(each, marks=pytest.mark.slow) if each in SLOW else each for each in CASES]
+)
 def test_each_patch_moves_its_own_cell(layout):
     name, options, layer, size = CASES[layout]
     explainer, x = Explainer(made(name, options)), torch.randn(1, *size)
@@ -57,7 +62,9 @@ def test_each_patch_moves_its_own_cell(layout):
     grid = before.shape[2:]
     cells = [min(side, 7) for side in grid]
     for place in itertools.product(*(range(side) for side in cells)):
-        patch = tuple(slice(i * side // n, (i + 1) * side // n) for i, n, side in zip(place, cells, size[1:], strict=True))
+        patch = tuple(
+            slice(i * side // n, (i + 1) * side // n) for i, n, side in zip(place, cells, size[1:], strict=True)
+        )
         changed = x.clone()
         changed[(..., *patch)] += 3 * torch.randn(changed[(..., *patch)].shape)
         moved = (explainer.feature_maps(changed, layer).values - before).abs().sum((0, 1))

@@ -9,7 +9,6 @@ from attribkit.core.layouts import Layout
 from attribkit.core.place_rules import Places, narrowed
 
 
-
 def layout_of(places: Places) -> Layout | None:
     """How to read a tensor as channels on a grid of the images; None where its places are no grid.
 
