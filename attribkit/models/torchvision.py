@@ -14,6 +14,11 @@ _CLIPS = {  # models of video by family, and weights that tell the classes' name
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all its classifiers are trained with
 
+_WHY_BACKBONE = (
+    "the last layer of the backbone, below the feature pyramid; the model resizes the images and pads them on the "
+    "right and below, and the layer's grid covers that too"
+)
+
 
 def spec(model: Any) -> ModelSpec | None:
     """Describe a torchvision model."""
@@ -24,7 +29,10 @@ def spec(model: Any) -> ModelSpec | None:
     if family in _CLIPS:
         return _spec_of_clips(model, _CLIPS[family])
     labels = _labels(model)
+    layer = _last_of_backbone(model) if family.startswith("detection.") else None
     return ModelSpec(
+        layer=layer,
+        reason=_WHY_BACKBONE if layer else ModelSpec.reason,
         channels_last=family == "swin_transformer",
         input_size=_input_size(model),
         mean=_MEAN if labels else None,
@@ -62,6 +70,13 @@ def _input_size(model: Any) -> tuple[int, ...] | None:
     """(c, h, w) of a model that takes one size only."""
     side = getattr(model, "image_size", None)
     return (model.conv_proj.in_channels, side, side) if isinstance(side, int) else None
+
+
+def _last_of_backbone(model: Any) -> str | None:
+    """The dotted name of what a feature pyramid stands on."""
+    body = getattr(getattr(model, "backbone", None), "body", None)
+    names = [name for name, _ in body.named_children()] if body is not None else []
+    return f"backbone.body.{names[-1]}" if names else None
 
 
 def _labels(model: Any) -> Callable[[], Sequence[str]] | None:

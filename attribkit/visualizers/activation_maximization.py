@@ -13,7 +13,6 @@ from attribkit.core.model import HookedModel, precise
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets import Target
-from attribkit.core.units import LayerUnit
 from attribkit.core.visualizer import Made, Responses, Visualizer
 from attribkit.visualizers.parametrisations import Canvas, Fourier, Pixels, bounded, with_natural_colours
 from attribkit.visualizers.regularisers import squared_norm, total_variation
@@ -64,7 +63,7 @@ class ActivationMaximization(Visualizer):
         if self.blur and self.parametrisation != "pixel":
             raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
 
-    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Made, Responses]:
+    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[Made, Responses]:
         unit = _repeated(unit, self.count)
         generator = torch.Generator().manual_seed(self.seed)
         canvas = self._canvas(model, blank, generator)
@@ -83,7 +82,7 @@ class ActivationMaximization(Visualizer):
         stages = [parametrisation, *self._stages(model, blank.shape[1])]
         return Canvas(first.to(precise(blank)).requires_grad_(), stages)
 
-    def _ascend(self, model: HookedModel, unit: Target | LayerUnit, canvas: Canvas, move: RandomMovement) -> Trajectory:
+    def _ascend(self, model: HookedModel, unit: Target, canvas: Canvas, move: RandomMovement) -> Trajectory:
         """Change the canvas until the steps are spent or the objective is flat."""
         dtype = next(p.dtype for p in model.module.parameters() if p.is_floating_point())
         ascent = _Ascent(canvas.parameters, self.learning_rate, self.steps)
@@ -145,9 +144,9 @@ class _Ascent:
         self.schedule.step()
 
 
-def _repeated(unit: Target | LayerUnit, times: int) -> Target | LayerUnit:
+def _repeated(unit: Target, times: int) -> Target:
     """The unit, for several images of each class."""
-    if isinstance(unit, LayerUnit) or times == 1:
+    if times == 1:
         return unit
     repeated = unit.repeated(times)
     if repeated is None:
