@@ -73,13 +73,28 @@ def survey() -> dict[str, dict[str, tuple[int, int]]]:
     return survey()
 
 
-def with_a_head_that_speaks(model: nn.Module) -> nn.Module:
-    """The model with linear layers of zeros, as some heads are born, given small random weights."""
+def lively(model: nn.Module, size: tuple[int, ...]) -> nn.Module:
+    """The model with random weights that carry a signal from the image to the score.
+
+    Layers of zeros, as some heads and residual branches are born, get small weights, and batch norms the statistics of
+    noise, without which the signal of a deep random network dies out.
+    """
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Linear | nn.Conv2d) and isinstance(weight, torch.Tensor) and not weight.any():
             nn.init.trunc_normal_(weight, std=0.02)
-    return model
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        try:
+            with torch.no_grad():
+                model(torch.randn(2, *size))
+        except (TypeError, ValueError, RuntimeError):  # several inputs, or one value a channel: it stays as it is
+            pass
+    return model.train()
 
 
 def _told(name: str) -> tuple[int, int]:
