@@ -85,7 +85,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     options = {"integrated_gradients": {"steps": 8}, "occlusion": {"patch": patch, "stride": patch}}
     for method in METHODS:
         start = time.perf_counter()
-        cell = checked(explainer, x, architecture.target(), method, options.get(method, {}))
+        cell = checked(explainer, x, method, options.get(method, {}) | architecture.question(x))
         yield about | {"method": method} | asdict(cell) | {"seconds": round(time.perf_counter() - start, 1)}
     for method, asymmetry in flipped(model, x, _FLIPPED).items():
         status = "ok" if asymmetry < 1e-4 else "wrong"

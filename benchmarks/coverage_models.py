@@ -13,6 +13,8 @@ import torchvision
 from environment import RESULTS
 from torch import nn
 
+from attribkit import Box, Region
+
 _SURVEY = RESULTS / "timm_architectures.json"
 _GROUPS = {  # of torchvision's builders: where they are, and the images that they take
     "classification": (torchvision.models, (3, 224, 224)),
@@ -28,7 +30,7 @@ _SIZES = {
     "swin3d": (3, 16, 224, 224),
     "s3d": (3, 16, 224, 224),
 }
-_TARGETS: dict[str, Any] = {}
+_SCORED = ("fasterrcnn", "keypointrcnn", "maskrcnn")  # detectors that name their threshold box_score_thresh
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,15 @@ class Architecture:
         special = [size for prefix, size in _SIZES.items() if self.name.startswith(prefix)]
         return special[0] if special else _GROUPS[self.family][1]
 
-    def target(self) -> Any:
-        """What is explained: the predicted class, or what such a model has instead."""
-        return _TARGETS.get(self.family)
+    def question(self, x: torch.Tensor) -> dict[str, Any]:
+        """What is explained of the images: the predicted class, or what such a model has instead."""
+        if self.family == "segmentation":
+            return {"target": Region(1, torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device))}
+        if self.family == "detection":
+            return {"target": Box((0, 0, x.shape[-1], x.shape[-2]))}
+        if self.family == "optical_flow":
+            return {"target": _movement, "inputs": {"image2": x.roll(8, -1)}}
+        return {}
 
 
 def architectures(*, every: bool) -> Iterator[Architecture]:
@@ -103,10 +111,19 @@ def _told(name: str) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), model.num_classes or 0
 
 
+def _movement(flows: list[torch.Tensor]) -> torch.Tensor:
+    """How much an optical flow (b, 2, h, w), the last of its refinements, moves."""
+    return flows[-1].square().mean((1, 2, 3))
+
+
 def _built(name: str) -> nn.Module:
     options: dict[str, Any] = {"weights": None}
     if any(name in torchvision.models.list_models(module=_GROUPS[group][0]) for group in ("segmentation", "detection")):
         options["weights_backbone"] = None
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        scored = "box_score_thresh" if name.startswith(_SCORED) else "score_thresh"
+        options[scored] = 0.0  # at random weights no detection is sure of itself
+        options |= {} if name.startswith("ssd") else {"min_size": 320, "max_size": 320}
     if name.startswith("quantized_"):
         options["quantize"] = True
     if name in ("googlenet", "inception_v3"):

@@ -77,7 +77,8 @@ def _shown(row: dict[str, str], refusals: dict[str, tuple[str, int]]) -> str:
     if row["status"] == "ok":
         return "ok"
     number = refusals[_general(row["text"])][1]
-    return f"{'' if row['status'] == 'refused' else f'**{row["status"]}** '}[{number}](#{'refusals'})"
+    status = "" if row["status"] == "refused" else f"**{row['status']}** "
+    return f"{status}[{number}](#refusals)"
 
 
 def _markdown(head: list[str], lines: list[list[str]]) -> str:
