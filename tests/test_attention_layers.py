@@ -466,6 +466,14 @@ def test_dropout_that_a_fused_call_asks_for_is_behind_what_is_seen():
     torch.testing.assert_close(result[kept], 2 * weights[kept])
 
 
+def test_autocast_rounds_no_weights():
+    q, k, v = tensors(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        result, (weights,) = opened(lambda: F.scaled_dot_product_attention(q, k, v))
+        torch.testing.assert_close(result, F.scaled_dot_product_attention(q, k, v), rtol=0, atol=0.03)
+    torch.testing.assert_close(weights, (q @ k.mT / 2).softmax(-1))
+
+
 MULTI_HEAD = {
     "plain": ({}, {}),
     "averaged": ({}, {"average_attn_weights": True}),
