@@ -5,13 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attribkit.core.attribution import Attribution
+    from attribkit.core.boxes import Box
     from attribkit.core.errors import AttribkitError
+    from attribkit.core.inputs import Shared
     from attribkit.core.method import Method
     from attribkit.core.metric import Faithfulness, Localization
     from attribkit.core.model import HookedModel
     from attribkit.core.reading import Reads
+    from attribkit.core.regions import Region
+    from attribkit.core.similarity import Similarity
     from attribkit.core.spec import ModelSpec
-    from attribkit.core.targets import ClassLogit, Contrast, Counterfactual, Probability, Target
+    from attribkit.core.targets import (
+        ClassLogit,
+        Contrast,
+        Counterfactual,
+        EmbeddingNorm,
+        MultiLabel,
+        Probability,
+        Target,
+    )
     from attribkit.core.units import Direction, LayerUnit, Unit
     from attribkit.core.visualization import Visualization
     from attribkit.core.visualizer import Visualizer
@@ -26,10 +38,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AttribkitError",
     "Attribution",
+    "Box",
     "ClassLogit",
     "Contrast",
     "Counterfactual",
     "Direction",
+    "EmbeddingNorm",
     "Explainer",
     "Faithfulness",
     "HookedModel",
@@ -37,8 +51,12 @@ __all__ = [
     "Localization",
     "Method",
     "ModelSpec",
+    "MultiLabel",
     "Probability",
     "Reads",
+    "Region",
+    "Shared",
+    "Similarity",
     "Target",
     "Unit",
     "Visualization",
@@ -54,10 +72,12 @@ __all__ = [
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
     "AttribkitError": "core.errors",
     "Attribution": "core.attribution",
+    "Box": "core.boxes",
     "ClassLogit": "core.targets",
     "Contrast": "core.targets",
     "Counterfactual": "core.targets",
     "Direction": "core.units",
+    "EmbeddingNorm": "core.targets",
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
@@ -65,8 +85,12 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Localization": "core.metric",
     "Method": "core.method",
     "ModelSpec": "core.spec",
+    "MultiLabel": "core.targets",
     "Probability": "core.targets",
     "Reads": "core.reading",
+    "Region": "core.regions",
+    "Shared": "core.inputs",
+    "Similarity": "core.similarity",
     "Target": "core.targets",
     "Unit": "core.units",
     "Visualization": "core.visualization",

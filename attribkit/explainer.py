@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from attribkit import registry
 from attribkit.core.admission import check_images, checked_mask, unwrapped
+from attribkit.core.asked import as_target
 from attribkit.core.attention_layers import AttentionLayers
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained
 from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
+from attribkit.core.inputs import Inputs, read_inputs
 from attribkit.core.layers import Layer
 from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric
@@ -24,8 +26,7 @@ from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Predicted, Target, as_target, check_count
-from attribkit.core.units import LayerUnit
+from attribkit.core.targets import Target, check_count
 from attribkit.core.visualization import Visualization
 from attribkit.core.visualized import blank_images, visualized
 from attribkit.core.visualizer import Visualizer
@@ -59,19 +60,28 @@ class Explainer:
         )
 
     def attribute(
-        self, x: Images, method: str | type[Method] | Method = "gradcam", *, target: Any = None, **options: Any
+        self,
+        x: Images,
+        method: str | type[Method] | Method = "gradcam",
+        *,
+        target: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Attribution:
         """Score every pixel of x for a target.
 
         x: (b, c, *space), preprocessed as the model expects, on its device. method: a name, class or instance; options
-        are its fields. target: a class index or label, one per image, a Target, or a function of the model's outputs;
-        None is the predicted class. Raises an AttribkitError that says what to do where there is no honest answer.
+        are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
+        each image; None is the predicted class, or the norm of the embedding of a model that has no classes. inputs:
+        what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
+        an AttribkitError that says what to do where there is no honest answer.
         """
         explain = registry.make(method, Method, **self._named_layers(options))
-        question = self._question(target, x)
+        question, more = self._question(target, x), self._inputs(inputs, x)
         with frozen(self.model.module):
             x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
-            return explained(explain, self.model.explaining(x), x, question)
+            model = self.model.explaining(x, more)
+            return explained(explain, model, x, model.prepared(question))
 
     def compare(
         self,
@@ -79,20 +89,22 @@ class Explainer:
         methods: Sequence[str | type[Method] | Method],
         *,
         targets: Sequence[Any] = (None,),
+        inputs: Mapping[str, Any] | None = None,
     ) -> list[Attribution]:
         """Explain the same images by several methods, for one or more targets, with one forward for all that it serves.
 
-        x: as for `attribute`. methods: names, classes or instances with options. targets: each as `attribute` takes it,
-        such as a class for all images; (None,) is the predicted one. Gives an attribution for each target and method,
-        target by target; each equals what `attribute` gives.
+        x, inputs: as for `attribute`. methods: names, classes or instances with options. targets: each as `attribute`
+        takes it, such as a class for all images; (None,) is the predicted one. Gives an attribution for each target and
+        method, target by target; each equals what `attribute` gives.
         """
         made = [registry.make(method, Method) for method in _several(methods, "methods")]
         questions = [self._question(target, x) for target in _several(targets, "targets")]
+        more = self._inputs(inputs, x)
         with frozen(self.model.module):
             x = x.detach().clone()
-            knowing = self.model.explaining(x).knowing(
-                questions, functools.reduce(Reads.__or__, (m.reads for m in made))
-            )
+            model = self.model.explaining(x, more)
+            questions = [model.prepared(question) for question in questions]
+            knowing = model.knowing(questions, functools.reduce(Reads.__or__, (m.reads for m in made)))
             pairs = itertools.product(questions, made)
             return [explained(explain, knowing.again(), x, question) for question, explain in pairs]
 
@@ -112,16 +124,16 @@ class Explainer:
         what to do where there is no honest answer.
         """
         draw = registry.make(visualizer, Visualizer, **options)
-        wanted = unit if isinstance(unit, LayerUnit) else as_target(unit, self.model.spec.labels)
-        if isinstance(wanted, Predicted):
+        wanted = as_target(unit, self.model.spec.labels)
+        if wanted.is_open:
             raise InvalidInput(
-                "unit=None: nothing is predicted before there is an image; name a class or a layer's unit."
+                f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
             )
-        count = wanted.count if isinstance(wanted, Target) else None
         with frozen(self.model.module):
-            blank = blank_images(self.model, count or 1, size)
+            blank = blank_images(self.model, wanted.count or 1, size)
             check_images(blank, self.model)
-            return visualized(draw, self.model.explaining(blank), blank, wanted)
+            model = self.model.explaining(blank)
+            return visualized(draw, model, blank, model.prepared(wanted))
 
     def evaluate(
         self,
@@ -129,11 +141,13 @@ class Explainer:
         metric: str | type[Metric] | Metric,
         *,
         mask: Masks | None = None,
+        inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> PerImage:
         """Score an attribution of this model by a metric, a number per image.
 
-        mask: (b, *space), True on the object, for metrics that compare with one.
+        mask: (b, *space), True on the object, for metrics that compare with one. inputs: those that the attribution was
+        made with.
         """
         score = registry.make(metric, Metric, **options)
         if isinstance(score, Localization):
@@ -141,27 +155,36 @@ class Explainer:
         if not isinstance(score, Faithfulness):
             raise InvalidInput(f"{score!r} is neither a Faithfulness nor a Localization metric: derive it from one.")
         with frozen(self.model.module):
-            return score(self.model.explaining(attribution.x), attribution)
+            more = self._inputs(inputs, attribution.x)
+            return score(self.model.explaining(attribution.x, more), attribution)
 
-    def layers(self, x: Images | None = None) -> list[Layer]:
+    def layers(
+        self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
+    ) -> list[Layer]:
         """The layers that are maps of the image, in execution order, and why one of them is chosen.
 
-        x: images of the size in question; None is noise of the size that the model was made for.
+        x: images of the size in question; None is noise of the size that the model was made for. target, inputs: as for
+        `attribute`; the choice depends on the target where it is a unit of a layer, say.
         """
         images = self._noise() if x is None else x
-        check_images(images, self.model)
+        question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
-            return self.model.layers(images.clone())
+            model = self.model.explaining(images.clone(), more)
+            return model.layers(images.clone(), model.prepared(question))
 
-    def check(self, x: Images | None = None, target: Any = None) -> list[Finding]:
+    def check(
+        self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
+    ) -> list[Finding]:
         """Look for what would make an answer wrong for this model; an empty list is good news. Costs six forwards.
 
-        x: a few typical images, at least two; None is noise of the size that the model was made for.
+        x: a few typical images, at least two; None is noise of the size that the model was made for. target, inputs: as
+        for `attribute`.
         """
         images = self._noise() if x is None else x
-        check_images(images, self.model)
+        question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
-            return preflight(self.model, images.clone(), as_target(target, self.model.spec.labels))
+            model = self.model.explaining(images.clone(), more)
+            return preflight(model, images.clone(), model.prepared(question), more)
 
     def filters(self, layer: str | nn.Module) -> Filters:
         """The kernels of a convolution, or of a patch embedding, (out, in / groups, *kernel); a copy.
@@ -170,12 +193,14 @@ class Explainer:
         """
         return filters(self.model.module, self._known_layer(layer))
 
-    def feature_maps(self, x: Images, layer: str | nn.Module | None = None) -> FeatureMaps:
+    def feature_maps(
+        self, x: Images, layer: str | nn.Module | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> FeatureMaps:
         """A layer's activations on its grid, channels first, (b, d, *grid); for token models too.
 
-        layer: a dotted name or module; None is the layer that methods read by default.
+        layer: a dotted name or module; None is the layer that methods read by default. inputs: as for `attribute`.
         """
-        return self._inspected(feature_maps, x, layer)
+        return self._inspected(feature_maps, x, layer, inputs)
 
     def receptive_field(self, layer: str | nn.Module | None = None, x: Images | None = None) -> ReceptiveField:
         """How much of the image a unit of a layer sees: what the operations allow, and what the gradient uses.
@@ -210,13 +235,18 @@ class Explainer:
         return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
 
     def _inspected(
-        self, look: Callable[[HookedModel, Tensor, str | None], Seen], x: Tensor, layer: str | nn.Module | None
+        self,
+        look: Callable[[HookedModel, Tensor, str | None], Seen],
+        x: Tensor,
+        layer: str | nn.Module | None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Seen:
         check_images(x, self.model)
+        more = self._inputs(inputs, x)
         name = None if layer is None else self._known_layer(layer)
         with frozen(self.model.module):
             x = x.detach().clone()
-            return look(self.model.explaining(x), x, name)
+            return look(self.model.explaining(x, more), x, name)
 
     def _known_layer(self, layer: str | nn.Module) -> str:
         """The dotted name of a layer that the model has."""
@@ -233,10 +263,14 @@ class Explainer:
 
     def _question(self, target: Any, x: Any) -> Target:
         """The target as a Target that fits the images, once both are found in order."""
-        question = as_target(target, self.model.spec.labels)
+        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds)
         check_images(x, self.model)
         check_count(question, len(x))
         return question
+
+    def _inputs(self, inputs: Mapping[str, Any] | None, x: Images) -> Inputs:
+        """What the images go through the model with, checked."""
+        return read_inputs(inputs, self.model.module, len(x))
 
     def _named_layers(self, options: dict[str, Any]) -> dict[str, Any]:
         return {option: self._layer_name(value) for option, value in options.items()}

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
-from attribkit.core.targets import Predicted, Scored, as_target, class_scores
+from attribkit.core.asked import as_target
+from attribkit.core.outputs import class_scores
+from attribkit.core.targets import Predicted, Scored
 from attribkit.testing import tiny_cnn
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 1.0]])
@@ -79,7 +81,7 @@ def test_outputs_of_many_kinds():
         assert class_scores(outputs) is LOGITS
     with pytest.raises(AttribkitError, match=r"several tensors that could be class scores, of \[7, 3\] columns"):
         class_scores((torch.zeros(2, 7), LOGITS))
-    for outputs in (LOGITS[0], torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
+    for outputs in (LOGITS[0, 0], torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
         with pytest.raises(AttribkitError, match="not class scores"):
             class_scores(outputs)
 

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,28 +11,32 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
-from attribkit.core.targets import ClassLogit, Predicted, Target, check_count, class_scores
+from attribkit.core.targets import Remark, Target, check_count
 
 
 class Question:
-    """A target put to one chunk of images; keeps the classes that it turned out to mean."""
+    """A target put to one chunk of images; keeps what decides its meaning, and what is worth a note."""
 
-    def __init__(self, target: Target, images: int) -> None:
-        self.target = target
-        self.images = images
-        self.predicted: Tensor | None = None
+    def __init__(self, target: Target, images: slice) -> None:
+        self.target = target.part(images)
+        self.images = images.stop - images.start
+        self.first = images.start  # of all the images
+        self.is_open = target.is_open  # the part of a target may be settled where the whole is not
+        self.evidence: list[Tensor] = []
+        self.remarks: list[Remark] = []
         self.finite: Tensor | None = None  # whether the scores are, once asked
 
     def __call__(self, outputs: Any) -> Tensor:
-        if isinstance(self.target, Predicted):
-            self.predicted = class_scores(outputs).max(1).indices
         scores = self.target(outputs)
         if scores.shape != (self.images,):
             raise InvalidInput(
                 f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "
                 "one score per image, of those that it is shown (large batches are asked about in parts)."
             )
-        self.finite = scores.detach().isfinite().all()
+        with torch.no_grad():
+            self.evidence = self.target.evidence(outputs) if self.is_open else []
+            self.remarks = self.target.remarks(outputs)
+            self.finite = scores.isfinite().all()
         return scores
 
 
@@ -63,23 +68,50 @@ class Learnt:
         return False
 
 
-def in_chunks(run: Run, x: Tensor, targets: Sequence[Target], learnt: Learnt) -> tuple[list[Tensor], ClassLogit | None]:
-    """Run the questions on chunks of the images; join the answers, and tell the classes that Predicted() meant."""
+def in_chunks(
+    run: Run,
+    x: Tensor,
+    targets: Sequence[Target],
+    learnt: Learnt,
+    given: Callable[[slice], AbstractContextManager[None]],
+) -> tuple[list[Tensor], list[list[Question]]]:
+    """Run the questions on chunks of the images; join the answers, and hand back the questions on each target.
+
+    given: what some of the images go through the model with.
+    """
     for target in targets:
         check_count(target, len(x))
     parts: list[list[Tensor]] = []
-    predicted: list[Tensor] = []
+    asked: list[list[Question]] = [[] for _ in targets]
     start = 0
     while start < len(x):
-        images = slice(start, start + (learnt.batch_size or len(x)))
-        questions = [Question(target.part(images), len(x[images])) for target in targets]
-        part = _attempt(run, x[images], questions, learnt)
+        images = slice(start, min(len(x), start + (learnt.batch_size or len(x))))
+        questions = [Question(target, images) for target in targets]
+        with given(images):
+            part = _attempt(run, x[images], questions, learnt)
         if part is not None:
             parts.append(part)
-            predicted.extend([q.predicted for q in questions if q.predicted is not None][:1])
+            for earlier, question in zip(asked, questions, strict=True):
+                earlier.append(question)
             start = images.stop
-    joined = parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-    return joined, ClassLogit(tuple(torch.cat(predicted).tolist())) if predicted else None
+    return parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)], asked
+
+
+def settled(target: Target, asked: Sequence[Question]) -> Target:
+    """What an open target means, by the questions that put it to all of the images."""
+    return target.settled([each for question in asked for each in question.evidence])
+
+
+def remarks(asked: Sequence[Question], *, images: bool) -> list[str]:
+    """What the questions on one target left to be told; images: whether of single images too."""
+    told: dict[str, list[int]] = {}
+    for question in asked:
+        for text, where in question.remarks:
+            if where is None or images:
+                found = [] if where is None else (where.nonzero().flatten() + question.first).tolist()
+                if where is None or found:
+                    told.setdefault(text, []).extend(found)
+    return [f"{text} (images {where})" if where else text for text, where in told.items()]
 
 
 def _attempt(run: Run, x: Tensor, questions: list[Question], learnt: Learnt) -> list[Tensor] | None:

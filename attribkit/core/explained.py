@@ -9,7 +9,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
-from attribkit.core.reading import precise
+from attribkit.core.outputs import precise
 from attribkit.core.targets import Target
 
 
@@ -20,7 +20,8 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
     model.signs.check(explain)
     _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
-    return Attribution(scores, x, target, explain, (*model.notes, *model.signs.notes(), *_remarks(scores, x.dtype)))
+    notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
+    return Attribution(scores, x, target, explain, notes)
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

@@ -53,6 +53,32 @@ def captured(wanted: Sequence[tuple[nn.Module, int | None]]) -> Iterator[list[li
 
 
 @contextmanager
+def layer_returned(
+    model: nn.Module, layer: nn.Module, read: Callable[[Sequence[Tensor], Tensor], Any]
+) -> Iterator[None]:
+    """Let a model return what one of its layers put out, in place of its own answer.
+
+    read: the layer's output in each of its runs, and the images, to what is returned. The outputs stay in the graph;
+    the model goes on with a clone, so an in-place operation further on cannot change them.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: object, output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None or not tensor.is_floating_point():
+            return None
+        kept.append(tensor)
+        return with_first(output, tensor.clone())
+
+    def answer(_module: nn.Module, args: tuple[Tensor, ...], _output: Any) -> Any:
+        outputs, kept[:] = list(kept), []
+        return read(outputs, args[0])
+
+    with layer.register_forward_hook(keep), model.register_forward_hook(answer):
+        yield
+
+
+@contextmanager
 def observed(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
     """Call record(name, module, output) for every submodule in the order in which they finish."""
 

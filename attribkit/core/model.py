@@ -1,8 +1,9 @@
 """A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
 
 import copy
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,22 +14,23 @@ from torch import Tensor, nn
 from attribkit.core.arrangement import Arrangement, Windows
 from attribkit.core.attention import Weights
 from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers
-from attribkit.core.chunks import Learnt, Question, Run, in_chunks
+from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
-from attribkit.core.hooks import captured
+from attribkit.core.hooks import captured, layer_returned
+from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.linear_head import class_weights
+from attribkit.core.outputs import LayerOutput, embedding, precise
 from attribkit.core.progress import tracked
-from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients_of, map_of, precise, ways_of_reading
+from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients_of, map_of, ways_of_reading
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.signs import Signs
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import ClassLogit, Predicted, Scored, Target
-from attribkit.core.units import LayerUnit
+from attribkit.core.targets import Predicted, Target
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
@@ -38,7 +40,8 @@ class HookedModel:
     """The model that a method is handed: frozen, and asked about one batch of images.
 
     A batch that does not fit into memory is cut into chunks that do, and the size that fits is remembered. Results have
-    the model's precision, or float32 where the model computes in half of that.
+    the model's precision, or float32 where the model computes in half of that. What it is asked about is the explained
+    images, or versions of all of them, one whole batch after the other; of some of them, `part` gives the model.
     """
 
     def __init__(self, module: nn.Module, spec: ModelSpec, *, batch_size: int | None = None) -> None:
@@ -48,15 +51,31 @@ class HookedModel:
         self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
         self._x: Tensor = torch.empty(0)  # the images that are being explained
-        self._predicted: ClassLogit | None = None
+        self.inputs = Inputs()  # what they go through the model with
+        self._chunk: Inputs | None = None  # what those go with that are being run
+        self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
 
-    def explaining(self, x: Images) -> "HookedModel":
-        """The same model, about to explain x, with notes and predicted classes of its own."""
+    def explaining(self, x: Images, inputs: Inputs | None = None) -> "HookedModel":
+        """The same model, about to explain x, with notes and predicted classes of its own.
+
+        inputs: what the images go through the model with, a row for each.
+        """
         model = self.again()
-        model._x, model._predicted, model._answers = x, None, []
+        model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
         model.signs = Signs()
         return model
+
+    def part(self, images: slice) -> "HookedModel":
+        """The same model, explaining some of the images; its notes go to the same reader."""
+        model = copy.copy(self)
+        model._x, model.inputs, model._chunk = self._x[images], self.inputs.part(images), None
+        model._meant, model._answers = [], []
+        return model
+
+    def prepared(self, target: Target) -> Target:
+        """The target, once it knows the explained images, and what the model makes of images of its own."""
+        return target.prepared(self._x, self._embedded)
 
     def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
         """The same, with the answers to what several methods will ask of the explained images, from one forward."""
@@ -79,9 +98,10 @@ class HookedModel:
         channels_last = self._learnt.channels_last and x.ndim == 4 and len(x) >= _MANY and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
+        inputs = (self._chunk or self.inputs).of(len(x)).arguments()
         try:
             with self.signs.of_forward(x.device):
-                return self.module(images)
+                return self.module(images, **inputs)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
             raise
@@ -89,12 +109,16 @@ class HookedModel:
     def score(self, x: Images, target: Target) -> PerImage:
         """The target's score per image; not differentiable."""
         known = self._known(x, target, Reads())
+        if known:
+            self._note_all(known.notes(Reads()))
+            return known.score
+        forward = self._forward(target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
-                return [precise(questions[0](self(part)))]
+                return [precise(questions[0](forward(part)))]
 
-        return known.score if known else self._in_chunks(run, x, [target])[0]
+        return self._in_chunks(run, x, [target])[0]
 
     def read(self, x: Images, target: Target, reads: Reads) -> Answers:
         """Activations, and gradients of the target's score, of layers and images: by one forward.
@@ -102,8 +126,7 @@ class HookedModel:
         One backward serves all layers and the plain gradient; each rule takes one more over the same graph.
         """
         answers = self._known(x, target, reads) or self._read(x, [target], reads)[0]
-        for note in answers.notes(reads):
-            self.note(note)
+        self._note_all(answers.notes(reads))
         return answers
 
     def gradient(self, x: Images, target: Target, rule: Rule | None = None) -> Images:
@@ -131,7 +154,7 @@ class HookedModel:
 
         def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
-                _, output, layout = self._run_to_map(part, asked)
+                _, output, layout = self._run_to_map(self, part, asked)
             return [precise(layout.to_grid(output.detach()))]
 
         return self._in_chunks(run, x, [])[0]
@@ -139,7 +162,7 @@ class HookedModel:
     def output(self, x: Images, layer: str | None = None) -> tuple[str, Tensor, Layout]:
         """A layer's name, what it puts out, in the graph of x where x requires a gradient, and how to read that."""
         asked = self._asked(x.detach(), Predicted(), layer)
-        _, output, layout = self._run_to_map(x, asked)
+        _, output, layout = self._run_to_map(self, x, asked)
         return asked.name, output, layout
 
     def default_layer(self, x: Images) -> str:
@@ -169,8 +192,10 @@ class HookedModel:
         """
         target = self.resolved(target)
         asked = self._asked(x, target, layer)
-        each = ((x[i : i + 1], target.part(slice(i, i + 1))) for i in range(len(x)))
-        columns = [scores_with(self, asked, image, own, changes) for image, own in tracked(each, "images", len(x))]
+        columns = []
+        for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
+            own = target.part(images)
+            columns.append(scores_with(self.part(images)._forward(own), asked, x[images], own, changes))
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -180,25 +205,25 @@ class HookedModel:
 
         Raises UnsupportedModel where the way from the layer to the score is another.
         """
-        asked = self._asked(x, target, layer)
+        asked, forward = self._asked(x, target, layer), self._forward(target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, output, layout = self._run_to_map(part, asked)
+            returned, output, layout = self._run_to_map(forward, part, asked)
             return [precise(tensor) for tensor in class_weights(questions[0](returned), output, layout)]
 
         maps, weights = self._in_chunks(run, x, [target])
         return maps, weights
 
-    def response_and_gradient(self, x: Images, unit: Target | LayerUnit) -> tuple[PerImage, Images]:
+    def response_and_gradient(self, x: Images, unit: Target) -> tuple[PerImage, Images]:
         """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
+        forward = self._forward(unit)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             leaf = part.detach().requires_grad_()
-            response = questions[0](self(leaf) if isinstance(unit, Target) else self._channels(leaf, unit.layer))
+            response = questions[0](forward(leaf))
             return [precise(response.detach()), precise(*gradients_of(response, [leaf], [None], keep=False))]
 
-        target = unit if isinstance(unit, Target) else Scored(unit.response)
-        response, gradient = self._in_chunks(run, x, [target])
+        response, gradient = self._in_chunks(run, x, [unit])
         return response, gradient
 
     def attention(
@@ -210,11 +235,12 @@ class HookedModel:
         memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
         """
         followed: list[AttentionFollowed] = []
+        forward = self._forward(target) if target else self
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             followed[:] = [AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))]
             with torch.no_grad(), followed[0].following(self.module, part):
-                returned = self(part)
+                returned = forward(part)
             for question in questions:
                 question(returned)  # so that the predicted classes are known
             return [each.kept for each in followed[0].found]
@@ -227,11 +253,12 @@ class HookedModel:
     ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
         followed: list[AttentionFollowed] = []
+        forward = self._forward(target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             followed[:] = [AttentionFollowed(_as_leaf)]
             with followed[0].following(self.module, part):
-                returned = self(part)
+                returned = forward(part)
             found = followed[0].found
             if not found:
                 return []
@@ -247,11 +274,11 @@ class HookedModel:
 
     def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
         """The queries whose last attention the score reads: the class token, say, or those that are averaged."""
-        key = (tuple(x.shape[2:]), target.kind)
+        key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.readers:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
             first = self.resolved(target).part(slice(0, 1))
-            layers = self.attention_and_gradient(x[:1], first, _matters)
+            layers = self.part(slice(0, 1)).attention_and_gradient(x[:1], first, _matters)
             read = layers[-1].windows[0, :, 0, :, 0].ne(0)
             if not bool(read.any()):
                 raise UnsupportedModel(
@@ -289,10 +316,7 @@ class HookedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        found = find_layers(self.module, x[:1], self.spec, (target or Predicted()).part(slice(0, 1)))
-        if found.refusal:
-            raise found.refusal
-        return found.layers
+        return self._justified(x, target or Predicted()).layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -300,46 +324,93 @@ class HookedModel:
             self.notes.append(text)
 
     def resolved(self, target: Target) -> Target:
-        """The target, with the predicted classes made explicit if that is what it means."""
-        if isinstance(target, Predicted) and len(self._x) and self._predicted is None:
+        """The target, with the predicted classes made explicit, or what else the explained images decide."""
+        if not target.is_open or not len(self._x):
+            return target
+        if self._meaning(target) is None:
             self.score(self._x, target)
-        return self._predicted or target if isinstance(target, Predicted) else target
+        return self._meaning(target) or target
+
+    def _meaning(self, target: Target) -> Target | None:
+        """What an open target is known to mean."""
+        return next((meant for asked, meant in self._meant if asked is target or asked == target), None)
 
     def _known(self, x: Tensor, target: Target, reads: Reads) -> Answers | None:
         """What is known beforehand, if it answers this."""
         if x is not self._x:
             return None
-        same = (a for t, a in self._answers if t is target or (target is self._predicted and isinstance(t, Predicted)))
+        same = (answers for asked, answers in self._answers if asked is target or self._meaning(asked) is target)
         return next((answers for answers in same if reads <= answers.reads), None)
+
+    def _forward(self, target: Target) -> Callable[[Tensor], Any]:
+        """Images to what the target scores: what the model returns, or what a layer puts out."""
+        if target.read_layer is None:
+            return self
+
+        def forward(x: Tensor) -> Any:
+            self._seen(x)  # how its layers are read, while the model still returns what it does
+            with self._standing_for(target, {}):
+                return self(x)
+
+        return forward
+
+    @contextmanager
+    def _standing_for(self, target: Target | None, inputs: dict[str, Any]) -> Iterator[None]:
+        """Let the module, whoever calls it, have the inputs and return what the target scores."""
+        with ExitStack() as stack:
+            if target is not None and target.read_layer is not None:
+                name = target.read_layer
+                layer = self._named(name, name, None)
+                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer)))
+            if inputs:
+                stack.enter_context(handed_on(self.module, inputs))
+            yield
+
+    def _layer_output(self, layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor) -> LayerOutput:
+        """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
+        if outputs and outputs[-1].ndim > 1 and outputs[-1].shape[:2].numel() == outputs[-1].numel():
+            return LayerOutput(layer.name, outputs[-1].flatten(1), outputs[-1])
+        images = x[:1].expand(len(outputs[-1]), *x.shape[1:]) if outputs else x  # as many as were put in its place
+        output, layout = map_of(layer, outputs, images)
+        return LayerOutput(
+            layer.name, layout.to_grid(output), output, tuple(ways_of_reading(layer, len(outputs), layout))
+        )
+
+    def _embedded(self, images: Tensor, target: Target) -> Tensor:
+        """What the model makes of images that a target holds, (n, d)."""
+        if images.ndim != self._x.ndim or images.shape[1] != self._x.shape[1]:
+            raise InvalidInput(
+                f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "
+                "give (1, c, *space), or one for each, preprocessed as the model expects."
+            )
+        forward = self._forward(target)
+
+        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
+            with torch.no_grad():
+                return [precise(embedding(forward(part)))]
+
+        return self._in_chunks(run, images.to(self._x), [])[0]
 
     def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
         """The answers about each target, by one forward."""
         model = self.again()
         layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
-        reading = Reading(self, layers, reads)
-        answers = reading.answers(self._in_chunks(reading, x, targets), len(targets))
-        for each in answers:
+        reading = Reading(self._forward(targets[0]), layers, reads)
+        found, told = self._asked_in_chunks(reading, x, targets)
+        answers = reading.answers(found, len(targets))
+        for each, notes in zip(answers, told, strict=True):
             each.layer_notes[None] = model.notes + each.layer_notes.get(None, [])
+            each.target_notes.extend(notes)
         return answers
 
-    def _run_to_map(self, x: Tensor, asked: ReadLayer) -> tuple[Any, Tensor, Layout]:
-        """What the model returns, what the layer put out, at which a graph may start, and how to read it."""
+    def _run_to_map(self, forward: Callable[[Tensor], Any], x: Tensor, asked: ReadLayer) -> tuple[Any, Tensor, Layout]:
+        """What the forward returns, what the layer put out, at which a graph may start, and how to read it."""
         with captured([(asked.module, asked.run)]) as (outputs,):
-            returned = self(x)
+            returned = forward(x)
         output, layout = map_of(asked, outputs, x)
         for note in ways_of_reading(asked, len(outputs), layout):
             self.note(note)
         return returned, output, layout
-
-    def _channels(self, x: Tensor, name: str) -> LayerMaps:
-        """A layer's output as channels on its grid, or as (b, d) where it has no space left; differentiable."""
-        asked = self._named(name, name, None)
-        with captured([(asked.module, None)]) as (outputs,):
-            self(x)
-        if outputs and len(outputs[-1]) == len(x) and outputs[-1].shape[:2].numel() == outputs[-1].numel():
-            return outputs[-1].flatten(1)
-        output, layout = map_of(asked, outputs, x)
-        return layout.to_grid(output)
 
     def _packs(
         self, stream: Iterable[Tensor], target: Target, total: int | None
@@ -354,12 +425,39 @@ class HookedModel:
             yield group, target.repeated(len(group)) or target
 
     def _in_chunks(self, run: Run, x: Tensor, targets: Sequence[Target]) -> list[Tensor]:
-        """Put the questions to as many images at a time as fit; remember the classes that the model predicts for x."""
-        asked = targets if x is self._x else [self.resolved(target) for target in targets]
-        answers, predicted = in_chunks(self._watched(run), x, asked, self._learnt)
-        if predicted and x is self._x:
-            self._predicted = predicted
+        """Put the questions to as many images at a time as fit, and note what is told of the targets."""
+        answers, told = self._asked_in_chunks(run, x, targets)
+        for notes in told:
+            self._note_all(notes)
         return answers
+
+    def _asked_in_chunks(self, run: Run, x: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[list[str]]]:
+        """The answers, and what is to be told of each target; what open ones mean for the explained images is kept."""
+        own = x is self._x
+        put = targets if own else [self.resolved(target) for target in targets]
+        answers, asked = in_chunks(self._watched(run), x, put, self._learnt, self._given(len(x)))
+        if own:
+            pairs = list(zip(put, asked, strict=True))
+            self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
+        return answers, [remarks(each, images=own) for each in asked]
+
+    def _given(self, count: int) -> Callable[[slice], AbstractContextManager[None]]:
+        """What lets some of so many images go through the model with the inputs that belong to them."""
+        inputs = self.inputs.of(count)
+
+        @contextmanager
+        def given(images: slice) -> Iterator[None]:
+            self._chunk = inputs.part(images)
+            try:
+                yield
+            finally:
+                self._chunk = None
+
+        return given
+
+    def _note_all(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.note(text)
 
     def _watched(self, run: Run) -> Run:
         """The same, with an eye on the scores."""
@@ -378,28 +476,44 @@ class HookedModel:
             return self._named(layer, layer, None)
         name, run, reason = self.spec.layer, None, self.spec.reason
         if not name:
-            chosen = self._found(x, target).chosen
+            chosen = self._justified(x, target).chosen
             name, run, reason = chosen.name, chosen.run, chosen.reason
         self.note(f"layer={name!r}: {reason}")
         return self._named(None, name, run)
 
     def _named(self, asked: str | None, name: str, run: int | None) -> ReadLayer:
-        return ReadLayer(asked, name, self.layer(name), run, functools.partial(self._layout, name))
+        return ReadLayer(asked, name, self.layer(name), run, partial(self._layout, name))
 
     def _layout(self, name: str, run: int, shape: tuple[int, ...], x: Tensor) -> Layout | None:
         """How a layer's output is a map: by its shape where that says all, else by where its elements come from."""
         by_shape = self.spec.layout(shape, tuple(x.shape))
         if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
             return by_shape
-        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
-        seen = self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
-        known = [each.layout for each in seen.layers if (each.name, each.run, each.shape) == (name, run, shape[1:])]
+        seen = self._seen(x).layers
+        known = [each.layout for each in seen if (each.name, each.run, each.shape) == (name, run, shape[1:])]
         return known[0] if known and len(x) == shape[0] else None
 
+    def _seen(self, x: Tensor) -> FoundLayers:
+        """The layers that are maps of images of this size, whatever is asked about them."""
+        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
+        return self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
+
+    def _justified(self, x: Tensor, target: Target) -> FoundLayers:
+        """The layers, one of them chosen with a reason."""
+        found = self._found(x, target)
+        if found.refusal:
+            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))  # one that does not fit is the better reason
+            raise found.refusal
+        return found
+
     def _found(self, x: Tensor, target: Target) -> FoundLayers:
-        key = (tuple(x.shape[2:]), target.kind)
+        key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.layers:
-            self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, target.part(slice(0, 1)))
+            first = target.part(slice(0, 1))
+            if first.read_layer is not None:
+                self._seen(x)  # while the model still returns what it does
+            with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
+                self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, first)
         return self._learnt.layers[key]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import AttribkitError, UnsupportedModel
+from attribkit.core.inputs import Inputs
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
 from attribkit.core.targets import Target
@@ -24,11 +25,11 @@ class Finding:
         return f"{self.level}: {self.text}"
 
 
-def preflight(model: HookedModel, x: Images, target: Target) -> list[Finding]:
-    """Every finding of every check below; the model is frozen, x holds at least two images."""
+def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> list[Finding]:
+    """Every finding of every check below; the model is frozen, x holds at least two images; inputs: a row for each."""
     findings: list[Finding] = []
     for check in _CHECKS:
-        asked = model.explaining(x)
+        asked = model.explaining(x, inputs)
         try:
             findings += [Finding("note", text) for text in check(asked, x, asked.resolved(target)) + asked.notes]
         except AttribkitError as error:
@@ -37,7 +38,7 @@ def preflight(model: HookedModel, x: Images, target: Target) -> list[Finding]:
                 error, UnsupportedModel
             ):  # the question itself is wrong; the other checks would repeat it
                 break
-    return findings
+    return list(dict.fromkeys(findings))
 
 
 def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
@@ -51,7 +52,8 @@ def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
 def _images_are_independent(model: HookedModel, x: Tensor, target: Target) -> list[str]:
     if len(x) < 2:
         return ["whether images disturb each other was not tested: give at least two"]
-    apart = torch.cat([model.score(x[i : i + 1], target.part(slice(i, i + 1))) for i in range(len(x))])
+    images = [slice(i, i + 1) for i in range(len(x))]
+    apart = torch.cat([model.part(each).score(x[each], target.part(each)) for each in images])
     together = model.score(x, target)
     if torch.allclose(apart, together, rtol=1e-3, atol=1e-4):
         return []

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from attribkit.core.chunks import Question
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.hooks import captured
 from attribkit.core.layouts import Layout
+from attribkit.core.outputs import precise
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.straightened import straightened
@@ -48,13 +49,13 @@ class Answers:
     gradients: dict[Rule | None, Images]
     layer_notes: dict[str | None, list[str]]
     gradient_notes: dict[Rule | None, list[str]]
+    target_notes: list[str] = field(default_factory=list)
 
     def notes(self, reads: Reads) -> Iterable[str]:
         """What a careful reader should know of a part of the answers."""
-        told = [self.layer_notes.get(layer, []) for layer in reads.layers]
-        return [
-            note for notes in told + [self.gradient_notes.get(rule, []) for rule in reads.gradients] for note in notes
-        ]
+        of_layers = [self.layer_notes.get(layer, []) for layer in reads.layers]
+        of_gradients = [self.gradient_notes.get(rule, []) for rule in reads.gradients]
+        return [note for notes in [self.target_notes, *of_layers, *of_gradients] for note in notes]
 
 
 class ReadLayer(NamedTuple):
@@ -178,11 +179,6 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
             "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."
         )
     return [gradient for gradient in gradients if gradient is not None]
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """In float32 what was computed in half of it."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _blindness(name: str, gradient: Tensor) -> Iterable[str]:

@@ -18,6 +18,7 @@ class ModelSpec:
     prefix_tokens: int | None = None  # tokens before those of the patches; None where it is not known
     patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
     channels_last: bool = False  # whether its maps are (b, h, w, c)
+    embeds: bool = False  # whether it has no classes: what it returns is an embedding or a map
     input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
     std: tuple[float, ...] | None = None  # what was divided by

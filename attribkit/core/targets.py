@@ -1,20 +1,21 @@
 """What is explained: a score per image, computed from the model's outputs."""
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
+from attribkit.core.classes import Classes, Labels, indices, one_count, plain
+from attribkit.core.errors import InvalidInput
+from attribkit.core.outputs import LayerOutput, class_scores, embedding, has_one_logit, is_pooled, picked, precise
 from attribkit.core.shapes import PerImage
 
-Classes = Any  # a class index or label; or one per image, as a sequence, array or tensor
-Labels = Sequence[str] | Callable[[], Sequence[str]] | None  # the names of the classes in order, or what makes them
+_CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
+
+Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
 
 
 class Target(ABC):
@@ -34,6 +35,24 @@ class Target(ABC):
         """Equal for targets that read the same part of a model's outputs."""
         return type(self)
 
+    @property
+    def read_layer(self) -> str | None:
+        """The layer whose output it scores, told as a `LayerOutput`; None is what the model returns."""
+        return None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the outputs for the explained images decide what it means, as the predicted class."""
+        return False
+
+    def evidence(self, outputs: Any) -> list[Tensor]:
+        """What of the outputs decides that, an entry for each image; nothing waits for the device here."""
+        return []
+
+    def settled(self, evidence: Sequence[Tensor]) -> "Target":
+        """What it means for the images of this evidence; kept for all other versions of them."""
+        return self
+
     def part(self, images: slice) -> "Target":
         """The same question about some of the images."""
         return self
@@ -42,6 +61,21 @@ class Target(ABC):
         """The same question about the images, several times in a row; None where it cannot be put so."""
         return None
 
+    def with_indices(self, labels: Labels) -> "Target":
+        """The same with every label exchanged for the index of its class."""
+        return self
+
+    def prepared(self, images: Tensor, embed: Callable[[Tensor, "Target"], Tensor]) -> "Target":
+        """The same, once it knows the explained images, and what the model makes of images of its own.
+
+        embed: from images, and the target that asks, to their embeddings (n, d).
+        """
+        return self
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        """What a careful reader should know of how these outputs were scored."""
+        return []
+
 
 @dataclass(frozen=True)
 class _OfClasses(Target):
@@ -49,14 +83,11 @@ class _OfClasses(Target):
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
-            object.__setattr__(self, name, _plain(given))
+            object.__setattr__(self, name, plain(given))
 
     @property
     def count(self) -> int | None:
-        counts = {len(classes) for classes in vars(self).values() if isinstance(classes, tuple)}
-        if len(counts) > 1:
-            raise InvalidInput(f"{self} names different numbers of classes: give as many of each.")
-        return counts.pop() if counts else None
+        return one_count(self, *vars(self).values())
 
     @property
     def kind(self) -> str:
@@ -69,11 +100,10 @@ class _OfClasses(Target):
         return self._mapped(lambda classes: classes * times if isinstance(classes, tuple) else classes)
 
     def with_indices(self, labels: Labels) -> "Target":
-        """The same with every label exchanged for the index of its class."""
-        names = functools.cache(lambda: labels() if callable(labels) else labels)  # read only if there is a label
-        return self._mapped(
-            lambda classes: _each(classes, lambda c: _labelled(c, names()) if isinstance(c, str) else c)
-        )
+        return self._mapped(lambda classes: indices(classes, labels))
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        return _of_one_logit(outputs)
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Target":
         return replace(self, **{name: change(classes) for name, classes in vars(self).items()})
@@ -81,23 +111,23 @@ class _OfClasses(Target):
 
 @dataclass(frozen=True)
 class ClassLogit(_OfClasses):
-    """The class's score as the model outputs it, before any softmax."""
+    """The class's score as the model outputs it, before any softmax; the negated logit for class 0 of a single one."""
 
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return _picked(class_scores(outputs), self.index)
+        return _logit(outputs, self.index)
 
 
 @dataclass(frozen=True)
 class Probability(_OfClasses):
-    """The class's softmax probability; its gradient vanishes where the model is certain."""
+    """The class's softmax probability, a single logit's sigmoid; its gradient vanishes where the model is certain."""
 
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
         logits = class_scores(outputs)
-        own = _picked(logits, self.index)
+        own = picked(logits, self.index)
         classes = torch.as_tensor(self.index, device=logits.device).expand(len(logits))[:, None]
         others = logits.scatter(1, classes, torch.finfo(logits.dtype).min).logsumexp(1)
         # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
@@ -111,7 +141,7 @@ class Counterfactual(_OfClasses):
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return -_picked(class_scores(outputs), self.index)
+        return -_logit(outputs, self.index)
 
 
 @dataclass(frozen=True)
@@ -123,7 +153,36 @@ class Contrast(_OfClasses):
 
     def __call__(self, outputs: Any) -> PerImage:
         logits = class_scores(outputs)
-        return _picked(logits, self.index) - _picked(logits, self.against)
+        return picked(logits, self.index) - picked(logits, self.against)
+
+
+@dataclass(frozen=True)
+class MultiLabel(Target):
+    """Several classes at once, for models that give an image more than one: the sum of their logits."""
+
+    classes: Any  # indices or labels, of every image; for other classes of each, a list of targets; kept as a tuple
+
+    def __post_init__(self) -> None:
+        told = plain(self.classes)
+        if not isinstance(told, tuple) or len(set(told)) < len(told):
+            raise InvalidInput(f"MultiLabel takes several classes, each once, as in MultiLabel((3, 7)), got {told!r}.")
+        object.__setattr__(self, "classes", told)
+
+    def __call__(self, outputs: Any) -> PerImage:
+        return torch.stack([_logit(outputs, each) for each in self.classes]).sum(0)  # type: ignore[arg-type]
+
+    @property
+    def kind(self) -> str:
+        return "classes"
+
+    def repeated(self, times: int) -> "Target":
+        return self
+
+    def with_indices(self, labels: Labels) -> "Target":
+        return MultiLabel(indices(self.classes, labels))
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        return _of_one_logit(outputs)
 
 
 @dataclass(frozen=True)
@@ -134,8 +193,53 @@ class Predicted(Target):
     def kind(self) -> str:
         return "classes"
 
+    @property
+    def is_open(self) -> bool:
+        return True
+
     def __call__(self, outputs: Any) -> PerImage:
-        return class_scores(outputs).max(1).values
+        largest = class_scores(outputs).max(1).values
+        return 2 * largest if has_one_logit(outputs) else largest
+
+    def evidence(self, outputs: Any) -> list[Tensor]:
+        return list(class_scores(outputs).max(1).indices)
+
+    def settled(self, evidence: Sequence[Tensor]) -> "Target":
+        return ClassLogit(tuple(torch.stack(list(evidence)).tolist()))
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        return _of_one_logit(outputs)
+
+
+@dataclass(frozen=True)
+class EmbeddingNorm(Target):
+    """How strongly the model responds at all: the Euclidean norm of its embedding; for models without classes."""
+
+    layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
+
+    @property
+    def kind(self) -> Any:
+        return "embedding", self.layer
+
+    @property
+    def read_layer(self) -> str | None:
+        return self.layer
+
+    def __call__(self, outputs: Any) -> PerImage:
+        return precise(embedding(outputs)).norm(dim=1)
+
+    def repeated(self, times: int) -> "Target":
+        return self
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        found = embedding(outputs)
+        norm, limit = precise(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
+        constant = torch.minimum((norm - 1).abs(), (norm / found.shape[1] ** 0.5 - 1).abs()) < limit
+        return [
+            ("the score is the norm of the embedding, which speaks for no class", None),
+            ("the embedding looks normalised, so that its norm tells nothing of the image: use Similarity", constant),
+            *of_embedding(outputs),
+        ]
 
 
 @dataclass(frozen=True)
@@ -161,90 +265,24 @@ class Scored(Target):
         return scores
 
 
-def as_target(target: Any, labels: Labels = None) -> Target:
-    """Read what a user may give as a target: nothing, a class, a label, one per image, a Target, or a function."""
-    if target is None:
-        return Predicted()
-    if callable(target) and not isinstance(target, Target):
-        return Scored(target)
-    read = target if isinstance(target, Target) else ClassLogit(target)
-    return read.with_indices(labels) if isinstance(read, _OfClasses) else read
-
-
 def check_count(target: Target, images: int) -> None:
     """Refuse a target that speaks of another number of images."""
     if target.count not in (None, images):
         raise InvalidInput(f"{target.count} targets for {images} images: give one for all of them, or one per image.")
 
 
-def class_scores(outputs: Any) -> Tensor:
-    """The (b, classes) tensor among what a model returned: a tensor, ``.logits``, ``["logits"]`` or a first entry."""
-    scores = outputs
-    if not isinstance(scores, Tensor):
-        scores = getattr(outputs, "logits", None)
-    if scores is None and isinstance(outputs, Mapping):
-        scores = outputs.get("logits")
-    if scores is None and isinstance(outputs, tuple | list) and outputs:
-        scores = outputs[0]
-        widths = [each.shape[1] for each in outputs if isinstance(each, Tensor) and each.ndim == 2]
-        if len(widths) > 1:
-            raise InvalidInput(
-                f"The model returned several tensors that could be class scores, of {widths} columns: pass "
-                "target=function, which picks from the model's outputs, as in lambda outputs: outputs[1][:, 3]."
-            )
-    if isinstance(scores, Tensor) and scores.ndim == 2:
-        return scores
-    got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(outputs).__name__
-    raise InvalidInput(
-        f"The model returned {got}, not class scores of shape (b, classes): pass target=function, "
-        "where function turns the model's outputs into one score per image."
-    )
+def of_embedding(outputs: Any) -> list[Remark]:
+    """How the embedding was read."""
+    told: list[Remark] = [(note, None) for note in outputs.notes] if isinstance(outputs, LayerOutput) else []
+    return [*told, ("the embedding is the mean of a map over its cells", None)] if is_pooled(outputs) else told
 
 
-def _picked(scores: Tensor, index: Any) -> PerImage:
-    """Each image's class."""
-    classes = scores.shape[1]
-    wrong = [i for i in ([index] if isinstance(index, int) else index) if not 0 <= i < classes]
-    if wrong:
-        raise InvalidInput(f"There is no class {wrong[0]}: the model has {classes} classes, 0 to {classes - 1}.")
-    if isinstance(index, int):
-        return scores[:, index]
-    return scores.gather(1, torch.tensor(index, device=scores.device)[:, None]).squeeze(1)
+def _logit(outputs: Any, index: Any) -> PerImage:
+    """The class's logit; of a single one, the logit or its negation."""
+    own = picked(class_scores(outputs), index)
+    return 2 * own if has_one_logit(outputs) else own
 
 
-def _plain(classes: Any) -> Any:
-    """An int or label, or a tuple of them, out of all that people write."""
-    if isinstance(classes, np.ndarray | Tensor):
-        classes = classes.tolist()
-    if isinstance(classes, str) or (isinstance(classes, int | np.integer) and not isinstance(classes, bool)):
-        return classes if isinstance(classes, str) else int(classes)
-    if isinstance(classes, Sequence) and classes:
-        plain = tuple(_plain(each) for each in classes)
-        if not any(isinstance(each, tuple) for each in plain):
-            return plain
-    raise InvalidInput(
-        f"target={classes!r} is no class: give a class index, a label name, one of these per image, a Target or a "
-        "function of the model's outputs."
-    )
-
-
-def _each(classes: Any, change: Callable[[Any], Any]) -> Any:
-    return tuple(change(each) for each in classes) if isinstance(classes, tuple) else change(classes)
-
-
-def _labelled(name: str, labels: Sequence[str] | None) -> int:
-    """The class of a label: its whole name, or one of the synonyms in it where only one class has that."""
-    if labels is None:
-        raise InvalidInput(
-            f"target={name!r} is a label name, and this model's labels are not known: give the class index, or "
-            "Explainer(model, spec=ModelSpec(labels=[...]))."
-        )
-    wanted = name.strip().lower()
-    whole = [i for i, label in enumerate(labels) if label.lower() == wanted]
-    synonyms = [i for i, label in enumerate(labels) if wanted in label.lower().split(", ")]
-    found = whole or synonyms
-    if len(found) > 1:
-        raise AttribkitError(f"Several classes are named {name!r}: {found}; give the index of one.")
-    if not found:
-        raise UnknownName("label", name, labels)
-    return found[0]
+def _of_one_logit(outputs: Any) -> list[Remark]:
+    told = "the model has one logit: it scores class 1, its negation class 0, and its sign is the prediction"
+    return [(told, None)] if has_one_logit(outputs) else []

@@ -1,6 +1,6 @@
-"""What is visualised inside a model: a channel of a layer, or a direction among its channels."""
+"""A part of a layer as a target: one of its channels, or a direction among them."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,15 +9,39 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
+from attribkit.core.outputs import LayerOutput
 from attribkit.core.shapes import LayerMaps, PerImage
+from attribkit.core.targets import Remark, Target
 
 Position = tuple[int, ...] | Literal["centre"] | None  # a cell of the layer's grid; None is the mean over all of them
 
 
-class LayerUnit(ABC):
+class LayerUnit(Target):
     """A part of what one layer puts out, made a number per image."""
 
     layer: str  # dotted name
+
+    @property
+    def read_layer(self) -> str:
+        return self.layer
+
+    @property
+    def kind(self) -> Any:
+        return "unit", self.layer
+
+    def __call__(self, outputs: Any) -> PerImage:
+        if not isinstance(outputs, LayerOutput) or outputs.layer != self.layer:
+            raise InvalidInput(
+                f"{self!r} scores what layer {self.layer!r} puts out, not what the model returns: ask for it by the "
+                "words of the model, such as model.score(x, target)."
+            )
+        return self.response(outputs.maps)
+
+    def repeated(self, times: int) -> "Target":
+        return self
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        return [(note, None) for note in outputs.notes]
 
     @abstractmethod
     def response(self, maps: LayerMaps) -> PerImage:

@@ -7,11 +7,11 @@ from itertools import islice
 
 import torch
 
+from attribkit.core.classes import Labels
 from attribkit.core.errors import InvalidInput
 from attribkit.core.overlay import png, stretched
 from attribkit.core.shapes import Images, Picture
-from attribkit.core.targets import ClassLogit, Labels, Target
-from attribkit.core.units import LayerUnit
+from attribkit.core.targets import ClassLogit, Target
 from attribkit.core.visualizer import Responses, Visualizer
 
 _SHOWN = 8  # images in a notebook
@@ -22,7 +22,7 @@ class Visualization:
     """Images that a unit responds to, and how they came about."""
 
     images: Images  # normalised as the model expects
-    unit: Target | LayerUnit  # for a target of several classes, image i is of class i modulo their number
+    unit: Target  # for a target of several classes, image i is of class i modulo their number
     visualizer: Visualizer  # options and all; its repr is the provenance
     names: tuple[str, ...]  # what each image was made for, in words
     responses: Responses  # of the unit, step by step; the last row is to the images themselves
@@ -84,7 +84,7 @@ class Visualization:
         return f"<div>{images}<br><code>{title}</code><ul>{notes}</ul></div>"
 
 
-def names(unit: Target | LayerUnit, labels: Labels, images: int) -> tuple[str, ...]:
+def names(unit: Target, labels: Labels, images: int) -> tuple[str, ...]:
     """What each of the images was made for: the label of a class where there is one, else the unit as it prints."""
     if not isinstance(unit, ClassLogit):
         return (repr(unit),) * images

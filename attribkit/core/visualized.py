@@ -10,12 +10,11 @@ from torch import Tensor
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.targets import Target
-from attribkit.core.units import LayerUnit
 from attribkit.core.visualization import Visualization, names
 from attribkit.core.visualizer import Visualizer
 
 
-def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target | LayerUnit) -> Visualization:
+def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
     """Make the images, and keep the visualizer, its way there and what a careful reader should know."""
     try:
         images, responses = _checked(draw(model, unit, blank), blank, draw)

@@ -9,7 +9,6 @@ from torch import Tensor
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
 from attribkit.core.targets import Target
-from attribkit.core.units import LayerUnit
 
 Made = Float[Tensor, "n c *space"]  # as many images as the visualizer makes
 Responses = Float[Tensor, "steps n"]  # of the unit to each of n images, step by step
@@ -22,7 +21,7 @@ class Visualizer(ABC):
     source: ClassVar[str]  # authors, venue, year, equation
 
     @abstractmethod
-    def __call__(self, model: HookedModel, unit: Target | LayerUnit, blank: Images) -> tuple[Made, Responses]:
+    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[Made, Responses]:
         """Images that excite the unit, normalised as the model expects, and the responses on the way to them.
 
         blank: zeros of the shape, device and precision that the images must have; one image, or one for each class of

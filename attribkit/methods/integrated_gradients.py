@@ -51,7 +51,9 @@ class IntegratedGradients(Method):
             model.note(f"completeness: the scores miss f(x) - f(baseline) by at most {float(gap.max()):.2%}")
             return scores
         images = [slice(i, i + 1) for i in range(len(x))]  # each image by itself, so that others do not change it
-        return torch.cat([self._enough(model, x[i], [s[i] for s in starts], target.part(i), i.start) for i in images])
+        return torch.cat(
+            [self._enough(model.part(i), x[i], [s[i] for s in starts], target.part(i), i.start) for i in images]
+        )
 
     def _starts(self, x: Images) -> list[Images]:
         several = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)

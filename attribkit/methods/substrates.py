@@ -1,6 +1,5 @@
 """What stands in for pixels that are taken away."""
 
-import zlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
+from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Images
 
 # The mean colour of normalised images, each image's own mean, the image out of focus, standard normal noise.
@@ -25,8 +25,7 @@ class Given:
     images: Tensor  # (c, *space), or (b, c, *space) with b = 1 or one for each image
 
     def __repr__(self) -> str:
-        checksum = zlib.crc32(self.images.detach().float().cpu().numpy().tobytes())
-        return f"Given({tuple(self.images.shape)}, crc32={checksum:08x})"
+        return f"Given({fingerprint(self.images)})"
 
 
 def substrate(x: Images, kind: str | Given, seed: int = 0) -> Images:
@@ -51,7 +50,7 @@ def inpainted(x: Images, holes: Tensor) -> Images:
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise InvalidInput(
-            f"Inpainting takes images (b, 1 or 3, h, w), got {tuple(x.shape)}: choose another substrate."
+            f"Inpainting takes images (b, 1 or 3, h, w), got {tuple(x.shape)}: use baseline='blur' or 'mean'."
         )
     filled = torch.stack(
         [_filled(image, hole) for image, hole in zip(x, holes.expand(len(x), -1, -1, -1), strict=True)]
