@@ -305,7 +305,7 @@ def hiera():
 
 
 def sam():
-    return timm.create_model("samvit_base_patch16", window_size=3, global_attn_indexes=(1,), **SMALL)
+    return timm.create_model("samvit_base_patch16", window_size=3, neck_chans=16, global_attn_indexes=(1,), **SMALL)
 
 
 def halos():
@@ -378,6 +378,29 @@ def test_places_and_queries_of_a_layer():
     for query in (1, (4, 0), (0,), (0, 0, 0), -1):
         with pytest.raises(AttribkitError, match=r"no token .*there are 1 prefix \+ 4x4"):
             layer.of(query)
+
+
+class Prompted(nn.Module):
+    """The patches of an image beside words, each image with its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attn = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x, words):
+        tokens = torch.cat([words, self.patches(x).flatten(2).transpose(1, 2)], 1)
+        return self.attn(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+def test_words_beside_an_image_are_tokens_without_a_place():
+    torch.manual_seed(0)
+    model, x, words = Prompted().eval(), torch.randn(3, 3, 8, 12), torch.randn(3, 2, 8)
+    for batch_size in ("auto", 2):
+        (layer,) = Explainer(model, batch_size=batch_size).attention(x, {"words": words})
+        assert str(layer.keys) == "2 prefix + 2x3"
+        tokens = torch.cat([words, model.patches(x).flatten(2).transpose(1, 2)], 1)
+        _, expected = model.attn(tokens, tokens, tokens, average_attn_weights=False)
+        torch.testing.assert_close(layer.weights, expected.detach())
 
 
 def test_half_precision_is_shown_in_float32():
