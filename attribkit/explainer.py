@@ -215,8 +215,8 @@ class Explainer:
 
         Each layer has its `name`, `weights` (b, heads, queries, keys), `of(query)`, where a query looks, and
         `received()`, both (b, heads, *grid). Fused kernels are seen too, windows are put back where they are on the
-        image, and `notes` tells what is not shown. inputs: as for `attribute`. Raises UnsupportedModel where there is no
-        attention between tokens.
+        image, and `notes` tells what is not shown. inputs: as for `attribute`. Raises UnsupportedModel where there is
+        no attention between tokens.
         """
         check_images(x, self.model)
         more = self._inputs(inputs, x)
