@@ -380,6 +380,32 @@ def test_places_and_queries_of_a_layer():
             layer.of(query)
 
 
+class Sorted(nn.Module):
+    """Tokens in the order of their brightness, as models that choose tokens have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attn = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        order = tokens[..., :1].argsort(1).expand(tokens.shape)
+        tokens = tokens.gather(1, order)
+        return self.attn(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+def test_tokens_that_differ_from_image_to_image_are_no_batch():
+    model, x = Sorted().eval(), torch.randn(2, 3, 8, 12)
+    with pytest.raises(AttribkitError, match=r"that of attn is of another kind, or its tokens' place"):
+        Explainer(model).attention(x)
+    with pytest.raises(AttribkitError, match=r"others for other images.*one image at a time"):
+        Explainer(model, batch_size=1).attention(x)
+    (layer,) = Explainer(model).attention(x[:1])
+    tokens = model.patches(x[:1]).flatten(2).transpose(1, 2)
+    _, expected = model.attn(tokens, tokens, tokens, average_attn_weights=False)
+    torch.testing.assert_close(layer.weights, expected.detach())  # on the image, the order is undone
+
+
 class Prompted(nn.Module):
     """The patches of an image beside words, each image with its own."""
 
