@@ -242,10 +242,15 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
 
 
 def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bool) -> Places | None:
-    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's."""
+    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's.
+
+    Columns that are several and all at one place are no keys.
+    """
+    several = columns is not None and columns[0].shape[-1] > 1
+    keys = None if several and columns and _constant(columns, -1, columns[0]) else columns
     if rows is None:
-        return Places(columns, columns if followed else None) if columns else None
-    return Places(rows, columns)
+        return Places(columns, keys if followed else None) if columns else None
+    return Places(rows, keys)
 
 
 def _attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
