@@ -94,8 +94,6 @@ def test_every_method_takes_short_and_uneven_axes(method, space):
         nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
     )
     options = {"masks": 5} if method == "rise" else OPTIONS.get(method, {})
-    if space[0] == 1 and "layer" in registry.options_of(registry.methods()[method]):
-        options = {"layer": "1"}
     volumes = torch.randn(2, 1, *space)
     if method in OF_ATTENTION:
         with pytest.raises(AttribkitError):
