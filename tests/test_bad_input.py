@@ -80,9 +80,15 @@ def exported():
     return torch.export.export(tiny_cnn().eval(), (images(),)).module()
 
 
+def quantised():
+    layer = torch.ao.nn.quantized.Conv2d(3, 2, 3)
+    return nn.Sequential(nn.Conv2d(3, 3, 1), layer)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (quantised, ["quantised", "floating-point model"]),
         (traced, ["traced or scripted", "original module"]),
         (scripted, ["traced or scripted", "original module"]),
         (exported, ["exported", "original module"]),
@@ -91,7 +97,7 @@ def exported():
         (lambda: tiny_cnn, ["torch.nn.Module", "function"]),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:torch.quantize_per_tensor")
 def test_models(make, words):
     with pytest.raises(AttribkitError) as error:
         Explainer(make())

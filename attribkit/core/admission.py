@@ -26,6 +26,11 @@ def unwrapped(model: Any) -> nn.Module:
                 f"{type(module).__name__} is {kind}: hooks never fire in it, so nothing inside can be explained. "
                 "Pass the original module, before it was converted."
             )
+        if "quantized" in type(module).__module__.split("."):
+            raise UnsupportedModel(
+                f"{type(module).__name__} is quantised: no gradient goes through its whole numbers. Pass the "
+                "floating-point model that it was made from (torchvision: quantize=False)."
+            )
     _check_parameters(model)
     return model
 

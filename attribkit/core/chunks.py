@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, OutOfMemory
-from attribkit.core.layers import Layer
+from attribkit.core.layers import FoundLayers
 from attribkit.core.targets import Remark, Target, check_count
 
 
@@ -49,7 +49,7 @@ class Learnt:
 
     batch_size: int | None  # images at a time; None is all of them
     channels_last: bool  # whether convolutions get their images in the faster memory layout
-    layers: dict[tuple[Any, ...], list[Layer]] = field(default_factory=dict)  # by image size and kind of target
+    layers: dict[tuple[Any, ...], FoundLayers] = field(default_factory=dict)  # by image size and kind of target
     readers: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
 
     def from_error(self, error: RuntimeError, x: Tensor) -> bool:

@@ -11,7 +11,6 @@ from torch import Tensor
 from attribkit.core.hooks import captured, with_first
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import ReadLayer, map_of
-from attribkit.core.spec import ModelSpec
 from attribkit.core.targets import Target
 
 Change = Callable[[Tensor], Tensor]  # a layer's output, channels on the second axis, to one of the same shape
@@ -22,7 +21,6 @@ _BYTES = 2**26  # that they may take at the layer
 
 def scores_with(
     forward: Callable[[Tensor], Any],
-    spec: ModelSpec,
     layer: ReadLayer,
     image: Tensor,
     target: Target,
@@ -36,7 +34,7 @@ def scores_with(
     with torch.no_grad():
         with captured([(layer.module, layer.run)]) as (outputs,):
             score = target(forward(image))
-        output, layout = map_of(layer, outputs, image, spec)
+        output, layout = map_of(layer, outputs, image)
         run = layer.run if layer.run is not None else next(i for i, each in enumerate(outputs) if each is output)
         rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout)
         rows = max(1, min(_MOST, _BYTES // (output.numel() * output.element_size())))

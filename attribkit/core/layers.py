@@ -1,21 +1,23 @@
 """Which layers of a model are maps of the image, and which of them an explanation should read."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from attribkit.core.errors import UnsupportedModel, listed
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Predicted, Target
+from attribkit.core.targets import Target
 from attribkit.core.trace import Output, Trace
 
 _ENOUGH = 0.5  # share of a grid that the gradient must reach
 _FEW = 4  # an axis shorter than this is no space
 _POOLING = tuple(cls for name, cls in vars(nn.modules.pooling).items() if isinstance(cls, type) and name.endswith("Nd"))
-_WORDS_OF_ATTENTION = ("attn", "attention")  # inside such modules, queries by keys can have the image's proportions
+_ATTENTION = re.compile(r"(.*_)?(attn|attention|attnpool|attn_pool|attn_drop)\d*")  # inside it, space is another's
 
 
 @dataclass(frozen=True)
@@ -35,28 +37,55 @@ class Layer:
         return bool(self.reason)
 
 
-def find_layers(model: nn.Module, x: Tensor, spec: ModelSpec, target: Target | None = None) -> list[Layer]:
-    """The layers that are maps of the image, in the order in which they finish, one of them chosen.
+@dataclass(frozen=True)
+class FoundLayers:
+    """The layers of a model that are maps of the image, and the one to read or why there is none."""
+
+    layers: list[Layer]  # in the order in which they finish
+    refusal: UnsupportedModel | None = None
+
+    @property
+    def chosen(self) -> Layer:
+        """The layer that methods read by default; raises UnsupportedModel where none can be chosen with a reason."""
+        if self.refusal:
+            raise self.refusal
+        return next(layer for layer in self.layers if layer.chosen)
+
+
+@torch.enable_grad()
+def find_layers(model: nn.Module, x: Tensor, spec: ModelSpec, target: Target) -> FoundLayers:
+    """Find the layers that are maps of the image, and choose one for a target's score.
 
     model: frozen; x: one image, (1, c, *space). Costs a forward with its graph, and for a class-token model a backward
-    through its last block. Raises UnsupportedModel where no layer can be chosen with a reason.
+    through its last block.
     """
-    trace = Trace(model, x, target or Predicted())
+    trace = Trace(model, x, target)
     maps = _maps(trace.outputs, x, spec)
-    chosen, reason = _named(maps, spec, model) if spec.layer else _choose(trace, maps, model)
-    return [_layer(output, layout, reason if output is chosen else "") for output, layout in maps.items()]
+    try:
+        chosen, reason = _named(maps, spec, model) if spec.layer else _choose(trace, maps, model)
+    except UnsupportedModel as refusal:
+        return FoundLayers([_layer(output, layout) for output, layout in maps.items()], refusal)
+    layers = [_layer(output, layout, reason if output is chosen else "") for output, layout in maps.items()]
+    return FoundLayers(layers)
 
 
-def _layer(output: Output, layout: Layout, reason: str) -> Layer:
+def _layer(output: Output, layout: Layout, reason: str = "") -> Layer:
     return Layer(output.name, type(output.module).__name__, output.shape[1:], layout, output.run, reason)
 
 
 def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output, Layout]:
-    """The outputs that are maps of the image, with their layouts."""
+    """The outputs that are maps of the image: seen from where their elements come from, or else told by the shape."""
     maps: dict[Output, Layout] = {}
-    for output in outputs:
-        layout = None if _is_inside_attention(output.name) else spec.layout(output.shape, tuple(x.shape))
-        if layout is not None and (spec.prefix_tokens is not None or _is_plausible(output, layout, maps.values(), x)):
+    for output in (each for each in outputs if not _is_inside_attention(each.name)):
+        layout = spec.layout(output.shape, tuple(x.shape)) if output.lost else output.layout
+        if (
+            output.lost
+            and layout
+            and spec.prefix_tokens is None
+            and not _is_plausible(output, layout, maps.values(), x)
+        ):
+            continue
+        if layout is not None:
             maps[output] = layout
     return maps
 
@@ -75,7 +104,7 @@ def _is_coarser(grid: tuple[int, ...], fine: tuple[int, ...]) -> bool:
 
 
 def _is_inside_attention(name: str) -> bool:
-    return "attn_drop" in name or any(word in part for part in name.split(".")[:-1] for word in _WORDS_OF_ATTENTION)
+    return any(_ATTENTION.fullmatch(part) for part in name.split(".")[:-1]) or name.endswith("attn_drop")
 
 
 def _named(maps: dict[Output, Layout], spec: ModelSpec, model: nn.Module) -> tuple[Output, str]:
@@ -92,12 +121,32 @@ def _choose(trace: Trace, maps: dict[Output, Layout], model: nn.Module) -> tuple
         raise _unjustified(model, maps, "no gradient leads from the score to any of them")
     candidates = _candidates(trace, maps)
     last = next((output for output in reversed(candidates) if trace.carries_all(output)), None)
-    if last is None:
-        raise _unjustified(model, maps, "none of them carries the whole score")
+    if last is None or _goes_on_in_branches(trace, maps, candidates, last):
+        return _last_of_branches(trace, maps, candidates, model)
     if maps[last].kind != "tokens" or trace.reach(last, maps[last]) >= _ENOUGH:
         _refuse_unreadable(trace, maps, last, model)
         return _told("the last map of the image that the whole score goes through", last, maps)
     return _last_looked_at(trace, maps, candidates, model)
+
+
+def _goes_on_in_branches(trace: Trace, maps: dict[Output, Layout], candidates: Sequence[Output], last: Output) -> bool:
+    """Whether after the last map that carries all there are coarser ones that carry a part of the score."""
+    cells = math.prod(maps[last].grid)
+    later = [each for each in candidates[candidates.index(last) + 1 :] if math.prod(maps[each].grid) < cells]
+    return any(trace.reach(each, maps[each]) >= _ENOUGH for each in later)
+
+
+def _last_of_branches(
+    trace: Trace, maps: dict[Output, Layout], candidates: Sequence[Output], model: nn.Module
+) -> tuple[Output, str]:
+    """For a model of several branches: the last map, or normalisation of tokens, that the gradient reaches."""
+    for output in reversed(candidates):
+        readable = maps[output].kind != "tokens" or "norm" in type(output.module).__name__.lower()
+        if readable and trace.reach(output, maps[output]) >= _ENOUGH:
+            if trace.runs(output.module) > 1:
+                break  # the same layer sees the image in several ways, and one of them would stand for all
+            return _told("the last map of one branch; parts of the score go through others", output, maps)
+    raise _unjustified(model, maps, "none of them carries the whole score, nor does its gradient reach any")
 
 
 def _last_looked_at(
@@ -138,7 +187,8 @@ def _refuse_unreadable(trace: Trace, maps: dict[Output, Layout], last: Output, m
     later = trace.outputs[trace.outputs.index(last) + 1 :]
     for output in later:
         spacious = sum(axis >= _FEW for axis in output.shape) >= 2
-        if spacious and output not in maps and trace.matters(output) and not _is_inside_attention(output.name):
+        unread = output not in maps and not _is_inside_attention(output.name) and trace.matters(output)
+        if spacious and unread and (output.lost or trace.carries_all(output)):
             why = f"{output.name!r} comes after {last.name!r}, and its shape {output.shape} does not tell its grid"
             raise _unjustified(model, maps, why)
 

@@ -18,6 +18,7 @@ class Layout:
     grid: tuple[int, ...]  # cells per axis of space
     prefix: int = 0  # tokens before those of the grid: class, distillation and register tokens
     ambiguous: bool = False  # the shape alone would allow channels last as well
+    order: tuple[int, ...] | None = None  # the tokens of the grid's cells, row by row; None is as they stand
 
     def to_grid(self, output: Tensor) -> LayerMaps:
         """Channels first on the grid, (b, d, *grid)."""
@@ -25,11 +26,13 @@ class Layout:
             return output
         if self.kind == "channels last":
             return output.movedim(-1, 1)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        tokens = output[:, self.prefix :] if self.order is None else output[:, self.order]
+        return tokens.transpose(1, 2).unflatten(2, self.grid)
 
     def __str__(self) -> str:
         after = f" after {self.prefix} prefix" if self.prefix else ""
-        return f"{self.kind}{after}"
+        order = " in an order of their own" if self.order is not None else ""
+        return f"{self.kind}{after}{order}"
 
 
 def find_layout(

@@ -10,6 +10,7 @@ from attribkit.core.errors import UnsupportedModel
 from attribkit.core.graph import operation, reachable
 from attribkit.core.layouts import Layout
 from attribkit.core.shapes import LayerMaps
+from attribkit.core.straightened import straightened
 
 _WEIGHTED = {"Addmm", "Mm", "Bmm", "Convolution", "Linear"}
 _LINEAR = _WEIGHTED | {
@@ -30,7 +31,8 @@ def class_weights(score: Tensor, output: Tensor, layout: Layout) -> tuple[LayerM
     relus = _checked(score.grad_fn)
     handles = [relu.register_hook(_passes_at(layout.to_grid(output).shape[2:])) for relu in relus]
     try:
-        (derivative,) = torch.autograd.grad(score.sum(), [output], retain_graph=True)
+        with straightened(score):
+            (derivative,) = torch.autograd.grad(score.sum(), [output], retain_graph=True)
     finally:
         for handle in handles:
             handle.remove()

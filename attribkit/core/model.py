@@ -18,7 +18,7 @@ from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.hooks import captured, layer_returned
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.interventions import Change, scores_with
-from attribkit.core.layers import Layer, find_layers
+from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.linear_head import class_weights
 from attribkit.core.outputs import LayerOutput, embedding, precise
@@ -110,7 +110,7 @@ class HookedModel:
         if known:
             self._note_all(known.notes(Reads()))
             return known.score
-        forward = self._forward(target)
+        forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
@@ -193,8 +193,8 @@ class HookedModel:
         columns = []
         for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
             own = target.part(images)
-            forward = self.part(images)._forward(own)
-            columns.append(scores_with(forward, self.spec, asked, x[images], own, changes))
+            forward = self.part(images)._forward(x[images], own)
+            columns.append(scores_with(forward, asked, x[images], own, changes))
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -204,7 +204,7 @@ class HookedModel:
 
         Raises UnsupportedModel where the way from the layer to the score is another.
         """
-        asked, forward = self._asked(x, target, layer), self._forward(target)
+        asked, forward = self._asked(x, target, layer), self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             returned, output, layout = self._run_to_map(forward, part, asked)
@@ -215,7 +215,7 @@ class HookedModel:
 
     def response_and_gradient(self, x: Images, unit: Target) -> tuple[PerImage, Images]:
         """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
-        forward = self._forward(unit)
+        forward = self._forward(x, unit)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             leaf = part.detach().requires_grad_()
@@ -231,7 +231,7 @@ class HookedModel:
         Fused at once, so that only what is kept takes memory. Fused kernels are seen too; windows are refused. The
         weights do not depend on the target.
         """
-        forward = self._forward(target)
+        forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             returned, kept = fused_weights(forward, part, lambda weights: fuse(precise(weights)))
@@ -244,7 +244,7 @@ class HookedModel:
         self, x: Images, target: Target, fuse: Callable[[Weights, Weights], Tensor]
     ) -> list[Tensor]:
         """As `attention`, of each layer's weights and d score / d weights."""
-        forward = self._forward(target)
+        forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             returned, weights = weights_with_graph(forward, part)
@@ -299,14 +299,9 @@ class HookedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        first = target.part(slice(0, 1)) if target else None
-        with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
-            try:
-                return find_layers(self.module, x[:1], self.spec, first)
-            except UnsupportedModel:
-                if first is not None:
-                    self.part(slice(0, 1)).score(x[:1], first)  # a target that does not fit is the better reason
-                raise
+        found = self._find(x, target or Predicted())
+        self._chosen(found, x, target or Predicted())
+        return found.layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -332,10 +327,11 @@ class HookedModel:
         same = (answers for asked, answers in self._answers if asked is target or self._meaning(asked) is target)
         return next((answers for answers in same if reads <= answers.reads), None)
 
-    def _forward(self, target: Target) -> Callable[[Tensor], Any]:
-        """Images to what the target scores: what the model returns, or what a layer puts out."""
+    def _forward(self, x: Tensor, target: Target) -> Callable[[Tensor], Any]:
+        """Images like x to what the target scores: what the model returns, or what a layer puts out."""
         if target.read_layer is None:
             return self
+        self._found(x.detach(), Predicted())  # how the layer is read, which cannot be told inside a forward
 
         def forward(x: Tensor) -> Any:
             with self._standing_for(target, {}):
@@ -349,7 +345,7 @@ class HookedModel:
         with ExitStack() as stack:
             if target is not None and target.read_layer is not None:
                 name = target.read_layer
-                layer = ReadLayer(name, name, self.layer(name), None)
+                layer = self._named(name, name, None)
                 stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer)))
             if inputs:
                 stack.enter_context(handed_on(self.module, inputs))
@@ -360,7 +356,7 @@ class HookedModel:
         if outputs and outputs[-1].ndim > 1 and outputs[-1].shape[:2].numel() == outputs[-1].numel():
             return LayerOutput(layer.name, outputs[-1].flatten(1), outputs[-1])
         images = x[:1].expand(len(outputs[-1]), *x.shape[1:]) if outputs else x  # as many as were put in its place
-        output, layout = map_of(layer, outputs, images, self.spec)
+        output, layout = map_of(layer, outputs, images)
         return LayerOutput(
             layer.name, layout.to_grid(output), output, tuple(ways_of_reading(layer, len(outputs), layout))
         )
@@ -372,19 +368,20 @@ class HookedModel:
                 f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "
                 "give (1, c, *space), or one for each, preprocessed as the model expects."
             )
-        forward = self._forward(target)
+        images = images.to(self._x)
+        forward = self._forward(images, target)
 
         def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
                 return [precise(embedding(forward(part)))]
 
-        return self._in_chunks(run, images.to(self._x), [])[0]
+        return self._in_chunks(run, images, [])[0]
 
     def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
         """The answers about each target, by one forward."""
         model = self.again()
         layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
-        reading = Reading(self._forward(targets[0]), self.spec, layers, reads)
+        reading = Reading(self._forward(x, targets[0]), layers, reads)
         found, told = self._asked_in_chunks(reading, x, targets)
         answers = reading.answers(found, len(targets))
         for each, notes in zip(answers, told, strict=True):
@@ -396,7 +393,7 @@ class HookedModel:
         """What the forward returns, what the layer put out, at which a graph may start, and how to read it."""
         with captured([(asked.module, asked.run)]) as (outputs,):
             returned = forward(x)
-        output, layout = map_of(asked, outputs, x, self.spec)
+        output, layout = map_of(asked, outputs, x)
         for note in ways_of_reading(asked, len(outputs), layout):
             self.note(note)
         return returned, output, layout
@@ -462,16 +459,43 @@ class HookedModel:
     def _asked(self, x: Tensor, target: Target, layer: str | None) -> ReadLayer:
         """A layer by its name; None is the one that the spec names, or that a first forward at this size justifies."""
         if layer is not None:
-            return ReadLayer(layer, layer, self.layer(layer), None)
+            return self._named(layer, layer, None)
         name, run, reason = self.spec.layer, None, self.spec.reason
         if not name:
-            chosen = next(each for each in self._known_layers(x, target) if each.chosen)
+            chosen = self._chosen(self._found(x, target), x, target)
             name, run, reason = chosen.name, chosen.run, chosen.reason
         self.note(f"layer={name!r}: {reason}")
-        return ReadLayer(None, name, self.layer(name), run)
+        return self._named(None, name, run)
 
-    def _known_layers(self, x: Tensor, target: Target) -> list[Layer]:
+    def _named(self, asked: str | None, name: str, run: int | None) -> ReadLayer:
+        return ReadLayer(asked, name, self.layer(name), run, partial(self._layout, name))
+
+    def _layout(self, name: str, run: int, shape: tuple[int, ...], x: Tensor) -> Layout | None:
+        """How a layer's output is a map: by its shape where that says all, else by where its elements come from."""
+        by_shape = self.spec.layout(shape, tuple(x.shape))
+        if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
+            return by_shape
+        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
+        seen = self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
+        known = [each.layout for each in seen.layers if (each.name, each.run, each.shape) == (name, run, shape[1:])]
+        return known[0] if known and len(x) == shape[0] else None
+
+    def _chosen(self, found: FoundLayers, x: Tensor, target: Target) -> Layer:
+        """The layer to read; a target that does not fit the model is the better reason for there being none."""
+        if found.refusal:
+            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))
+        return found.chosen
+
+    def _found(self, x: Tensor, target: Target) -> FoundLayers:
         key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.layers:
-            self._learnt.layers[key] = self.layers(x, target)
+            self._learnt.layers[key] = self._find(x, target)
         return self._learnt.layers[key]
+
+    def _find(self, x: Tensor, target: Target) -> FoundLayers:
+        """The layers, by a forward of the first image."""
+        first, inputs = target.part(slice(0, 1)), (self._chunk or self.inputs).part(slice(0, 1))
+        if first.read_layer is not None:
+            self._found(x, Predicted())  # how the target's own layer is read, which cannot be told inside a forward
+        with self._standing_for(first, inputs.arguments()):
+            return find_layers(self.module, x[:1], self.spec, first)

@@ -16,7 +16,7 @@ from attribkit.core.layouts import Layout
 from attribkit.core.outputs import precise
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
-from attribkit.core.spec import ModelSpec
+from attribkit.core.straightened import straightened
 from attribkit.core.trace import gradient_reach
 
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
@@ -65,6 +65,7 @@ class ReadLayer(NamedTuple):
     name: str
     module: nn.Module
     run: int | None  # the one of its runs that is wanted; None is the last that is a map
+    layout: Callable[[int, tuple[int, ...], Tensor], Layout | None]  # of a run's output of this shape for these images
 
 
 class Reading:
@@ -74,11 +75,8 @@ class Reading:
     backward serves all layers and the plain gradient; each rule takes one more over the same graph.
     """
 
-    def __init__(
-        self, forward: Callable[[Images], Any], spec: ModelSpec, layers: Sequence[ReadLayer], reads: Reads
-    ) -> None:
+    def __init__(self, forward: Callable[[Images], Any], layers: Sequence[ReadLayer], reads: Reads) -> None:
         self.forward = forward
-        self.spec = spec
         self.layers = layers
         self.reads = reads
         self.layer_notes: dict[str | None, list[str]] = defaultdict(list)
@@ -89,7 +87,7 @@ class Reading:
         images = x.detach().requires_grad_(bool(self.reads.gradients))
         with captured([(layer.module, layer.run) for layer in self.layers]) as kept:
             outputs = self.forward(images)
-        read = [map_of(layer, runs, x, self.spec) for layer, runs in zip(self.layers, kept, strict=True)]
+        read = [map_of(layer, runs, x) for layer, runs in zip(self.layers, kept, strict=True)]
         for layer, runs, (_, layout) in zip(self.layers, kept, read, strict=True):
             self.layer_notes[layer.asked] = list(ways_of_reading(layer, len(runs), layout))
         found: list[Tensor] = []
@@ -133,15 +131,15 @@ class Reading:
         return maps + [by_rule[rule] for rule in self.reads.gradients]
 
 
-def map_of(layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor, spec: ModelSpec) -> tuple[Tensor, Layout]:
+def map_of(layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
     """The last of a layer's outputs that is a map of the images x, and how to read it."""
     if not outputs:
         raise UnsupportedModel(
             f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
             "Explainer.layers() lists those that can be read."
         )
-    for output in reversed(outputs):
-        layout = spec.layout(tuple(output.shape), tuple(x.shape))
+    for run, output in reversed(list(enumerate(outputs, start=layer.run or 0))):
+        layout = layer.layout(run, tuple(output.shape), x)
         if layout is not None:
             return output, layout
     raise InvalidInput(
@@ -166,7 +164,8 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
     gradients: Sequence[Tensor | None] = [None] * len(tensors)
     if score.requires_grad:
         try:
-            gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
+            with straightened(score):
+                gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
         except CheckpointError as error:
             raise UnsupportedModel(
                 "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from attribkit.core.graph import reachable
+from attribkit.core.grids import layout_of
 from attribkit.core.hooks import first_tensor, observed
 from attribkit.core.layouts import Layout
+from attribkit.core.place_rules import narrowed
+from attribkit.core.places import places_followed
 from attribkit.core.targets import Target
 
 
@@ -24,6 +27,8 @@ class Output:
     run: int  # 0 is its first run in the forward
     shape: tuple[int, ...]  # batch first
     edge: GradientEdge | None  # where it stands in the graph; None if it depends on no image
+    layout: Layout | None  # where its elements come from, as far as they could be followed and lie on a grid
+    lost: bool  # whether none of its elements could be followed
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -41,11 +46,15 @@ class Trace:
         self.outputs: list[Output] = []
         self.image = x.detach().requires_grad_()
         self._runs: Counter[nn.Module] = Counter()
-        with observed(model, self._record):
+        with places_followed(self.image) as self._places, observed(model, self._record):
             returned = model(self.image.clone())
         self.score = _score(returned, target)
         self.returned = {tensor.grad_fn for tensor in _tensors(returned)}
         self._nodes = reachable(self.score.grad_fn)
+
+    def runs(self, module: nn.Module) -> int:
+        """How often a module ran."""
+        return self._runs[module]
 
     def matters(self, output: Output) -> bool:
         """Whether the score depends on the output at all."""
@@ -66,7 +75,10 @@ class Trace:
         tensor = first_tensor(output)
         if tensor is not None:
             edge = get_gradient_edge(tensor) if tensor.requires_grad else None
-            self.outputs.append(Output(name, module, self._runs[module], tuple(tensor.shape), edge))
+            places = self._places.of(tensor)
+            lost = places is None or bool(narrowed(places.rows)[0].isnan().all())
+            layout = None if places is None or lost else layout_of(places)
+            self.outputs.append(Output(name, module, self._runs[module], tuple(tensor.shape), edge, layout, lost))
             self._runs[module] += 1
 
     def _sees_image(self, nodes: set[Node]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.model import HookedModel, precise
 from attribkit.core.shapes import Images
+from attribkit.core.straightened import straightened
 from attribkit.inspection.analytic_field import analytic_field
 from attribkit.inspection.fields import Field
 from attribkit.inspection.module_times import module_times
@@ -115,7 +116,8 @@ class _Run:
         """The magnitude of the gradient of the middle unit, its channels added with random signs, (*space)."""
         place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in self.layout.grid))
         middle = self.layout.to_grid(self.output)[place]
-        (gradient,) = torch.autograd.grad(middle, self.image, _signs(middle, signs))
+        with straightened(middle):
+            (gradient,) = torch.autograd.grad(middle, self.image, _signs(middle, signs))
         return precise(gradient[0]).abs().sum(0)
 
 

@@ -1,0 +1,310 @@
+"""What a function of tensors does to the places that their elements come from."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_WIDE = 0.5  # share of the image; what is joined from places farther apart comes from no place
+_ALIKE = 1e-3  # share of the image; places closer than this are the same
+
+Coordinates = tuple[Tensor, ...]  # which image, then the place along each axis of space, 0 to 1; NaN is no place
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
+
+    A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's.
+    """
+
+    rows: Coordinates
+    columns: Coordinates | None = None
+
+    def moved(self, change: Callable[[Tensor], Any]) -> Any:
+        """The places of what a rearrangement of the tensor makes: one tensor, or several."""
+        rows = [change(each) for each in self.rows]
+        columns = [change(each) for each in self.columns or ()]
+        if isinstance(rows[0], Tensor):
+            return Places(tuple(rows), tuple(columns) or None)
+        parts = zip(*rows, strict=True)
+        others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
+        return [Places(part, other) for part, other in zip(parts, others, strict=True)]
+
+
+Tracked = Callable[[Any], Places | None]
+Found = Places | Sequence[Places | None] | None
+Rule = Callable[[Tracked, Any, tuple[Any, ...], dict[str, Any], Any], Found]
+
+
+def rule_for(function: Any) -> Rule | None:
+    """How a function moves places; None where that is not known, so that what it makes comes from no place."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return _rearranged if function in _GETTERS else None
+    return _RULES.get(name.removesuffix("_") if not name.endswith("__") else name)
+
+
+def of_images(x: Tensor) -> Places:
+    """The places of the pixels' own centres."""
+    axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape[2:]]
+    numbers = torch.arange(len(x), device=x.device, dtype=torch.float32)
+    grids = torch.meshgrid(numbers, *axes, indexing="ij")
+    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids))
+
+
+def _pointwise(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Every element comes from those at its own place; of several places that disagree, from none."""
+    if not isinstance(output, Tensor):
+        return None
+    known = [places for each in (*args, *kwargs.values()) if (places := tracked(each))]
+    rows = _agreed([places.rows for places in known])
+    columns = [places.columns for places in known if places.columns]
+    agreed = Places(rows, _agreed(columns) if columns else None)
+    return agreed.moved(lambda each: each.expand(output.shape))
+
+
+def _normalised(tracked: Tracked, function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """Pointwise in the first argument; the others are statistics and weights."""
+    return _pointwise(tracked, function, args[:1], {}, output)
+
+
+def _reshaped(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """The same elements in the same order."""
+    places = tracked(args[0])
+    return places.moved(lambda each: each.reshape(output.shape)) if places and isinstance(output, Tensor) else None
+
+
+def _rearranged(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
+    """Elements put elsewhere: the function itself tells where."""
+    places = tracked(args[0]) if args else tracked(kwargs.get("input"))
+    rest = {key: value for key, value in kwargs.items() if key != "input"}
+    return places.moved(lambda each: function(each, *args[1:], **rest)) if places else None
+
+
+def _padded(tracked: Tracked, _function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
+    """What is added comes from no place."""
+    places, pad = tracked(args[0]), args[1] if len(args) > 1 else kwargs["pad"]
+    return places.moved(lambda each: F.pad(each, pad, value=math.nan)) if places else None
+
+
+def _stacked(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Several tensors along an axis of their own."""
+    tensors, axis = _several(args, kwargs)
+    axis %= output.ndim
+    known = [tracked(each) for each in tensors]
+    apart = [places and places.moved(lambda each: each.unsqueeze(axis)) for places in known]
+    return _in_a_row(apart, [1] * len(tensors), axis, output)
+
+
+def _concatenated(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Several tensors in a row; what is not followed comes from no place."""
+    tensors, axis = _several(args, kwargs)
+    axis %= output.ndim
+    whole = [each for each in tensors if each.ndim == output.ndim]  # an old form lets empty ones have one axis
+    return _in_a_row([tracked(each) for each in whole], [each.shape[axis] for each in whole], axis, output)
+
+
+def _several(args: Any, kwargs: Any) -> tuple[Sequence[Tensor], int]:
+    tensors = args[0] if args else kwargs["tensors"]
+    return tensors, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+
+
+def _in_a_row(known: Sequence[Places | None], lengths: Sequence[int], axis: int, output: Tensor) -> Places:
+    """The coordinates one after the other, widened only along the axes that some of them depend on."""
+    axes = max(len(places.rows) for places in known if places)
+    nowhere = (torch.full((1,) * output.ndim, math.nan, device=output.device),) * axes
+    parts = [narrowed(places.rows) if places else nowhere for places in known]
+    sides = [max(part[0].shape[i] for part in parts) for i in range(output.ndim)]
+    shapes = [(*sides[:axis], length, *sides[axis + 1 :]) for length in lengths]
+    rows = zip(*([each.expand(shape) for each in part] for part, shape in zip(parts, shapes, strict=True)), strict=True)
+    return Places(tuple(torch.cat(each, axis).expand(output.shape) for each in rows))
+
+
+def _written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: Any) -> Found:
+    """A part of the first argument overwritten; the places are those of that argument."""
+    target, index, value = args
+    before, given = tracked(target), tracked(value)
+    if not before:
+        return None
+    rows = [each.clone() for each in before.rows]
+    news: Any = given.rows if given else [math.nan] * len(rows)
+    for each, new in zip(rows, news, strict=True):
+        each[index] = new
+    return Places(tuple(rows))
+
+
+def _joined(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """One number of several along axes: the middle of their places, if they lie near each other."""
+    places = tracked(args[0])
+    axes = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    if places is None or axes is None or isinstance(axes, Tensor):
+        return None
+    keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    middle = Places(_middle(places.rows, axes, keep))
+    return middle if isinstance(output, Tensor) else [middle] * len(output)
+
+
+def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """A mixture of the last axis."""
+    places = tracked(args[0])
+    if places is None:
+        return None
+    mixed = Places(_middle(places.rows, (-1,), True), places.columns and _middle(places.columns, (-1,), True))
+    return mixed.moved(lambda each: each.expand(output.shape))
+
+
+def _convolved(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """A mixture of all channels near each place of the output, which lies where its share of the input does."""
+    places = tracked(args[0])
+    output = output[0] if isinstance(output, tuple) else output
+    if places is None or output.ndim < 3 or places.rows[0].ndim != output.ndim:
+        return None
+    mixed = _middle(places.rows, (1,), True)
+    return Places(tuple(_resized(each, output.shape[2:]).expand(output.shape) for each in mixed))
+
+
+def _pooled(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """The same, each channel for itself; what is pooled from everywhere comes from no place."""
+    places = tracked(args[0])
+    several = isinstance(output, tuple)
+    size = (output[0] if several else output).shape
+    if places is None or places.rows[0].ndim != len(size) or len(size) < 3:
+        return None
+    space = tuple(range(2, len(size)))
+    if all(size[axis] == 1 for axis in space):
+        pooled = Places(tuple(each.expand(size) for each in _middle(places.rows, space, True)))
+    else:
+        narrow = [_resized(each, size[2:]) for each in narrowed(places.rows)]
+        pooled = Places(tuple(each.expand(size) for each in narrow))
+    return [pooled] * len(output) if several else pooled
+
+
+def _product(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """Rows of the first factor by columns of the second, each where it has one place."""
+    first, second = tracked(args[0]), tracked(args[1])
+    if args[0].ndim < 2 or args[1].ndim < 2:
+        return None
+    rows = _constant(first.rows, -1, output) if first else None
+    columns = _constant(second.rows, -2, output) if second else None
+    if rows is None:
+        return Places(columns) if columns else None
+    return Places(rows, columns)
+
+
+def _attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """What attention gathers belongs to the query."""
+    queries = tracked(args[0])
+    rows = _constant(queries.rows, -1, output) if queries else None
+    return Places(rows) if rows else None
+
+
+def _multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """The same, of a function that gives the weights as well."""
+    return [_attended(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
+
+
+def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
+    """The middle along axes where all of it is near; none elsewhere, nor where a part of it has no place."""
+    narrow = narrowed(coordinates)
+    low, high = ([extreme(each, axes, keep) for each in narrow] for extreme in (torch.amin, torch.amax))
+    near = torch.stack([(b - a) < _WIDE for a, b in zip(low, high, strict=True)]).all(0)
+    return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True))
+
+
+def _constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
+    """The coordinates without an axis along which they do not change, as wide as the output; None if they change."""
+    narrow = narrowed(coordinates)
+    first = tuple(each.select(axis, 0).unsqueeze(axis) for each in narrow)
+    same = all(bool(_same(one, each).all()) for one, each in zip(first, narrow, strict=True))
+    if not same or bool(first[0].isnan().all()):
+        return None
+    return tuple(each.expand(output.shape) for each in first)
+
+
+def _agreed(several: Sequence[Coordinates]) -> Coordinates:
+    agreed, *others = [narrowed(coordinates) for coordinates in several]
+    for other in others:
+        same = torch.stack([_same(a, b) for a, b in zip(agreed, other, strict=True)]).all(0)
+        agreed = tuple(
+            torch.where(same | b.isnan(), a, torch.where(a.isnan(), b, math.nan))
+            for a, b in zip(agreed, other, strict=True)
+        )
+    return agreed
+
+
+def narrowed(coordinates: Coordinates) -> Coordinates:
+    """The coordinates without the copies that expand() made, all of one shape."""
+    for axis, size in enumerate(coordinates[0].shape):
+        if size > 1 and all(each.stride(axis) == 0 for each in coordinates):
+            coordinates = tuple(each.narrow(axis, 0, 1) for each in coordinates)
+    return coordinates
+
+
+def _same(a: Tensor, b: Tensor) -> Tensor:
+    return ((a - b).abs() < _ALIKE) | (a.isnan() & b.isnan())
+
+
+def _resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
+    """A coordinate, (b, d, *space), on a coarser or finer grid over the same space."""
+    if any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True)):
+        for axis, cells in enumerate(size, start=2):
+            coordinate = _enlarged(coordinate, axis, cells)
+        return coordinate
+    if tuple(coordinate.shape[2:]) == tuple(size):
+        return coordinate
+    placed = ~coordinate.isnan()  # padding does not count
+    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")
+    return total / F.interpolate(placed.float(), tuple(size), mode="area")
+
+
+def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
+    """Linear between the cells along an axis, and beyond the outermost of them."""
+    old = coordinate.shape[axis]
+    if old < 2:
+        return coordinate.expand(*coordinate.shape[:axis], cells, *coordinate.shape[axis + 1 :])
+    place = (torch.arange(cells, device=coordinate.device) + 0.5) * old / cells - 0.5
+    before = place.floor().long().clamp(0, old - 2)
+    share = (place - before)[(...,) + (None,) * (coordinate.ndim - 1 - axis)]
+    low, high = coordinate.index_select(axis, before), coordinate.index_select(axis, before + 1)
+    return low + (high - low) * share
+
+
+_GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]
+
+_NAMES: dict[Rule, str] = {
+    _pointwise: """
+        add sub mul div true_divide rsub neg pow square sqrt rsqrt exp log log1p abs sigmoid tanh relu relu6 gelu silu
+        mish elu selu celu leaky_relu prelu rrelu softplus softsign hardswish hardsigmoid hardtanh hardshrink threshold
+        logsigmoid erf sin cos clamp clamp_min clamp_max clip maximum minimum dropout dropout1d dropout2d dropout3d
+        alpha_dropout feature_dropout softmax log_softmax float half double bfloat16 to type type_as clone contiguous
+        detach requires_grad where masked_fill nan_to_num addcmul lerp reciprocal floor_divide round normalize
+        __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
+        __itruediv__ __pow__ __rpow__ __neg__ glu_""",
+    _normalised: "layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm native_layer_norm",
+    _reshaped: "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel",
+    _rearranged: """
+        permute transpose movedim moveaxis swapaxes swapdims t __getitem__ chunk split split_with_sizes tensor_split
+        unbind select narrow expand expand_as broadcast_to repeat tile repeat_interleave roll flip rot90 index_select
+        gather take_along_dim pixel_shuffle pixel_unshuffle channel_shuffle unfold cuda cpu""",
+    _padded: "pad",
+    _concatenated: "cat concat concatenate",
+    _stacked: "stack",
+    _written: "__setitem__",
+    _joined: "mean sum amax amin max min median norm logsumexp var std",
+    _linear: "linear",
+    _convolved: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    _pooled: """
+        avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices
+        max_pool2d_with_indices max_pool3d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool2d interpolate upsample""",
+    _product: "matmul bmm __matmul__ mm",
+    _attended: "scaled_dot_product_attention",
+    _multi_head: "multi_head_attention_forward",
+}
+_RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}

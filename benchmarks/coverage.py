@@ -1,0 +1,152 @@
+"""Every method on every family: writes results/coverage.csv and docs/coverage.md.
+
+    python benchmarks/coverage.py                      # the smallest of each module of timm, all of torchvision
+    python benchmarks/coverage.py --only swin hiera    # a part, which is printed only
+    python benchmarks/coverage.py --all --device cuda  # every architecture that fits; writes results/coverage_all.csv
+
+Random weights, one image. A model that needs more than 8 GiB is left out and said to be. Run again after an
+interruption, it goes on where it was with --resume.
+"""
+
+import argparse
+import csv
+import gc
+import multiprocessing
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from coverage_checks import Cell, checked, flipped
+from coverage_models import Architecture, architectures, with_a_head_that_speaks
+from coverage_page import write_page
+from environment import RESULTS
+
+from attribkit import AttribkitError, Explainer
+
+METHODS = (
+    "gradcam",
+    "gradcam++",
+    "saliency",
+    "integrated_gradients",
+    "occlusion",
+    "guided_backprop",
+    "attention_rollout",
+)
+_FLIPPED = ("gradcam", "saliency")
+_BYTES = 8 * 2**30
+_COLUMNS = (
+    "library", "family", "architecture", "parameters", "input", "method", "status", "layer", "grid", "seconds", "text",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every architecture")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="those with one of the words in their names"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    arguments = parser.parse_args()
+    name = "coverage_all" if arguments.all else "coverage"
+    path = None if arguments.only else RESULTS / f"{name}.csv"
+    done = _done(path) if arguments.resume and path else set()
+    if path and not done:
+        path.write_text(",".join(_COLUMNS) + "\n")
+    for architecture in architectures(every=arguments.all):
+        wanted = not arguments.only or any(word in architecture.name for word in arguments.only)
+        if wanted and architecture.name not in done:
+            rows = _apart(architecture, arguments.device)
+            _print(architecture, rows)
+            _append(path, rows)
+    if path and not arguments.all:
+        write_page(path)
+
+
+def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]:
+    """A row for each method."""
+    torch.manual_seed(0)
+    about: dict[str, Any] = {column: getattr(architecture, column, "") for column in ("library", "family")}
+    about["architecture"] = architecture.name
+    model = with_a_head_that_speaks(architecture.make()).to(device)
+    x = torch.randn(1, *architecture.size(model), device=device)
+    about |= {"parameters": sum(each.numel() for each in model.parameters()), "input": "x".join(map(str, x.shape[1:]))}
+    try:
+        explainer = Explainer(model)
+    except AttribkitError as error:
+        yield from (about | {"method": method} | asdict(Cell("refused", text=str(error))) for method in METHODS)
+        return
+    patch = max(side // 4 for side in x.shape[2:])
+    options = {"integrated_gradients": {"steps": 8}, "occlusion": {"patch": patch, "stride": patch}}
+    for method in METHODS:
+        start = time.perf_counter()
+        cell = checked(explainer, x, architecture.target(), method, options.get(method, {}))
+        yield about | {"method": method} | asdict(cell) | {"seconds": round(time.perf_counter() - start, 1)}
+    for method, asymmetry in flipped(model, x, _FLIPPED).items():
+        status = "ok" if asymmetry < 1e-4 else "wrong"
+        yield about | {"method": f"{method}, mirrored", "status": status, "text": f"{asymmetry:.1e} of the range"}
+
+
+def _apart(architecture: Architecture, device: str) -> list[dict[str, Any]]:
+    """The rows, made in a process of their own on a CPU, so that one model's memory is not another's."""
+    if device != "cpu":
+        rows = _within_memory(architecture, device)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return rows
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(architecture, device, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return [_told(architecture, "wrong", "the process died")]
+    finally:
+        process.join()
+
+
+def _send(architecture: Architecture, device: str, pipe: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_BYTES + 2**30, resource.RLIM_INFINITY))  # libraries take a part
+    pipe.send(_within_memory(architecture, device))
+
+
+def _within_memory(architecture: Architecture, device: str) -> list[dict[str, Any]]:
+    try:
+        return list(rows_of(architecture, device))
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            return [_told(architecture, "wrong", f"{type(error).__name__}: {error}")]
+        return [_told(architecture, "left out", f"it needs more than {_BYTES >> 30} GiB")]
+
+
+def _told(architecture: Architecture, status: str, text: str) -> dict[str, Any]:
+    about = {"library": architecture.library, "family": architecture.family, "architecture": architecture.name}
+    return about | {"status": status, "text": text}
+
+
+def _print(architecture: Architecture, rows: list[dict[str, Any]]) -> None:
+    print(f"{architecture.library}:{architecture.name}")
+    for row in rows:
+        place = f"{row.get('layer', '')} {row.get('grid', '')}".strip()
+        print(f"  {row.get('method', ''):25} {row['status']:8} {place:40} {row.get('text', '')[:200]}", flush=True)
+
+
+def _append(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    if path:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, _COLUMNS, restval="").writerows(rows)
+
+
+def _done(path: Path) -> set[str]:
+    with path.open(newline="") as file:
+        return {row["architecture"] for row in csv.DictReader(file)}
+
+
+if __name__ == "__main__":
+    main()

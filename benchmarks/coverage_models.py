@@ -1,0 +1,99 @@
+"""The architectures of the coverage table: every module of timm, every builder of torchvision."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from environment import RESULTS
+from torch import nn
+
+_SURVEY = RESULTS / "timm_architectures.json"
+_GROUPS = {  # of torchvision's builders: where they are, and the images that they take
+    "classification": (torchvision.models, (3, 224, 224)),
+    "quantization": (torchvision.models.quantization, (3, 224, 224)),
+    "segmentation": (torchvision.models.segmentation, (3, 224, 224)),
+    "detection": (torchvision.models.detection, (3, 320, 320)),
+    "video": (torchvision.models.video, (3, 16, 112, 112)),
+    "optical_flow": (torchvision.models.optical_flow, (3, 128, 128)),
+}
+_SIZES = {
+    "inception_v3": (3, 299, 299),
+    "mvit": (3, 16, 224, 224),
+    "swin3d": (3, 16, 224, 224),
+    "s3d": (3, 16, 224, 224),
+}
+_TARGETS: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model that can be made."""
+
+    library: str
+    family: str  # timm's module or torchvision's group
+    name: str
+    make: Callable[[], nn.Module]
+
+    def size(self, model: nn.Module) -> tuple[int, ...]:
+        """(c, *space) of the images that it takes."""
+        if self.library == "timm":
+            return tuple(model.pretrained_cfg["input_size"])
+        special = [size for prefix, size in _SIZES.items() if self.name.startswith(prefix)]
+        return special[0] if special else _GROUPS[self.family][1]
+
+    def target(self) -> Any:
+        """What is explained: the predicted class, or what such a model has instead."""
+        return _TARGETS.get(self.family)
+
+
+def architectures(*, every: bool) -> Iterator[Architecture]:
+    """Every one, or of each of timm's modules the smallest, a classifier if there is one; torchvision's always all."""
+    for module, found in survey().items():
+        by_size = sorted(found, key=lambda name: (found[name][1] == 0, found[name][0]))
+        for name in by_size if every else by_size[:1]:
+            yield Architecture("timm", module, name, partial(timm.create_model, name))
+    for group, (where, _) in _GROUPS.items():
+        for name in torchvision.models.list_models(module=where):
+            yield Architecture("torchvision", group, name, partial(_built, name))
+
+
+def survey() -> dict[str, dict[str, tuple[int, int]]]:
+    """Parameters and classes of each architecture of each of timm's modules; made once for a version of timm."""
+    if _SURVEY.exists() and (saved := json.loads(_SURVEY.read_text()))["timm"] == version("timm"):
+        return saved["architectures"]
+    found = {module: {name: _told(name) for name in timm.list_models(module=module)} for module in timm.list_modules()}
+    lines = (f"{json.dumps(module)}: {json.dumps(names)}" for module, names in found.items() if names)
+    _SURVEY.write_text(f'{{"timm": "{version("timm")}", "architectures": {{\n' + ",\n".join(lines) + "\n}}\n")
+    return survey()
+
+
+def with_a_head_that_speaks(model: nn.Module) -> nn.Module:
+    """The model with linear layers of zeros, as some heads are born, given small random weights."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear | nn.Conv2d) and isinstance(weight, torch.Tensor) and not weight.any():
+            nn.init.trunc_normal_(weight, std=0.02)
+    return model
+
+
+def _told(name: str) -> tuple[int, int]:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return sum(parameter.numel() for parameter in model.parameters()), model.num_classes or 0
+
+
+def _built(name: str) -> nn.Module:
+    options: dict[str, Any] = {"weights": None}
+    if any(name in torchvision.models.list_models(module=_GROUPS[group][0]) for group in ("segmentation", "detection")):
+        options["weights_backbone"] = None
+    if name.startswith("quantized_"):
+        options["quantize"] = True
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True
+    return torchvision.models.get_model(name, **options)
