@@ -77,7 +77,7 @@ def demo(
 @app.command()
 @_told
 def explain(
-    images: Annotated[list[Path], typer.Argument(help="photographs")],
+    images: Annotated[list[Path], typer.Argument(help="photographs; for a model of video, clips (mp4, avi, gif ...)")],
     model: ModelName = "zoo:cnn",
     model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
     weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
@@ -88,25 +88,33 @@ def explain(
     mean: Annotated[str | None, typer.Option(help="of each channel, values 0 to 1: 0.5,0.5,0.5")] = None,
     std: Annotated[str | None, typer.Option(help="of each channel")] = None,
     resize: Annotated[int | None, typer.Option(help="shorter side before the crop, in pixels")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="of each clip, chosen evenly; default: the model's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    output: Annotated[Path, typer.Option("--output", "-o", help="figure (png, pdf, svg) or arrays (npz)")] = Path(
-        "explanation.png"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), of clips also mp4 or gif")
+    ] = Path("explanation.png"),
 ) -> None:
-    """Explain photographs by a model: which pixels speak for a class?"""
+    """Explain photographs, or clips, by a model: which pixels speak for a class?"""
+    from dataclasses import replace
+
     from rich.progress import track
 
     from attribkit.explain_files import explain as explain_files
-    from attribkit.explain_files import prepare, save
+    from attribkit.explain_files import prepare, read_inputs, save, told_of_clips
     from attribkit.explainer import Explainer
-    from attribkit.preprocessing import read_image
+    from attribkit.loading import clip_preprocessing
 
-    prepare(output)
+    clips = clip_preprocessing(model)
+    prepare(output, clips=clips is not None)
     if target is not None and top > 1:
         raise InvalidInput("--top chooses among the predicted classes: give it or --target, not both.")
-    files = {str(path): read_image(path) for path in images}
+    if frames is not None and clips is None:
+        raise InvalidInput(f"--frames is for models of clips, and {model} explains photographs: leave it out.")
+    if clips is not None and frames is not None:
+        clips = replace(clips, frames=frames)
+    files = read_inputs(images, clips)
     loaded = _load(model, model_arg, weights=weights, pretrained=pretrained)
-    preprocessing = _overridden(loaded.preprocessing, mean=mean, std=std, resize=resize)
+    preprocessing = _overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(_device(device)))
     wanted = _class(target)
     explained = explain_files(explainer, preprocessing, files, method, target=wanted, top=top)
@@ -114,7 +122,8 @@ def explain(
     save(done, output)
     rows = [{"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in done]
     _print_table(rows, model)
-    for note in dict.fromkeys(note for each in done for a in each.attributions for note in a.notes):
+    notes = [note for each in done for a in each.attributions for note in a.notes]
+    for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
         typer.echo(f"note: {note}")
     typer.echo(f"written: {output}")
 
@@ -146,6 +155,7 @@ def visualize(
     prepare(output)
     units = _units(classes, layer, channels, position)
     options = dict(_argument(each, "--option") for each in option)
+    _refuse_clips(model, "visualize")
     loaded = _load(model, model_arg, weights=weights, pretrained=pretrained)
     explainer = _explainer(loaded, _overridden(loaded.preprocessing, mean=mean, std=std, resize=None), device)
     made = [explainer.visualize(unit, visualizer, size=size, **options) for unit in units]
@@ -212,8 +222,7 @@ def layers(
     from attribkit.explainer import Explainer
 
     loaded = _load(model, model_arg, weights=None, pretrained=False, quiet=True)
-    height, width = loaded.preprocessing.size
-    x = torch.zeros(1, len(loaded.preprocessing.mean), height, width)
+    x = torch.zeros(1, *loaded.preprocessing.shape)
     rows = [
         {
             "layer": layer.name,
@@ -248,6 +257,7 @@ def inspect(
 
     check_ending(output)
     prepare(output)
+    _refuse_clips(model, "inspect")
     photograph = None if image is None else read_image(image)
     loaded = _load(model, model_arg, weights=weights, pretrained=pretrained)
     inspected = inspect_layer(loaded, layer, photograph, _device(device))
@@ -279,6 +289,17 @@ def _load(
     if weights is None and not pretrained and not quiet and not model.startswith(("zoo:", "hf-hub:")):
         typer.echo(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
     return loaded
+
+
+def _refuse_clips(model: str, command: str) -> None:
+    """Refuse a model of video where figures are of images alone."""
+    from attribkit.loading import clip_preprocessing
+
+    if clip_preprocessing(model) is not None:
+        raise InvalidInput(
+            f"`attribkit {command}` draws images, and {model} takes clips: use Explainer(load_model({model!r}).model) "
+            "in Python."
+        )
 
 
 def _class(target: str | None) -> str | int | None:
@@ -318,7 +339,7 @@ def _explainer(loaded: "LoadedModel", preprocessing: Any, device: str) -> Any:
     from attribkit.explainer import Explainer
 
     spec = registry.model_spec(loaded.model)
-    size = spec.input_size or (len(preprocessing.mean), *preprocessing.size)
+    size = spec.input_size or preprocessing.shape
     spec = replace(spec, mean=preprocessing.mean, std=preprocessing.std, input_size=size)
     return Explainer(loaded.model.to(_device(device)), spec=spec)
 

@@ -1,53 +1,62 @@
-"""Photographs in, a figure or an archive of heatmaps out: what ``attribkit explain`` does."""
+"""Photographs or clips in, a figure, a clip or an archive of heatmaps out: what ``attribkit explain`` does."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from attribkit.clips import Clip, read_clip
 from attribkit.core.asked import as_target
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.hooks import frozen
 from attribkit.core.outputs import class_scores
-from attribkit.core.shapes import Picture
+from attribkit.core.sections import evenly
+from attribkit.core.shapes import Pictures
 from attribkit.explainer import Explainer
-from attribkit.figures import Cell, check_ending, grid, write
+from attribkit.figures import Cell, animate, check_ending, grid, write, write_clip
+from attribkit.figures.animation import CLIP_WRITERS, beside
 from attribkit.figures.figure import caption
-from attribkit.preprocessing import Preprocessing
+from attribkit.figures.sections import strip_rows
+from attribkit.preprocessing import ClipPreprocessing, Preprocessing, read_image
 
 BATCH = 8  # images explained at a time
 FIGURE_ROWS = 100  # more than anybody looks at
+STRIP = 8  # frames of a clip in a figure
+SLOWEST = 2.0  # frames a second of a clip that is written
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """One image and one class, by every method."""
+    """One image or clip and one class, by every method."""
 
     image: str  # file name
     label: str
     index: int
     probability: float
-    picture: Picture
+    picture: Pictures
     attributions: tuple[Attribution, ...]  # of one image each
+    clip: Clip | None = None  # that it was; None is a photograph
 
 
 def explain(
     explainer: Explainer,
-    preprocessing: Preprocessing,
-    images: dict[str, Image.Image],
+    preprocessing: Preprocessing | ClipPreprocessing,
+    images: Mapping[str, Any],
     methods: Sequence[str],
     *,
     target: str | int | None = None,
     top: int = 1,
 ) -> Iterator[Explained]:
-    """Explain each image's target, or its `top` predicted classes, by every method, in batches."""
+    """Explain each image's or clip's target, or its `top` predicted classes, by every method, in batches.
+
+    images: by name, as preprocessing takes them: photographs of PIL, or a Clip each.
+    """
     names = list(images)
     for start in range(0, len(names), BATCH):
         batch = names[start : start + BATCH]
@@ -61,12 +70,24 @@ def explain(
                 index = int(classes[i, rank])
                 label, probability = _label(explainer, index), float(probabilities[i, index])
                 chosen = tuple(each[i] for each in attributions)
-                yield Explained(name, label, index, probability, preprocessing.picture(images[name]), chosen)
+                picture = preprocessing.picture(images[name])
+                clip = images[name] if isinstance(images[name], Clip) else None
+                yield Explained(name, label, index, probability, picture, chosen, clip)
 
 
-def prepare(path: Path) -> None:
-    """Refuse, before anything is computed, a path that could not be written; make its folder."""
-    check_ending(path, [ending.removeprefix(".") for ending in WRITERS])
+def read_inputs(paths: Sequence[Path], clips: ClipPreprocessing | None) -> dict[str, Any]:
+    """The files by name: as clips, if there is a preprocessing for these, or as photographs."""
+    if clips is None:
+        return {str(path): read_image(path) for path in paths}
+    return {str(path): read_clip(path, clips.frames) for path in paths}
+
+
+def prepare(path: Path, *, clips: bool = False) -> None:
+    """Refuse, before anything is computed, a path that could not be written; make its folder.
+
+    clips: whether clips are explained, which can be written as clips.
+    """
+    check_ending(path, [ending.removeprefix(".") for ending in (*WRITERS, *(CLIP_WRITERS if clips else ()))])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,22 +97,67 @@ def prepare(path: Path) -> None:
 
 
 def save(explained: Sequence[Explained], path: Path) -> None:
-    """Write a figure (png, pdf, svg ...) or, as .npz, the heatmaps and scores as arrays."""
-    WRITERS.get(path.suffix.lower(), _save_figure)(explained, path)
+    """Write a figure (png, pdf, svg ...), the overlays of clips as .mp4 or .gif, or the heatmaps and scores as .npz."""
+    of_clips = explained[0].clip is not None
+    writer = WRITERS.get(path.suffix.lower(), _save_strips if of_clips else _save_figure)
+    (_save_clip if of_clips and path.suffix.lower() in CLIP_WRITERS else writer)(explained, path)
+
+
+def told_of_clips(images: Mapping[str, Any], clips: ClipPreprocessing) -> list[str]:
+    """Which frames of each clip were explained, how fast they follow each other, and what the model was made for."""
+    made_for = f"; the model was trained on {clips.rate:g} a second" if clips.rate else ""
+    return [
+        f"{name}: {_frames(clip)} were explained{made_for}" for name, clip in images.items() if isinstance(clip, Clip)
+    ]
+
+
+def _frames(clip: Clip) -> str:
+    several = f", some twice, for there are only {clip.length}" if clip.length < len(clip.places) else ""
+    rate = f", {clip.chosen_rate:.3g} a second" if clip.chosen_rate else ""
+    return f"{len(clip.places)} of {clip.length} frames{rate}{several}"
 
 
 def _save_figure(explained: Sequence[Explained], path: Path) -> None:
-    if len(explained) > FIGURE_ROWS:
-        raise InvalidInput(
-            f"A figure of {len(explained)} rows is too long: explain fewer images, or write an .npz file."
-        )
+    _check_rows(len(explained))
     rows = [
         [Cell(each.picture), *(Cell(each.picture, a.heatmap()[0]) for a in each.attributions)] for each in explained
     ]
-    attributions = [a for each in explained for a in each.attributions]
-    titles = [f"{each.label.split(',')[0]}\n{each.probability:.0%}" for each in explained]
     columns = ["", *(a.method.name for a in explained[0].attributions)]
-    write(grid(rows, row_titles=titles, column_titles=columns, caption=caption(attributions)), path)
+    write(grid(rows, row_titles=_titles(explained), column_titles=columns, caption=_caption(explained)), path)
+
+
+def _save_strips(explained: Sequence[Explained], path: Path) -> None:
+    """For each clip a row of some of its frames, and a row for each method."""
+    _check_rows(len(explained) * (1 + len(explained[0].attributions)))
+    length = len(explained[0].picture)
+    places = evenly(length, min(STRIP, length))
+    maps = [[a.heatmap()[0] for a in each.attributions] for each in explained]
+    pairs = zip(explained, maps, strict=True)
+    rows = [row for each, heatmaps in pairs for row in strip_rows(each.picture, heatmaps, places)]
+    names = [a.method.name for a in explained[0].attributions]
+    titles = [title for first in _titles(explained) for title in (first, *names)]
+    columns = [f"frame {place}" for place in places]
+    write(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(explained)), path)
+
+
+def _save_clip(explained: Sequence[Explained], path: Path) -> None:
+    """Each clip beside its overlays, in its own time where that is not too slow to watch."""
+    rows = [animate(each.attributions, pictures=[each.picture]) for each in explained]
+    rates = [each.clip.chosen_rate for each in explained if each.clip and each.clip.chosen_rate]
+    write_clip(beside(rows, axis=1), path, max([SLOWEST, *rates]))
+
+
+def _check_rows(rows: int) -> None:
+    if rows > FIGURE_ROWS:
+        raise InvalidInput(f"A figure of {rows} rows is too long: explain fewer images, or write an .npz file.")
+
+
+def _titles(explained: Sequence[Explained]) -> list[str]:
+    return [f"{each.label.split(',')[0]}\n{each.probability:.0%}" for each in explained]
+
+
+def _caption(explained: Sequence[Explained]) -> str:
+    return caption([a for each in explained for a in each.attributions])
 
 
 def _save_arrays(explained: Sequence[Explained], path: Path) -> None:
@@ -101,6 +167,8 @@ def _save_arrays(explained: Sequence[Explained], path: Path) -> None:
         "label": np.array([each.label for each in explained]),
         "probability": np.array([each.probability for each in explained], dtype=np.float32),
     }
+    if all(each.clip for each in explained):
+        arrays["frames"] = np.array([each.clip.places for each in explained if each.clip])
     for column in zip(*(each.attributions for each in explained), strict=True):
         name = column[0].method.name
         arrays[f"heatmap_{name}"] = torch.cat([a.heatmap() for a in column]).cpu().numpy()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attribkit import registry
 from attribkit.core.admission import check_images, checked_mask, unwrapped
 from attribkit.core.asked import as_target
+from attribkit.core.attention_layers import AttentionLayers
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained
@@ -208,6 +209,17 @@ class Explainer:
         is noise of the size that the model was made for.
         """
         return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer)
+
+    def attention(self, x: Images) -> AttentionLayers:
+        """The attention weights of every layer, in execution order, and where on the image its queries and keys are.
+
+        Each layer has its `name`, `weights` (b, heads, queries, keys), `of(query)`, where a query looks, and
+        `received()`, both (b, heads, *grid). Fused kernels are seen too, windows are put back where they are on the
+        image, and `notes` tells what is not shown. Raises UnsupportedModel where there is no attention between tokens.
+        """
+        check_images(x, self.model)
+        with frozen(self.model.module):
+            return self.model.explaining(x).attention(x)
 
     def attention_gates(self, x: Images) -> list[Gate]:
         """The gates of attention modules (SE, CBAM ...) in the order of the forward; an empty list if there are none.

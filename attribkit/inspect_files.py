@@ -17,6 +17,7 @@ from attribkit.inspection.feature_maps import FeatureMaps
 from attribkit.inspection.filters import Filters
 from attribkit.inspection.receptive_field import ReceptiveField
 from attribkit.loading import LoadedModel
+from attribkit.preprocessing import ClipPreprocessing
 
 _NOISE_IMAGES = 8
 _SHARE = 0.95  # of the gradient, that the effective field is told by
@@ -39,6 +40,8 @@ def inspect_layer(
 
     layer: dotted name; None is the layer that methods read. photograph: None is a scene of the embedded generator.
     """
+    if isinstance(loaded.preprocessing, ClipPreprocessing):
+        raise InvalidInput("A layer is drawn for a photograph, and this model takes clips: use Explainer in Python.")
     explainer = Explainer(loaded.model.to(device))
     image = photograph or Image.fromarray(zoo.scene(0).image)
     x = loaded.preprocessing(image)[None].to(device)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from attribkit import zoo
 from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, listed
-from attribkit.preprocessing import Preprocessing
+from attribkit.preprocessing import ClipPreprocessing, Preprocessing
 
 
 class LoadedModel(NamedTuple):
-    """A model in evaluation mode, and what its images must go through."""
+    """A model in evaluation mode, and what its images, or clips, must go through."""
 
     model: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Any  # a Preprocessing; of a model of video a ClipPreprocessing
 
 
 def load_model(
@@ -61,19 +61,41 @@ def _hub(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedMod
     return LoadedModel(model, Preprocessing.of_timm(model))
 
 
+def clip_preprocessing(name: str) -> ClipPreprocessing | None:
+    """What clips must go through for a model of video, by its name alone; None for models of photographs."""
+    scheme, _, rest = name.partition(":")
+    if scheme != "torchvision":
+        return None
+    from torchvision import models
+
+    return ClipPreprocessing.of_torchvision(_published(models, rest)) if _takes_clips(models, rest) else None
+
+
 def _torchvision(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
     from torchvision import models
 
-    classifiers = models.list_models(module=models)
-    if name in set(models.list_models()) - set(classifiers):
-        raise UnsupportedModel(f"torchvision:{name} is no image classifier: load it yourself and use Explainer(model).")
-    if name not in classifiers:
-        raise UnknownName("torchvision model", name, classifiers)
-    default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-    preset = default.transforms()
+    of_clips, default = _takes_clips(models, name), _published(models, name)
+    preprocessing = (
+        ClipPreprocessing.of_torchvision(default) if of_clips else Preprocessing.of_torchvision(default.transforms())
+    )
     chosen = default if pretrained else None
     model = _made(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen, **arguments))
-    return LoadedModel(model, Preprocessing.of_torchvision(preset))
+    return LoadedModel(model, preprocessing)
+
+
+def _takes_clips(models: Any, name: str) -> bool:
+    """Whether a classifier of torchvision is one of clips; what is no classifier, or none that there is, is refused."""
+    classifiers, clips = (models.list_models(module=module) for module in (models, models.video))
+    if name in set(models.list_models()) - {*classifiers, *clips}:
+        raise UnsupportedModel(f"torchvision:{name} is no image classifier: load it yourself and use Explainer(model).")
+    if name not in (*classifiers, *clips):
+        raise UnknownName("torchvision model", name, [*classifiers, *clips])
+    return name in clips
+
+
+def _published(models: Any, name: str) -> Any:
+    """The weights that torchvision offers first; they tell the preprocessing too."""
+    return models.get_model_weights(name).DEFAULT
 
 
 def _zoo(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:

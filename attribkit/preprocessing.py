@@ -1,19 +1,29 @@
-"""From a photograph to what a model expects, and back to a picture."""
+"""From a photograph or a clip to what a model expects, and back to a picture."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, functional, v2
 
+from attribkit import clips
+from attribkit.clips import Clip
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.shapes import Images, Picture
+from attribkit.core.sections import evenly
+from attribkit.core.shapes import Images, Picture, Pictures
+
+_ANIMATED = ("GIF", "PNG", "WEBP")  # whose frames are a clip; other formats keep previews or pages there
+_NO_PHOTOGRAPH = (
+    "is a clip, and this model explains photographs: save the frame that you mean, or give a model of clips, such as "
+    "torchvision:r3d_18."
+)
 
 
 @dataclass(frozen=True)
@@ -27,15 +37,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
-            raise InvalidInput(
-                f"mean={self.mean} and std={self.std} must have a number for each of 1 or 3 channels, std above 0."
-            )
-        sides = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
-        if any(side < crop for side, crop in zip(sides, self.size, strict=True)):
-            raise InvalidInput(
-                f"resize={self.resize} is smaller than the crop {self.size}, which would get a black border."
-            )
+        _check_colours(self.mean, self.std)
+        _check_crop(self.resize, self.size)
 
     @classmethod
     def of_timm(cls, model: nn.Module) -> "Preprocessing":
@@ -60,6 +63,11 @@ class Preprocessing:
         return cls((crop, crop), resize, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the model sees, (c, h, w)."""
+        return (len(self.mean), *self.size)
+
+    @property
     def geometry(self) -> v2.Compose:
         """Resize and crop; boxes and masks of torchvision's ``tv_tensors`` go through as images do."""
         mode = InterpolationMode(self.interpolation)
@@ -82,14 +90,78 @@ class Preprocessing:
         return list(pixels.expand(*pixels.shape[:3], 3).cpu().numpy())
 
 
+@dataclass(frozen=True)
+class ClipPreprocessing:
+    """Choose frames evenly, resize, crop the centre, scale to 0..1, normalise: evaluation of a classifier of clips.
+
+    Frames are resized without antialiasing, as torchvision's presets for video do, so that its numbers hold.
+    """
+
+    frames: int  # of what the model sees
+    size: tuple[int, int]  # (height, width) of what the model sees, in pixels
+    resize: int | tuple[int, int]  # before the crop: the shorter side, or (height, width), in pixels
+    mean: tuple[float, ...]  # per channel, of values 0 to 1
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    rate: float | None = None  # frames a second of the clips that it was trained on; None is not known
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InvalidInput(f"frames={self.frames} must be a number from 1.")
+        _check_colours(self.mean, self.std)
+        _check_crop(self.resize, self.size)
+
+    @classmethod
+    def of_torchvision(cls, weights: Any) -> "ClipPreprocessing":
+        """What torchvision's weights of a video model say: their ``transforms()``, and in words the clips' length."""
+        preset, told = weights.transforms(), weights.meta["_docs"]
+        length, rate = (re.search(rf"`{name}=([0-9.]+)`", told) for name in ("clip_len", "frame_rate"))
+        frames = int(length[1]) if length else weights.meta["min_temporal_size"]
+        sides = preset.resize_size
+        resize = sides[0] if len(sides) == 1 else (sides[0], sides[1])
+        size, mode = (preset.crop_size[0], preset.crop_size[1]), preset.interpolation.value
+        return cls(frames, size, resize, tuple(preset.mean), tuple(preset.std), mode, float(rate[1]) if rate else None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the model sees, (c, t, h, w)."""
+        return (len(self.mean), self.frames, *self.size)
+
+    def picture(self, clip: Clip) -> Pictures:
+        """The part of the clip that the model sees, (t, h, w, 3)."""
+        return self._seen(clip).movedim(1, -1).numpy()
+
+    def __call__(self, clip: Clip) -> Float[Tensor, "c t h w"]:
+        """What the model gets."""
+        seen = self._seen(clip) if len(self.mean) == 3 else functional.rgb_to_grayscale(self._seen(clip))
+        values = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
+        return values(seen).movedim(0, 1).contiguous()
+
+    def _seen(self, clip: Clip) -> UInt8[Tensor, "t 3 h w"]:
+        """The chosen frames, resized and cropped."""
+        frames = torch.from_numpy(np.ascontiguousarray(clip.frames[evenly(len(clip.frames), self.frames)]))
+        sides, mode = (
+            [self.resize] if isinstance(self.resize, int) else self.resize,
+            InterpolationMode(self.interpolation),
+        )
+        # By the first version of the transforms, as the presets do: the second rounds bytes otherwise.
+        return functional.center_crop(functional.resize(frames.movedim(-1, 1), sides, mode, antialias=False), self.size)
+
+
 def read_image(path: str | Path) -> Image.Image:
     """A photograph from a file, upright, in red, green and blue."""
     try:
         with Image.open(path) as file:
+            if file.format in _ANIMATED and getattr(file, "is_animated", False):
+                raise InvalidInput(f"{str(path)!r} {_NO_PHOTOGRAPH}")
             return _eight_bits(ImageOps.exif_transpose(file), path).convert("RGB")
     except FileNotFoundError as error:
         raise UnreadableFile(f"There is no image {str(path)!r}: look at the path.") from error
+    except InvalidInput:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if Path(path).suffix.lower() in clips.ENDINGS:
+            raise InvalidInput(f"{str(path)!r} {_NO_PHOTOGRAPH}") from error
         raise UnreadableFile(f"{str(path)!r} is no image that can be read ({error}): open it in a viewer.") from error
 
 
@@ -102,3 +174,14 @@ def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
             f"{str(path)!r} holds {image.mode!r} values of unknown range: convert it to 8 bits a channel."
         )
     return image
+
+
+def _check_colours(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
+        raise InvalidInput(f"mean={mean} and std={std} must have a number for each of 1 or 3 channels, std above 0.")
+
+
+def _check_crop(resize: int | tuple[int, int], size: tuple[int, int]) -> None:
+    sides = (resize, resize) if isinstance(resize, int) else resize
+    if any(side < crop for side, crop in zip(sides, size, strict=True)):
+        raise InvalidInput(f"resize={resize} is smaller than the crop {size}, which would get a black border.")

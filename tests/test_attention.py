@@ -1,4 +1,4 @@
-"""Attention weights against timm's and torchvision's own, rollouts against hand-written ones."""
+"""Attention maps against timm's own weights, rollouts against hand-written ones."""
 
 import pytest
 import timm
@@ -7,7 +7,6 @@ import torchvision
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, Probability
-from attribkit.core.attention import fused_weights
 from attribkit.testing import changes, model_state
 
 
@@ -33,8 +32,6 @@ MODELS = {  # model, prefix tokens, tokens that the score reads
     "average pooling beside a class token": (lambda: tiny(global_pool="avg"), 1, list(range(1, 17))),
     "distilled": (lambda: tiny("deit_tiny_distilled_patch16_224"), 2, [0, 1]),
     "normed queries and keys": (lambda: tiny(qk_norm=True), 1, [0]),
-    "eva": (lambda: timm.create_model("eva02_tiny_patch14_224", img_size=56, depth=2, num_classes=7).eval(), 1, None),
-    "beit": (lambda: tiny("beit_base_patch16_224", embed_dim=24), 1, None),
 }
 
 
@@ -50,44 +47,6 @@ def unfused(model, x):
         attn.fused_attn = True
         handle.remove()
     return kept, outputs
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_equal_timms_own(name):
-    model = MODELS[name][0]()
-    x = torch.randn(2, 3, *(2 * [56 if name == "eva" else 64]))
-    with torch.no_grad():
-        theirs, outputs = unfused(model, x)
-        returned = []
-        _, ours = fused_weights(lambda images: returned.append(model(images)), x, lambda weights: weights)
-    assert len(ours) == len(theirs) == len(model.blocks)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-        torch.testing.assert_close(one.sum(-1), torch.ones_like(one[..., 0]))
-    torch.testing.assert_close(returned[0], outputs, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(returned[0], model(x).detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_weights_equal_those_of_multi_head_attention():
-    model, x = torchvision_vit(), torch.randn(2, 3, 64, 64)
-    theirs = []
-
-    def ask(module, args, kwargs):
-        return args, kwargs | {"need_weights": True, "average_attn_weights": False}
-
-    modules = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
-    handles = [m.register_forward_pre_hook(ask, with_kwargs=True) for m in modules]
-    handles += [m.register_forward_hook(lambda *a: theirs.append(a[2][1])) for m in modules]
-    with torch.no_grad():
-        expected = model(x)
-        for handle in handles:
-            handle.remove()
-        returned = []
-        _, ours = fused_weights(lambda images: returned.append(model(images)), x, lambda weights: weights)
-    assert len(ours) == len(theirs) == 3
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-    torch.testing.assert_close(returned[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +182,7 @@ def test_refusals(make, method, options, message):
 
 
 def test_prefix_tokens_may_be_told():
-    """Nothing says of this model how many of its 18 tokens are no patches."""
+    """The places of the tokens tell it as well."""
     inner, x = tiny(reg_tokens=1), torch.randn(1, 3, 64, 64)
     wrapped = nn.Sequential(inner)
     with_spec = Explainer(wrapped, spec=ModelSpec(prefix_tokens=2)).attribute(x, "attention").scores
@@ -236,6 +195,92 @@ def test_any_target_is_followed():
     logit = explainer.attribute(x, "gradient_rollout", target=1).scores
     assert not torch.allclose(logit, explainer.attribute(x, "gradient_rollout", target=2).scores)
     assert not torch.allclose(logit, explainer.attribute(x, "gradient_rollout", target=Probability(1)).scores)
+
+
+def swin(**arguments):
+    torch.manual_seed(0)
+    small = {"img_size": 64, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16, "num_classes": 7}
+    model = timm.create_model("swin_tiny_patch4_window7_224", **(small | arguments)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("block", [-1, 1, 2])
+def test_attention_inside_windows_is_what_each_place_receives_on_average(block):
+    model, x = swin(), torch.randn(2, 3, 64, 64)
+    attribution = Explainer(model).attribute(x, "attention", block=block)
+    weights = Explainer(model).attention(x)[block].weights
+    expected = weights.mean((1, 2)).view_as(attribution.scores)
+    torch.testing.assert_close(attribution.scores, expected)
+    assert any("the map compares places inside a window, not windows" in note for note in attribution.notes)
+    sums = attribution.scores.unfold(2, 4, 4).unfold(3, 4, 4).sum((4, 5))
+    assert bool((sums - 0.25).abs().max() < 1e-6) == (block == 2)  # the others are shifted
+
+
+def test_heads_inside_windows():
+    model, x = swin(), torch.randn(1, 3, 64, 64)
+    weights = Explainer(model).attention(x)[-1].weights
+    explainer = Explainer(model)
+    for options, heads in [({"fusion": "max"}, weights.amax(1)), ({"head": 3}, weights[:, 3])]:
+        scores = explainer.attribute(x, "attention", **options).scores
+        torch.testing.assert_close(scores, heads.mean(1).view_as(scores))
+
+
+def cait():
+    return tiny("cait_xxs24_224", depth=2)
+
+
+def test_class_attention_is_the_class_tokens_row():
+    model, x = cait(), torch.randn(2, 3, 64, 64)
+    layers = Explainer(model).attention(x)
+    explainer = Explainer(model)
+    attribution = explainer.attribute(x, "attention")
+    torch.testing.assert_close(attribution.scores.flatten(1), layers[-1].weights[:, :, 0, 1:].mean(1))
+    assert "attention of token 0" in attribution.notes
+    attribution = explainer.attribute(x, "attention", block=0)  # between patches, none of which is read
+    torch.testing.assert_close(attribution.scores.flatten(1), layers[0].weights.mean((1, 2)))
+    assert "mean attention of 16 tokens" in attribution.notes
+    assert any("talking heads" in note for note in attribution.notes)
+
+
+class Channels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.own = timm.models.xcit.XCA(24, num_heads=3)
+
+    def forward(self, x, **_):
+        return self.own(x)
+
+
+def with_channels():
+    """A ViT whose second block attends from channel to channel."""
+    model = tiny()
+    model.blocks[1].attn = Channels()
+    return model.eval()
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("method", ["attention_rollout", "gradient_rollout"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (swin, r"that of layers\.0\.blocks\.0\.attn, .* is inside windows"),
+        (cait, r"the same tokens in every layer; here attention is queries by keys 1 prefix by 1 prefix \+ 4x4, 4x4"),
+        (with_channels, r"the weights of every layer, but no weights are shown of blocks\.1\.attn\.own"),
+        (lambda: tiny("convit_tiny", depth=1), r"the weights of every layer, but .* the model changes them further"),
+    ],
+    ids=["windows", "class attention", "a layer that is not seen", "weights that are changed"],
+)  # fmt: skip
+def test_a_rollout_that_would_not_be_true_is_refused(make, message, method):
+    with pytest.raises(AttribkitError, match=message):
+        Explainer(make()).attribute(torch.randn(1, 3, 64, 64), method, target=1)
+
+
+def test_a_layer_that_is_not_seen_is_told():
+    attribution = Explainer(with_channels()).attribute(torch.randn(1, 3, 64, 64), "attention")
+    assert any("no weights are shown of blocks.1.attn.own" in note for note in attribution.notes)
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -122,6 +122,69 @@ def test_a_product_of_queries_and_keys_has_the_places_of_both():
     assert places.of(gathered).columns is None
 
 
+@pytest.mark.parametrize("bias", [torch.randn(64, 64), torch.randn(3, 64, 64)], ids=["alike", "of each head"])
+def test_what_is_done_to_products_leaves_their_places(bias):
+    """Heads mixed by a convolution, and a relative position written into all but the first query's logits."""
+    x = image()
+    with places_followed(x) as places:
+        tokens = F.linear(x.flatten(2).transpose(1, 2), torch.randn(6, 2)).unflatten(2, (2, 3)).transpose(1, 2)
+        logits = nn.Conv2d(2, 3, 1)(tokens @ tokens.mT)
+        logits[:, :, 1:] = logits[:, :, 1:] + bias[..., 1:, :]
+        weights = logits.softmax(-1)
+    place = places.of(x).rows[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).rows[2][1, 0, :, 5], place)
+    assert torch.equal(places.of(weights).columns[2][1, 2, 7], place)
+
+
+def test_a_product_that_is_told_by_labels():
+    x = image()
+    with places_followed(x) as places:
+        tokens = F.linear(x.flatten(2).transpose(1, 2), torch.randn(6, 2)).unflatten(2, (2, 3))  # (b, n, h, d)
+        weights = torch.einsum("bqhd, bkhd -> bhqk", tokens, tokens.flip(1)).softmax(-1)
+        gathered = torch.einsum("bhqk,bkhd->bqhd", weights, tokens)
+        channels = torch.einsum("bnhd,bnhe->bhde", tokens, tokens)
+    place = places.of(x).rows[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).rows[2][1, 0, :, 5], place)
+    assert torch.equal(places.of(weights).columns[2][1, 0, 7], place.flip(0))
+    assert torch.equal(places.of(gathered).rows[2][0, :, 1, 2], place)
+    assert places.of(channels) is None
+
+
+def test_a_class_tokens_product_with_patches_has_their_places_in_its_columns():
+    x, parameter = image(), torch.randn(2, 1, 2)
+    with places_followed(x) as places:
+        tokens = x.flatten(2).transpose(1, 2)
+        both = torch.cat([parameter, tokens], 1)
+        weights = (both[:, :1] @ tokens.mT).softmax(-1)
+        mixed = parameter @ tokens.mT
+    place = places.of(x).rows[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).rows[2][1, 0], place)
+    assert torch.equal(places.of(weights).columns[2][1, 0], place)
+    assert places.of(mixed).columns is None
+
+
+def test_sums_over_a_narrow_axis_have_the_outputs_shape():
+    x = image()
+    with places_followed(x) as places:
+        tokens = F.linear(x.flatten(2).transpose(1, 2), torch.randn(6, 2)).unflatten(2, (2, 3)).transpose(1, 2)
+        weights = (tokens @ tokens.mT).softmax(-1)
+        sums = weights.sum(dim=-1).unsqueeze(-1)
+    assert places.of(sums).rows[1].shape == sums.shape == (2, 2, 64, 1)
+
+
+@pytest.mark.parametrize("side", [8, 16, 10])
+def test_padding_of_windows_that_overlap_moves_nothing(side):
+    """The two ways of a residual block, by a padded convolution and by pooling, stay at the same places."""
+    x = image(side)
+    with places_followed(x) as places:
+        convolved = nn.Conv2d(2, 2, 3, 2)(F.pad(x, (0, 1, 0, 1)))
+        pooled = F.avg_pool2d(x, 2, 2)
+        largest = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2)
+        total = convolved + pooled + largest
+    assert torch.equal(places.of(total).rows[1], places.of(pooled).rows[1])
+    assert not places.of(total).rows[1].isnan().any()
+
+
 def test_fused_attention_gives_each_query_its_place():
     x = image()
     with places_followed(x) as places:

@@ -1,6 +1,7 @@
 """Attention weights, also of attention that is fused into one kernel and never shows them."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,23 +10,33 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from attribkit.core.errors import UnsupportedModel
 
-Weights = Float[Tensor, "b heads queries keys"]  # each row sums to one
+Weights = Float[Tensor, "... queries keys"]  # each row sums to one; heads, windows and images are on the other axes
 
-_SOFTMAXES = (torch.softmax, Tensor.softmax, F.softmax)
+_SOFTMAXES = (torch.softmax, Tensor.softmax, F.softmax, torch.special.softmax)
+_CLOSED = re.compile("scaled_dot_product|multi_?head_attention|encoder_layer_fwd|flash_att|efficient_att")
+_PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
+_KEEPING = {  # the weights stay what they are
+    "dropout", "dropout_", "to", "type_as", "float", "half", "bfloat16", "double", "contiguous", "clone", "view",
+    "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "movedim", "swapaxes", "expand",
+    "requires_grad_", "detach",
+}  # fmt: skip
+_LEAST = 3  # axes of a softmax that can be attention; a row of class scores for each image has two
 
 
 class attention_seen(TorchFunctionMode):  # used as a context manager, like those of torch
     """Show the weights of every attention that runs, and let it go on with what is given back.
 
-    see: called with the weights in the order of execution; the model goes on with what it returns. Attention is seen in
-    ``F.scaled_dot_product_attention``, in ``nn.MultiheadAttention`` and in a softmax over the last of four axes. The
-    model's outputs change by rounding alone.
+    see: called with the weights, in the order of execution, and with whether they are an attention's for certain: those
+    of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention`` are, a softmax over one of three axes or more
+    need not be. The model goes on with what it returns; its outputs change by rounding alone. Dropout that a fused call
+    asks for is applied behind what is seen. A kernel that cannot be opened raises UnsupportedModel.
     """
 
-    def __init__(self, see: Callable[[Weights], Weights]) -> None:
+    def __init__(self, see: Callable[[Weights, bool], Weights]) -> None:
         TorchFunctionMode.__init__(self)
         self.see = see
 
@@ -37,10 +48,13 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
             return self._fused(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return self._multi_head(*args, **kwargs)
+        if _CLOSED.search(str(getattr(func, "__name__", func))):
+            raise _unopened(f"calls {func}, which cannot be opened")
         result = func(*args, **kwargs)
-        if func in _SOFTMAXES and result.ndim == 4 and _dimension(args, kwargs) in (-1, 3):
-            return self.see(result)
-        return result
+        dimension = _dimension(args, kwargs) if func in _SOFTMAXES else None
+        if dimension is None or result.ndim < _LEAST:
+            return result
+        return self.see(result.movedim(dimension, -1), False).movedim(-1, dimension)
 
     def _fused(
         self,
@@ -55,18 +69,25 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         enable_gqa: bool = False,
     ) -> Tensor:
         """softmax(q k / sqrt(d) + mask) v, in the open."""
-        if is_causal or query.ndim != 4:
-            return F.scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
+        if any(each.is_nested for each in (query, key, value)):
+            raise _unopened("attends over nested tensors")
         if enable_gqa:
-            key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+            key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+        if is_causal:
+            attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        return _gathered(self._weights(query, key, attn_mask, scale), value, dropout_p)
+
+    def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+        """What the model goes on with for softmax(q k / sqrt(d) + mask)."""
         # In float32 at least, as fused kernels do it: weights that differ little would be equal in half precision.
         exact = torch.promote_types(query.dtype, torch.float32)
-        logits = (query.to(exact) * (scale or 1 / math.sqrt(query.shape[-1]))) @ key.to(exact).transpose(-2, -1)
-        if attn_mask is not None:
-            logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-        return self.see(logits.softmax(-1)).to(value.dtype) @ value
+        factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+        logits = (query.to(exact) * factor) @ key.to(exact).transpose(-2, -1)
+        if mask is None:
+            return self.see(logits.softmax(-1), True)
+        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        nothing = logits.isneginf().all(-1, keepdim=True)  # a query that may look nowhere gathers zeros
+        return self.see(logits.softmax(-1).masked_fill(nothing, 0), True)
 
     def _multi_head(
         self,
@@ -83,71 +104,107 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         dropout_p: float,
         out_proj_weight: Tensor,
         out_proj_bias: Tensor | None,
-        **more: Any,
-    ) -> tuple[Tensor, None]:
-        """Projections, `_fused`, and the projection back; query, key and value are (tokens, b, d)."""
-        masks = more.get("key_padding_mask"), more.get("attn_mask"), bias_k, bias_v
-        if in_proj_weight is None or add_zero_attn or query.ndim != 3 or any(each is not None for each in masks):
-            raise UnsupportedModel(
-                "This model's nn.MultiheadAttention has masks, added keys or projections of different widths, whose "
-                "weights cannot be told apart. Use gradcam, or an attention method on another model."
-            )
+        training: bool = True,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        use_separate_proj_weight: bool = False,
+        q_proj_weight: Tensor | None = None,
+        k_proj_weight: Tensor | None = None,
+        v_proj_weight: Tensor | None = None,
+        static_k: Tensor | None = None,
+        static_v: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,  # a hint that the mask is causal; the mask says it too
+    ) -> tuple[Tensor, Tensor | None]:
+        """Projections, `_fused`, and the projection back; query, key and value are (tokens, b, d) or (tokens, d)."""
+        if static_k is not None or static_v is not None:
+            raise _unopened("gives nn.MultiheadAttention keys or values that are projected already")
+        unbatched = query.ndim == 2  # tokens and channels
+        own: Any = (q_proj_weight, k_proj_weight, v_proj_weight)  # where queries, keys and values have their own width
+        matrices = own if in_proj_weight is None else in_proj_weight.chunk(3)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        projected = [
-            F.linear(each, weight, bias).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)  # (b, heads, tokens, d)
-            for each, weight, bias in zip((query, key, value), in_proj_weight.chunk(3), biases, strict=True)
-        ]
-        joined = self._fused(*projected).permute(2, 0, 1, 3).flatten(2)
-        return F.linear(joined, out_proj_weight, out_proj_bias), None
-
-
-def _dimension(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[1] if len(args) > 1 else kwargs.get("dim")
-
-
-def fused_weights(
-    forward: Callable[[Tensor], Any], x: Tensor, fuse: Callable[[Weights], Tensor]
-) -> tuple[Any, list[Tensor]]:
-    """What the model returns and what is made of the weights of each layer, without a graph."""
-    fused: list[Tensor] = []
-
-    def see(weights: Tensor) -> Tensor:
-        _check_global(weights, x)
-        fused.append(fuse(weights))
-        return weights
-
-    with torch.no_grad(), attention_seen(see):
-        returned = forward(x)
-    return returned, _found(fused)
-
-
-def weights_with_graph(forward: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, list[Tensor]]:
-    """What the model returns and the weights of each layer, with a graph that starts at the first of them."""
-    seen: list[Tensor] = []
-
-    def see(weights: Tensor) -> Tensor:
-        _check_global(weights, x)
-        seen.append(weights if weights.requires_grad else weights.detach().requires_grad_())
-        return seen[-1]
-
-    with attention_seen(see):
-        returned = forward(x)
-    return returned, _found(seen)
-
-
-def _found(weights: list[Tensor]) -> list[Tensor]:
-    if not weights:
-        raise UnsupportedModel(
-            "No attention between tokens was seen in this model: use gradcam, or attention_gates for the gates of "
-            "attention modules inside a CNN."
+        q, k, v = (
+            F.linear(each.unsqueeze(1) if unbatched else each, matrix, bias)
+            for each, matrix, bias in zip((query, key, value), matrices, biases, strict=True)
         )
-    return weights
+        if bias_k is not None and bias_v is not None:
+            k, v = (torch.cat([each, one.expand(1, *each.shape[1:])]) for each, one in ((k, bias_k), (v, bias_v)))
+        if add_zero_attn:
+            k, v = (F.pad(each, (0, 0, 0, 0, 0, 1)) for each in (k, v))
+        added = len(k) - len(key)
+        mask = _joined_mask(attn_mask, key_padding_mask, num_heads, q.dtype)
+        mask = None if mask is None else F.pad(mask, (0, added))
+        q, k, v = (each.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for each in (q, k, v))  # (b, heads, n, d)
+        weights = self._weights(q, k, mask)
+        gathered = _gathered(weights, v, dropout_p if training else 0.0).permute(2, 0, 1, 3).flatten(2)
+        result = F.linear(gathered, out_proj_weight, out_proj_bias)
+        shown = weights.mean(1) if average_attn_weights else weights
+        if unbatched:
+            result, shown = result.squeeze(1), shown.squeeze(0)
+        return result, shown if need_weights else None
 
 
-def _check_global(weights: Tensor, x: Tensor) -> None:
-    """Refuse attention that is not between all tokens of an image."""
-    if len(weights) != len(x):
-        raise UnsupportedModel(
-            f"The attention of this model is inside windows or groups (weights of shape {tuple(weights.shape)} for "
-            f"{len(x)} images): it says nothing of the whole image. Use gradcam."
-        )
+class gathering_watched(TorchFunctionMode):  # used as a context manager, like those of torch
+    """Tell of weights whether values are gathered with them as they are, or with what the model makes of them.
+
+    Talking heads, for instance, mix the heads behind the softmax. To be entered before ``attention_seen``.
+    """
+
+    def __init__(self) -> None:
+        TorchFunctionMode.__init__(self)
+        self.gathering: set[int] = set()  # the numbers of the weights that were multiplied with something
+        self._numbers = WeakTensorKeyDictionary()
+
+    def watch(self, weights: Tensor, number: int) -> None:
+        """Follow these from now on."""
+        self._numbers[weights] = number
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        known = [n for each in args if isinstance(each, Tensor) and (n := self._numbers.get(each)) is not None]
+        outputs = func(*args, **(kwargs or {}))
+        if known and name in _PRODUCTS:
+            self.gathering.update(known)
+        elif known and name in _KEEPING and isinstance(outputs, Tensor):
+            self._numbers[outputs] = known[0]
+        elif known and outputs is args[0]:
+            del self._numbers[outputs]  # rewritten in place
+        return outputs
+
+
+def _gathered(weights: Tensor, value: Tensor, dropout_p: float) -> Tensor:
+    weights = weights.to(value.dtype)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+
+
+def _joined_mask(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
+    """What nn.MultiheadAttention adds to the logits (b, heads, queries, keys); True in its masks is what is not seen.
+
+    mask: (queries, keys) or (b * heads, queries, keys); padding: (b, keys), or (keys,) where there is no batch.
+    """
+    mask, padding = (each if each is None else _additive(each, dtype) for each in (mask, padding))
+    if mask is not None and mask.ndim > 2:
+        mask = mask.unflatten(0, (-1, heads))
+    if padding is None:
+        return mask
+    padding = padding.view(-1, 1, 1, padding.shape[-1])
+    return padding if mask is None else mask + padding
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
+
+
+def _dimension(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """The axis of a softmax; None where it is no number."""
+    dimension = args[1] if len(args) > 1 else kwargs.get("dim")
+    return dimension if isinstance(dimension, int) else None
+
+
+def _unopened(what: str) -> UnsupportedModel:
+    return UnsupportedModel(f"This model {what}, so that its attention weights are not to be seen. Use gradcam.")

@@ -19,12 +19,14 @@ from attribkit.core import targets
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
-from attribkit.core.shapes import Heatmaps, Images, Scores
+from attribkit.core.sections import evenly, sections
+from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
 from attribkit.core.targets import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
 _FORMAT = "1"  # of the files that save() writes
+_SHOWN = 8  # pictures in a notebook
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes of space
 
 
@@ -103,13 +105,23 @@ class Attribution:
         return f"Attribution({self.method!r}, {self.target!r}, x {shape}, scores {grid}){notes}"
 
     def _repr_html_(self) -> str:
-        """Overlays of the first images, the provenance and the notes; no script."""
-        shown = zip(stretched(self.x), self.heatmap("sum_of_magnitudes"), strict=True) if self.x.ndim == 4 else ()
-        pictures = [base64.b64encode(png(overlay(*pair))).decode() for pair, _ in zip(shown, range(8), strict=False)]
+        """Overlays of the first images, or of sections of the first clip; the provenance and the notes; no script."""
+        pictures = [base64.b64encode(png(each)).decode() for each in self._overlays()]
         images = "".join(f'<img style="margin:2px" src="data:image/png;base64,{each}">' for each in pictures)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         title = html.escape(f"{self.method!r} of {self.target!r}")
         return f"<div>{images}<br><code>{title}</code><ul>{notes}</ul></div>"
+
+    def _overlays(self) -> list[Picture]:
+        """The first few images under their maps; of clips and volumes, some frames or slices of the first."""
+        pictures, heatmaps = stretched(self.x[:_SHOWN]), self.heatmap("sum_of_magnitudes")
+        if self.x.ndim == 4:
+            return [overlay(picture, heatmap) for picture, heatmap in zip(pictures, heatmaps, strict=False)]
+        if self.x.ndim != 5 or not pictures:
+            return []
+        places = evenly(self.x.shape[2], min(_SHOWN, self.x.shape[2]))
+        chosen = sections(pictures[0], heatmaps[0], places)
+        return [overlay(each.picture, each.heatmap, whole=heatmaps[0]) for each in chosen]
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """Gates: what a forward multiplies maps by, once squashed, as attention modules in convolutional networks do."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from attribkit.core.hooks import running
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
 
@@ -49,12 +50,7 @@ def gates_watched(model: nn.Module, images: tuple[int, ...], spec: ModelSpec) ->
     or such a one moved, scaled or shifted by numbers, that a map of the image is multiplied by. A map times a function
     of its own values is an activation (SiLU, Hardswish, GELU), not a gate; nor is what comes from parameters alone.
     """
-    watcher = _Watcher(images, spec)
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            stack.enter_context(module.register_forward_pre_hook(watcher.entering(name)))
-            stack.enter_context(module.register_forward_hook(watcher.leaving))
-        stack.enter_context(watcher)
+    with running(model) as names, _Watcher(images, spec, names) as watcher:
         yield watcher.gates
 
 
@@ -72,18 +68,12 @@ class _Past:
 class _Watcher(TorchFunctionMode):
     """Follows squashed tensors through a forward to the products that they enter."""
 
-    def __init__(self, images: tuple[int, ...], spec: ModelSpec) -> None:
+    def __init__(self, images: tuple[int, ...], spec: ModelSpec, names: Sequence[str]) -> None:
         self.gates: list[Gate] = []
         self._images = images
         self._spec = spec
-        self._running: list[str] = []
+        self._running = names  # of modules, innermost last
         self._pasts = WeakTensorKeyDictionary()
-
-    def entering(self, name: str) -> Callable[..., None]:
-        return lambda _module, _args: self._running.append(name)
-
-    def leaving(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._running.pop()
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}

@@ -8,8 +8,6 @@ from torch import Tensor
 from attribkit.core.layouts import Layout
 from attribkit.core.place_rules import Places, narrowed
 
-_FEW = 2  # an axis of fewer cells is no space
-
 
 def layout_of(places: Places) -> Layout | None:
     """How to read a tensor as channels on a grid of the images; None where its places are no grid.
@@ -42,7 +40,7 @@ def _without(coordinates: Sequence[Tensor], axis: int) -> list[Tensor] | None:
 
 def _is_grid(coordinates: Sequence[Tensor], grid: tuple[int, ...]) -> bool:
     """Whether each cell (b, *grid) lies where its index says."""
-    if min(grid) < _FEW:
+    if not _is_space(grid):
         return False
     for axis, (coordinate, cells) in enumerate(zip(coordinates, grid, strict=True)):
         index = torch.arange(cells, device=coordinate.device)
@@ -53,13 +51,18 @@ def _is_grid(coordinates: Sequence[Tensor], grid: tuple[int, ...]) -> bool:
     return True
 
 
+def _is_space(grid: tuple[int, ...]) -> bool:
+    """Whether there are two cells along each axis; the first of three, of frames or slices, may have one."""
+    return min(grid[-2:], default=0) >= 2
+
+
 def _of_tokens(coordinates: Sequence[Tensor]) -> Layout | None:
     """The grid that tokens of one image fill, and their order."""
     placed = ~torch.stack([each.isnan() for each in coordinates]).any(0)
     columns = [each[placed] for each in coordinates]
     levels = [_levels(each) for each in columns]
     grid = tuple(len(each) for each in levels)
-    if min(grid, default=0) < _FEW or int(placed.sum()) != torch.Size(grid).numel():
+    if not _is_space(grid) or int(placed.sum()) != torch.Size(grid).numel():
         return None
     cell = torch.zeros_like(columns[0], dtype=torch.long)
     for each, level, cells in zip(columns, levels, grid, strict=True):

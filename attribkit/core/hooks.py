@@ -92,6 +92,24 @@ def observed(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) ->
         yield
 
 
+@contextmanager
+def running(model: nn.Module) -> Iterator[list[str]]:
+    """The dotted names of the modules that are running, innermost last; "" is the model itself."""
+    names: list[str] = []
+
+    def entering(name: str) -> Callable[..., None]:
+        return lambda _module, _args: names.append(name)
+
+    def leaving(_module: nn.Module, _args: Any, _output: Any) -> None:
+        names.pop()
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(entering(name)))
+            hooks.enter_context(module.register_forward_hook(leaving))
+        yield names
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """The tensor that a module is said to output: its output, or the first entry of a tuple or list."""
     while isinstance(output, tuple | list) and output:

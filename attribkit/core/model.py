@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attribkit.core.attention import Weights, fused_weights, weights_with_graph
+from attribkit.core.arrangement import Arrangement, Windows
+from attribkit.core.attention import Weights
+from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
@@ -193,8 +195,7 @@ class HookedModel:
         columns = []
         for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
             own = target.part(images)
-            forward = self.part(images)._forward(x[images], own)
-            columns.append(scores_with(forward, asked, x[images], own, changes))
+            columns.append(scores_with(self.part(images)._forward(x[images], own), asked, x[images], own, changes))
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -225,44 +226,60 @@ class HookedModel:
         response, gradient = self._in_chunks(run, x, [unit])
         return response, gradient
 
-    def attention(self, x: Images, target: Target, fuse: Callable[[Weights], Tensor]) -> list[Tensor]:
-        """What `fuse` makes of the attention weights (b, heads, queries, keys) of each layer, in execution order.
+    def attention(
+        self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Tensor] = torch.clone
+    ) -> AttentionLayers:
+        """The layers of attention in execution order, fused kernels too, and where on the image their tokens are.
 
-        Fused at once, so that only what is kept takes memory. Fused kernels are seen too; windows are refused. The
-        weights do not depend on the target.
+        fuse: what is kept of each layer's weights (b, windows, heads, queries, keys), at once, so that only that takes
+        memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
         """
-        forward = self._forward(x, target)
+        followed: list[AttentionFollowed] = []
+        forward = self._forward(x, target) if target else self
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, kept = fused_weights(forward, part, lambda weights: fuse(precise(weights)))
-            questions[0](returned)  # so that the predicted classes are known
-            return kept
+            followed[:] = [AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))]
+            with torch.no_grad(), followed[0].following(self.module, part):
+                returned = forward(part)
+            for question in questions:
+                question(returned)  # so that the predicted classes are known
+            return [each.kept for each in followed[0].found]
 
-        return self._in_chunks(run, x, [target])
+        windows = self._in_chunks(run, x, [target] if target else [])
+        return followed[0].layers(windows)
 
     def attention_and_gradient(
-        self, x: Images, target: Target, fuse: Callable[[Weights, Weights], Tensor]
-    ) -> list[Tensor]:
+        self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Tensor]
+    ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
+        followed: list[AttentionFollowed] = []
         forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, weights = weights_with_graph(forward, part)
-            names = [f"attention {i}" for i in range(len(weights))]
-            gradients = gradients_of(questions[0](returned), weights, names, keep=False)
-            return [fuse(precise(w.detach()), precise(g)) for w, g in zip(weights, gradients, strict=True)]
+            followed[:] = [AttentionFollowed(_as_leaf)]
+            with followed[0].following(self.module, part):
+                returned = forward(part)
+            found = followed[0].found
+            if not found:
+                return []
+            weights = [each.kept for each in found]
+            gradients = gradients_of(questions[0](returned), weights, [each.name for each in found], keep=False)
+            return [
+                fuse(precise(each.arrangement(each.kept.detach())), precise(each.arrangement(gradient)))
+                for each, gradient in zip(found, gradients, strict=True)
+            ]
 
-        return self._in_chunks(run, x, [target])
+        windows = self._in_chunks(run, x, [target])
+        return followed[0].layers(windows)
 
-    def readers(self, x: Images, target: Target) -> Bool[Tensor, " queries"]:
-        """The tokens whose last attention the score reads: the class token, say, or those that are averaged."""
+    def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
+        """The queries whose last attention the score reads: the class token, say, or those that are averaged."""
         key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.readers:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
             first = self.resolved(target).part(slice(0, 1))
-            read = self.part(slice(0, 1)).attention_and_gradient(
-                x[:1], first, lambda _, gradient: gradient.ne(0).any(3).any(1)
-            )[-1][0]
+            layers = self.part(slice(0, 1)).attention_and_gradient(x[:1], first, _matters)
+            read = layers[-1].windows[0, :, 0, :, 0].ne(0)
             if not bool(read.any()):
                 raise UnsupportedModel(
                     "The score's gradient is exactly zero at the last attention, so that no token is read: is the head "
@@ -299,9 +316,7 @@ class HookedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        found = self._find(x, target or Predicted())
-        self._chosen(found, x, target or Predicted())
-        return found.layers
+        return self._justified(x, target or Predicted()).layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -331,7 +346,7 @@ class HookedModel:
         """Images like x to what the target scores: what the model returns, or what a layer puts out."""
         if target.read_layer is None:
             return self
-        self._found(x.detach(), Predicted())  # how the layer is read, which cannot be told inside a forward
+        self._seen(x)  # how its layers are read, which cannot be told once hooks watch the forward
 
         def forward(x: Tensor) -> Any:
             with self._standing_for(target, {}):
@@ -462,7 +477,7 @@ class HookedModel:
             return self._named(layer, layer, None)
         name, run, reason = self.spec.layer, None, self.spec.reason
         if not name:
-            chosen = self._chosen(self._found(x, target), x, target)
+            chosen = self._justified(x, target).chosen
             name, run, reason = chosen.name, chosen.run, chosen.reason
         self.note(f"layer={name!r}: {reason}")
         return self._named(None, name, run)
@@ -475,27 +490,40 @@ class HookedModel:
         by_shape = self.spec.layout(shape, tuple(x.shape))
         if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
             return by_shape
-        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
-        seen = self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
-        known = [each.layout for each in seen.layers if (each.name, each.run, each.shape) == (name, run, shape[1:])]
+        seen = self._seen(x).layers
+        known = [each.layout for each in seen if (each.name, each.run, each.shape) == (name, run, shape[1:])]
         return known[0] if known and len(x) == shape[0] else None
 
-    def _chosen(self, found: FoundLayers, x: Tensor, target: Target) -> Layer:
-        """The layer to read; a target that does not fit the model is the better reason for there being none."""
+    def _seen(self, x: Tensor) -> FoundLayers:
+        """The layers that are maps of images of this size, whatever is asked about them."""
+        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
+        return self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
+
+    def _justified(self, x: Tensor, target: Target) -> FoundLayers:
+        """The layers, one of them chosen with a reason."""
+        found = self._found(x, target)
         if found.refusal:
-            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))
-        return found.chosen
+            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))  # one that does not fit is the better reason
+            raise found.refusal
+        return found
 
     def _found(self, x: Tensor, target: Target) -> FoundLayers:
         key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.layers:
-            self._learnt.layers[key] = self._find(x, target)
+            first = target.part(slice(0, 1))
+            if first.read_layer is not None:
+                self._seen(x)  # while the model still returns what it does
+            with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
+                self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, first)
         return self._learnt.layers[key]
 
-    def _find(self, x: Tensor, target: Target) -> FoundLayers:
-        """The layers, by a forward of the first image."""
-        first, inputs = target.part(slice(0, 1)), (self._chunk or self.inputs).part(slice(0, 1))
-        if first.read_layer is not None:
-            self._found(x, Predicted())  # how the target's own layer is read, which cannot be told inside a forward
-        with self._standing_for(first, inputs.arguments()):
-            return find_layers(self.module, x[:1], self.spec, first)
+
+def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weights]:
+    """Weights with a graph, which starts at the first of them."""
+    leaf = weights if weights.requires_grad else weights.detach().requires_grad_()
+    return leaf, leaf
+
+
+def _matters(_weights: Windows, gradient: Windows) -> Float[Tensor, "b windows 1 queries 1"]:
+    """For each query, whether the score depends on any of its weights."""
+    return gradient.abs().amax((2, 4), keepdim=True)

@@ -9,41 +9,54 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from attribkit.core.shapes import Picture
+from attribkit.core.shapes import Picture, Pictures
 
 SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"  # readable without colour vision; for maps without and with negative scores
 PERCENTILE = 99.5  # of the magnitudes; what is shown at full strength
 
 
-def stretched(x: Float[Tensor, "b c h w"]) -> list[Picture]:
-    """Each normalised image as a picture, its values stretched to the full range; in grey, unless it has 3 channels."""
-    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+def stretched(x: Float[Tensor, "b c *space"]) -> list[Pictures]:
+    """Each normalised image as a picture, its values stretched to the full range; in grey, unless it has 3 channels.
+
+    A clip or volume is stretched as a whole, so that its pictures can be compared.
+    """
+    low, high = (extreme[(...,) + (None,) * (x.ndim - 1)] for extreme in x.flatten(1).aminmax(dim=1))
     pixels = (255 * (x - low) / (high - low).clamp(min=1e-12)).round().byte()
-    shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-    return [image.permute(1, 2, 0).cpu().numpy() for image in shown]
+    shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, *x.shape[2:])
+    return [image.movedim(0, -1).cpu().numpy() for image in shown]
 
 
-def scaled(heatmap: Float[Tensor, "h w"]) -> Float[np.ndarray, "h w"]:
-    """A heatmap for the eye, -1 to 1, divided by a high percentile of its magnitudes: a speck does not dim the rest."""
+def scaled(heatmap: Float[Tensor, "*space"], whole: Float[Tensor, "*all"] | None = None) -> Float[np.ndarray, "*space"]:
+    """A heatmap for the eye, -1 to 1, divided by a high percentile of its magnitudes: a speck does not dim the rest.
+
+    whole: the map that this one is a section of, whose percentile is taken.
+    """
     values = heatmap.detach().double().cpu().numpy()
-    high = float(np.percentile(np.abs(values), PERCENTILE)) or float(np.abs(values).max())
+    magnitudes = np.abs(values if whole is None else whole.detach().double().cpu().numpy())
+    high = float(np.percentile(magnitudes, PERCENTILE)) or float(magnitudes.max())
     return np.clip(values / high, -1, 1) if high else values
 
 
-def overlay(picture: Picture, heatmap: Float[Tensor, "h w"], strength: float = 0.75) -> Picture:
+def overlay(
+    picture: Picture,
+    heatmap: Float[Tensor, "h w"],
+    strength: float = 0.75,
+    whole: Float[Tensor, "*all"] | None = None,
+) -> Picture:
     """The picture in grey under the coloured map, the more opaque the larger the score.
 
-    strength: opacity of the largest magnitude, 0 to 1.
+    strength: opacity of the largest magnitude, 0 to 1. whole: the map of the clip or volume that the heatmap is a
+    section of; it gives the scale and the colours, so that sections can be compared.
     """
-    values = scaled(heatmap)
-    positions = 0.5 + 0.5 * values if is_signed(heatmap) else values
-    colours = _table(DIVERGING if is_signed(heatmap) else SEQUENTIAL)[np.round(255 * positions).astype(int)]
+    values, signed = scaled(heatmap, whole), is_signed(heatmap if whole is None else whole)
+    positions = 0.5 + 0.5 * values if signed else values
+    colours = _table(DIVERGING if signed else SEQUENTIAL)[np.round(255 * positions).astype(int)]
     grey = picture.mean(axis=2, keepdims=True)
     opacity = strength * np.abs(values)[..., None] ** 0.5
     return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
 
 
-def is_signed(heatmap: Float[Tensor, "h w"]) -> bool:
+def is_signed(heatmap: Float[Tensor, "*space"]) -> bool:
     """Whether the map has scores against as well as for."""
     return bool((heatmap < 0).any())
 

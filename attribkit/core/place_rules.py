@@ -131,11 +131,17 @@ def _written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output:
     before, given = tracked(target), tracked(value)
     if not before:
         return None
-    rows = [each.clone() for each in before.rows]
-    news: Any = given.rows if given else [math.nan] * len(rows)
-    for each, new in zip(rows, news, strict=True):
+    rows = _overwritten(before.rows, index, given.rows if given else None)
+    columns = before.columns and _overwritten(before.columns, index, given.columns if given else None)
+    return Places(rows, columns)
+
+
+def _overwritten(coordinates: Coordinates, index: Any, news: Coordinates | None) -> Coordinates:
+    written = tuple(each.clone() for each in coordinates)
+    values: Sequence[Any] = news or [math.nan] * len(written)
+    for each, new in zip(written, values, strict=True):
         each[index] = new
-    return Places(tuple(rows))
+    return written
 
 
 def _joined(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
@@ -146,8 +152,10 @@ def _joined(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: An
         return None
     keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    middle = Places(_middle(places.rows, axes, keep))
-    return middle if isinstance(output, Tensor) else [middle] * len(output)
+    several = not isinstance(output, Tensor)
+    size = (output[0] if several else output).shape
+    middle = Places(tuple(each.expand(size) for each in _middle(places.rows, axes, keep)))
+    return [middle] * len(output) if several else middle
 
 
 def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
@@ -159,17 +167,21 @@ def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: A
     return mixed.moved(lambda each: each.expand(output.shape))
 
 
-def _convolved(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def _convolved(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """A mixture of all channels near each place of the output, which lies where its share of the input does."""
     places = tracked(args[0])
     output = output[0] if isinstance(output, tuple) else output
     if places is None or output.ndim < 3 or places.rows[0].ndim != output.ndim:
         return None
-    mixed = _middle(places.rows, (1,), True)
-    return Places(tuple(_resized(each, output.shape[2:]).expand(output.shape) for each in mixed))
+    weight, size = args[1] if len(args) > 1 else kwargs["weight"], tuple(output.shape[2:])
+    stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
+    rows = _without_border(_middle(places.rows, (1,), True), weight.shape[2:], stride, size)
+    columns = _middle(places.columns, (1,), True) if places.columns and size == tuple(args[0].shape[2:]) else None
+    mixed = Places(tuple(_resized(each, size) for each in rows), columns)  # columns, where the heads of weights mix
+    return mixed.moved(lambda each: each.expand(output.shape))
 
 
-def _pooled(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def _pooled(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """The same, each channel for itself; what is pooled from everywhere comes from no place."""
     places = tracked(args[0])
     several = isinstance(output, tuple)
@@ -180,7 +192,12 @@ def _pooled(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: A
     if all(size[axis] == 1 for axis in space):
         pooled = Places(tuple(each.expand(size) for each in _middle(places.rows, space, True)))
     else:
-        narrow = [_resized(each, size[2:]) for each in narrowed(places.rows)]
+        rows = narrowed(places.rows)
+        if getattr(function, "__name__", "") in _WITH_KERNEL:
+            kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]
+            stride = args[2] if len(args) > 2 else kwargs.get("stride")
+            rows = _without_border(rows, kernel, stride or kernel, tuple(size[2:]))
+        narrow = [_resized(each, size[2:]) for each in rows]
         pooled = Places(tuple(each.expand(size) for each in narrow))
     return [pooled] * len(output) if several else pooled
 
@@ -192,8 +209,42 @@ def _product(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: 
         return None
     rows = _constant(first.rows, -1, output) if first else None
     columns = _constant(second.rows, -2, output) if second else None
+    return _between(rows, columns, bool(first))
+
+
+def _einsum(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+    """A product that is told by labels; of two factors, without an ellipsis."""
+    inputs, _, result = args[0].replace(" ", "").partition("->")
+    labels, factors = inputs.split(","), args[1] if isinstance(args[1], list | tuple) else args[1:]
+    if "." in inputs or not result or len(factors) != 2:
+        return None
+    known = [tracked(each) for each in factors]
+    rows, columns = (
+        _spread(places.rows, own, result, output) if places else None for places, own in zip(known, labels, strict=True)
+    )
+    return _between(rows, columns, bool(known[0]))
+
+
+def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) -> Coordinates | None:
+    """Coordinates of a factor with these axes over the axes of the result; None if they change along one that goes."""
+    for axis, label in reversed(list(enumerate(labels))):
+        if label not in result:
+            first = tuple(each.narrow(axis, 0, 1) for each in coordinates)
+            if not all(bool(_same(one, each).all()) for one, each in zip(first, coordinates, strict=True)):
+                return None
+            coordinates = tuple(each.squeeze(axis) for each in first)
+    kept = [label for label in labels if label in result]
+    if len(set(kept)) < len(kept) or all(each.isnan().all() for each in coordinates):
+        return None
+    order = [kept.index(label) for label in result if label in kept]
+    gaps = tuple(slice(None) if label in kept else None for label in result)
+    return tuple(each.permute(order)[gaps].expand(output.shape) for each in coordinates)
+
+
+def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bool) -> Places | None:
+    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's."""
     if rows is None:
-        return Places(columns) if columns else None
+        return Places(columns, columns if followed else None) if columns else None
     return Places(rows, columns)
 
 
@@ -263,6 +314,22 @@ def _resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
     return total / F.interpolate(placed.float(), tuple(size), mode="area")
 
 
+def _without_border(coordinates: Coordinates, kernel: Any, stride: Any, size: tuple[int, ...]) -> Coordinates:
+    """Coordinates, (b, d, *space), without a border of no place that windows which overlap were given, to fit in."""
+    kernels, strides = (each if isinstance(each, Sequence) else [each] * len(size) for each in (kernel, stride))
+    if all(k <= s for k, s in zip(kernels, strides, strict=True)):
+        return coordinates
+    placed = ~coordinates[0].isnan()
+    for axis, cells in enumerate(size, start=2):
+        others = [each for each in range(placed.ndim) if each != axis]
+        along = placed.any(tuple(others)).nonzero().flatten()
+        if len(along) and int(along[-1] - along[0]) + 1 >= cells:
+            start, length = int(along[0]), int(along[-1] - along[0]) + 1
+            coordinates = tuple(each.narrow(axis, start, length) for each in coordinates)
+            placed = placed.narrow(axis, start, length)
+    return coordinates
+
+
 def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
     """Linear between the cells along an axis, and beyond the outermost of them."""
     old = coordinate.shape[axis]
@@ -276,6 +343,8 @@ def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
 
 
 _GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]
+
+_WITH_KERNEL = {f"{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2, 3)}
 
 _NAMES: dict[Rule, str] = {
     _pointwise: """
@@ -304,6 +373,7 @@ _NAMES: dict[Rule, str] = {
         max_pool2d_with_indices max_pool3d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool2d interpolate upsample""",
     _product: "matmul bmm __matmul__ mm",
+    _einsum: "einsum",
     _attended: "scaled_dot_product_attention",
     _multi_head: "multi_head_attention_forward",
 }

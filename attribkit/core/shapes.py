@@ -11,3 +11,4 @@ Heatmaps = Float[Tensor, "b *space"]  # one number per input pixel
 Masks = Bool[Tensor, "b *space"]  # True on the object
 PerImage = Float[Tensor, " b"]
 Picture = UInt8[ndarray, "h w 3"]  # red, green, blue, for eyes
+Pictures = UInt8[ndarray, "*space 3"]  # the same of a clip, (t, h, w, 3), or of a volume, (d, h, w, 3)

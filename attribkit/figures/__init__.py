@@ -1,12 +1,15 @@
 """Attributions and visualizations as figures."""
 
+from attribkit.figures.animation import animate, write_clip
 from attribkit.figures.figure import figure
 from attribkit.figures.gallery import gallery
 from attribkit.figures.grid import Cell, check_ending, grid, write
 from attribkit.figures.inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
+from attribkit.figures.sections import mosaic, strip
 
 __all__ = [
     "Cell",
+    "animate",
     "check_ending",
     "draw_feature_maps",
     "draw_filters",
@@ -15,5 +18,8 @@ __all__ = [
     "figure",
     "gallery",
     "grid",
+    "mosaic",
+    "strip",
     "write",
+    "write_clip",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.overlay import stretched
-from attribkit.core.shapes import Picture
+from attribkit.core.shapes import Picture, Pictures
 from attribkit.figures.grid import Cell, grid
 
 
@@ -23,19 +23,10 @@ def figure(
     attributions: of the same images. pictures: (h, w, 3) bytes each, of the size of x; None stretches x itself.
     titles: one per image. Write the result by ``savefig``.
     """
-    attributions = [attributions] if isinstance(attributions, Attribution) else list(attributions)
-    if not attributions or len({tuple(each.x.shape) for each in attributions}) != 1:
-        raise InvalidInput("A figure shows attributions of the same images; got none, or images of different shapes.")
-    if attributions[0].x.ndim != 4:
-        raise InvalidInput(f"A figure shows images (b, c, h, w), got {tuple(attributions[0].x.shape)}.")
-    shown = stretched(attributions[0].x) if pictures is None else list(pictures)
-    if len(shown) != len(attributions[0]):
-        raise InvalidInput(f"There are {len(shown)} pictures for {len(attributions[0])} images: give one each.")
-    for picture in shown:
-        if picture.shape[:2] != attributions[0].x.shape[2:]:
-            raise InvalidInput(f"A picture is {picture.shape[:2]} and the images {tuple(attributions[0].x.shape[2:])}.")
+    attributions = checked(attributions, axes=4)
+    frames = shown(attributions[0], pictures)
     heatmaps = [each.heatmap() for each in attributions]
-    rows = [_row(picture, [maps[i] for maps in heatmaps]) for i, picture in enumerate(shown)]
+    rows = [_row(picture, [maps[i] for maps in heatmaps]) for i, picture in enumerate(frames)]
     return grid(rows, row_titles=titles, column_titles=["", *map(_name, attributions)], caption=caption(attributions))
 
 
@@ -43,6 +34,31 @@ def caption(attributions: Sequence[Attribution]) -> str:
     """Each method with its options and source, a line each."""
     lines = [f"{each.method!r}: {getattr(each.method, 'source', 'loaded from a file')}" for each in attributions]
     return "\n".join(dict.fromkeys(lines))
+
+
+def checked(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
+    """One or several attributions as a list, if they are of the same images, of so many axes."""
+    told = [attributions] if isinstance(attributions, Attribution) else list(attributions)
+    if not told or len({tuple(each.x.shape) for each in told}) != 1:
+        raise InvalidInput("A figure shows attributions of the same images; got none, or images of different shapes.")
+    if told[0].x.ndim != axes:
+        raise InvalidInput(
+            f"A figure shows images (b, c, h, w) by figure or gallery, clips and volumes (b, c, d, h, w) "
+            f"by strip, mosaic or animate; got {tuple(told[0].x.shape)}."
+        )
+    return told
+
+
+def shown(attribution: Attribution, pictures: Sequence[Pictures] | None) -> list[Pictures]:
+    """The pictures of an attribution's images: those given, if they fit, or the images themselves, stretched."""
+    if pictures is None:
+        return stretched(attribution.x)
+    if len(pictures) != len(attribution):
+        raise InvalidInput(f"There are {len(pictures)} pictures for {len(attribution)} images: give one each.")
+    for picture in pictures:
+        if picture.shape[:-1] != attribution.x.shape[2:]:
+            raise InvalidInput(f"A picture is {picture.shape[:-1]} and the images {tuple(attribution.x.shape[2:])}.")
+    return list(pictures)
 
 
 def _row(picture: Picture, heatmaps: Sequence[Tensor]) -> list[Cell]:

@@ -31,6 +31,13 @@ class Cell:
     heatmap: Float[Tensor, "h w"] | None = None  # laid over the picture
     outline: Float[Tensor, "h w"] | None = None  # drawn as a contour, 1 inside
     title: str = ""
+    whole: Float[Tensor, "*space"] | None = None  # that the heatmap is a section of; it gives scale and colours
+
+    @property
+    def signed(self) -> bool:
+        """Whether the map has scores against as well as for."""
+        shown = self.heatmap if self.whole is None else self.whole
+        return shown is not None and is_signed(shown)
 
 
 def grid(
@@ -46,9 +53,10 @@ def grid(
     side: of a cell, in inches.
     """
     cells = [cell for row in rows for cell in row]
-    signs = sorted({is_signed(cell.heatmap) for cell in cells if cell.heatmap is not None})
+    signs = sorted({cell.signed for cell in cells if cell.heatmap is not None})
     width = side * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
-    height = (side + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
+    tallest = max(cell.picture.shape[0] / cell.picture.shape[1] for cell in cells)
+    height = (side * min(1.0, tallest) + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
     height += 0.11 * len(caption.splitlines())
     with _paper_style():
         figure = Figure(figsize=(width, height), layout="compressed")
@@ -77,7 +85,7 @@ def write(figure: Figure, path: str | Path) -> None:
 
 def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
     """Refuse a file name whose ending is none of a figure, nor one of the others."""
-    known = [*sorted(FigureCanvasAgg.filetypes), *others]
+    known = dict.fromkeys([*sorted(FigureCanvasAgg.filetypes), *others])
     if Path(path).suffix.lower().removeprefix(".") not in known:
         raise InvalidInput(f"{str(path)!r} has no ending of a figure: use one of {', '.join(known)}.")
 
@@ -87,7 +95,7 @@ def _paper_style() -> AbstractContextManager[None]:
 
 
 def _draw(ax: Axes, cell: Cell) -> None:
-    ax.imshow(cell.picture if cell.heatmap is None else overlay(cell.picture, cell.heatmap))
+    ax.imshow(cell.picture if cell.heatmap is None else overlay(cell.picture, cell.heatmap, whole=cell.whole))
     if cell.outline is not None:
         ax.contour(cell.outline.float().cpu().numpy(), levels=[0.5], colors="white", linewidths=0.8)
     ax.set(xticks=[], yticks=[], title=cell.title)

@@ -132,4 +132,7 @@ def _sizes(field: ReceptiveField) -> str:
 
 def _check_flat(x: Tensor) -> None:
     if x.ndim != 4:
-        raise InvalidInput(f"A figure shows feature maps of images (b, c, h, w), got {tuple(x.shape)}.")
+        raise InvalidInput(
+            f"A figure shows feature maps of images (b, c, h, w), got {tuple(x.shape)}: take sections of "
+            "FeatureMaps.values yourself."
+        )

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.attention import Weights
-from attribkit.core.errors import InvalidInput, UnsupportedModel
+from attribkit.core.arrangement import Tokens, Windows
+from attribkit.core.attention_layers import AttentionLayer, AttentionLayers
+from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
@@ -22,6 +24,7 @@ class Attention(Method):
     """Where one layer of a transformer looks: the weights with which the tokens that the score reads attend to patches.
 
     Those tokens are the class token, or the ones that are averaged; which they are is seen from the score's gradient.
+    In a layer of other tokens than the last, and inside windows, they are all.
     """
 
     name: ClassVar[str] = "attention"
@@ -33,20 +36,27 @@ class Attention(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note("attention does not depend on the target: it shows where tokens look, not what speaks for a class")
-        layers = model.attention(x, target, self._of_heads)
+        heads: list[int] = []  # of each layer, for each part of the batch
+
+        def fuse(weights: Windows) -> Tensor:
+            heads.append(weights.shape[2])
+            return (
+                fused(weights, self.fusion) if self.head is None else weights[:, :, self.head : self.head + 1].clone()
+            )
+
+        layers = _noted(model, model.attention(x, target, fuse))
         if not -len(layers) <= self.block < len(layers):
             raise InvalidInput(
                 f"block={self.block}: this model has {len(layers)} layers of attention, 0 to {len(layers) - 1}."
             )
-        return _map(model, x, target, layers[self.block])
-
-    def _of_heads(self, weights: Weights) -> Tensor:
-        heads = weights.shape[1]
-        if self.head is None:
-            return fused(weights, self.fusion)
-        if not 0 <= self.head < heads:
-            raise InvalidInput(f"head={self.head}: this model's attention has {heads} heads, 0 to {heads - 1}.")
-        return weights[:, self.head]
+        layer, own = layers[self.block], heads[: len(layers)][self.block]
+        if self.head is not None and not 0 <= self.head < own:
+            raise InvalidInput(f"head={self.head}: {layer.name!r} has {own} heads, 0 to {own - 1}.")
+        asking = layer.queries.real
+        if _same(layer.queries, layers[-1].queries):
+            asking = model.readers(x, target)
+        _note_asking(model, layer, asking)
+        return layer.received(asking)
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,13 @@ class AttentionRollout(Method):
         model.note(
             "attention_rollout does not depend on the target: it shows where tokens look, not what speaks for a class"
         )
-        layers = _square(model.attention(x, target, lambda weights: fused(weights, self.fusion)))
-        rollout = _identity(layers[0])
-        for weights in layers:
+        layers = model.attention(x, target, lambda weights: fused(weights, self.fusion))
+        steps = _steps(layers)
+        rollout = _identity(steps[0])
+        for weights in steps:
             step = self._kept(weights) + _identity(weights)
             rollout = step / step.sum(2, keepdim=True) @ rollout
-        return _map(model, x, target, rollout)
+        return _read(model, x, target, layers[-1], rollout)
 
     def _kept(self, weights: Tensor) -> Tensor:
         """Without the smallest weights of each image."""
@@ -89,45 +100,73 @@ class GradientRollout(Method):
     source: ClassVar[str] = "Chefer et al., ICCV 2021, eqs. 5 and 6"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        layers = _square(model.attention_and_gradient(x, target, lambda w, gradient: (w * gradient).relu().mean(1)))
-        relevance = _identity(layers[0])
-        for weights in layers:
+        layers = model.attention_and_gradient(x, target, lambda w, g: (w * g).relu().mean(2, keepdim=True))
+        steps = _steps(layers)
+        relevance = _identity(steps[0])
+        for weights in steps:
             relevance = relevance + weights @ relevance
-        return _map(model, x, target, relevance)
+        return _read(model, x, target, layers[-1], relevance)
 
 
-def fused(weights: Weights, how: Fusion) -> Tensor:
-    """The heads made one, (b, queries, keys)."""
+def fused(weights: Windows, how: Fusion) -> Float[Tensor, "b windows 1 queries keys"]:
+    """The heads made one."""
     if how not in ("mean", "max", "min"):
         raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
-    return {"mean": weights.mean(1), "max": weights.amax(1), "min": weights.amin(1)}[how]
+    if how == "mean":
+        return weights.mean(2, keepdim=True)
+    return weights.amax(2, keepdim=True) if how == "max" else weights.amin(2, keepdim=True)
 
 
-def _square(layers: Sequence[Tensor]) -> Sequence[Tensor]:
-    shapes = {tuple(weights.shape[1:]) for weights in layers}
-    if len(shapes) > 1 or any(queries != keys for queries, keys in shapes):
+def _steps(layers: AttentionLayers) -> Sequence[Tensor]:
+    """The weights (b, tokens, tokens) of each layer, if they lead between the same tokens and nothing is missing."""
+    instead = "Use attention with block=..., or gradcam."
+    inside = [layer for layer in layers if layer.windows.shape[1] > 1]
+    if inside:
         raise UnsupportedModel(
-            f"A rollout needs the same tokens in every layer; here attention is queries by keys {sorted(shapes)}. Use "
-            "attention with block=..., or gradcam."
+            f"A rollout needs attention between all tokens; that of {listed(layer.name for layer in inside)} is inside "
+            f"windows. {instead}"
         )
-    return layers
+    tokens = {(str(layer.queries), str(layer.keys)) for layer in layers}
+    first = layers[0].queries
+    if not all(_same(first, each) for layer in layers for each in (layer.queries, layer.keys)):
+        pairs = ", ".join(sorted(f"{queries} by {keys}" for queries, keys in tokens))
+        raise UnsupportedModel(
+            f"A rollout needs the same tokens in every layer; here attention is queries by keys {pairs}. {instead}"
+        )
+    if layers.left_out or layers.changed:
+        raise UnsupportedModel(f"A rollout needs the weights of every layer, but {'; '.join(layers.notes)}. {instead}")
+    return [layer.weights[:, 0] for layer in layers]
+
+
+def _same(some: Tokens, others: Tokens) -> bool:
+    return some.grid == others.grid and torch.equal(some.numbers, others.numbers)
 
 
 def _identity(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
-def _map(model: HookedModel, x: Images, target: Target, weights: Tensor) -> Scores:
+def _read(model: HookedModel, x: Images, target: Target, last: AttentionLayer, weights: Tensor) -> Scores:
     """The rows (b, queries, keys) of the tokens that the score reads, averaged, on the grid of the patches."""
-    read = model.readers(x, target)
-    rows = weights[:, read] if weights.shape[1] == len(read) else weights
-    row = rows.mean(1)[..., None]  # (b, keys, 1)
-    layout = model.spec.layout(tuple(row.shape), tuple(x.shape))
-    if layout is None:
-        raise UnsupportedModel(
-            f"{row.shape[1]} tokens are no grid over images of shape {tuple(x.shape)}: tell the model's prefix tokens "
-            "by Explainer(model, spec=ModelSpec(prefix_tokens=...)), or use gradcam."
-        )
-    tokens = read.nonzero().flatten().tolist()
+    asking = model.readers(x, target)
+    _note_asking(model, last, asking)
+    read = last.queries.numbers[asking]
+    return weights[:, None, read, last.keys.prefix :].mean(2).unflatten(2, last.keys.grid)
+
+
+def _note_asking(model: HookedModel, layer: AttentionLayer, asking: Tensor) -> None:
+    """Tell whose attention is shown."""
+    tokens = asking.nonzero()[:, -1].tolist()
     model.note(f"attention of token {tokens[0]}" if len(tokens) == 1 else f"mean attention of {len(tokens)} tokens")
-    return layout.to_grid(row)
+    windows = layer.windows.shape[1]
+    if windows > 1:
+        model.note(
+            f"{layer.name!r} attends inside {windows} windows: each gives away the same sum of attention, so that the "
+            "map compares places inside a window, not windows"
+        )
+
+
+def _noted(model: HookedModel, layers: AttentionLayers) -> AttentionLayers:
+    for note in layers.notes:
+        model.note(note)
+    return layers

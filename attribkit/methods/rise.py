@@ -1,6 +1,6 @@
 """RISE."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.core.axes import PerAxis, at_most, per_axis, times
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -17,6 +18,8 @@ from attribkit.core.targets import ClassLogit, Probability, Target
 from attribkit.methods.unmoved import note_unmoved
 
 _BLOCK = 64  # masks that are held at a time
+_CELLS = 8  # along each axis
+_LEAST = 4  # pixels of a cell along an axis of clips and volumes
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,17 @@ class RISE(Method):
     source: ClassVar[str] = "Petsiuk et al., BMVC 2018, eq. 6"
 
     masks: int = 4000  # N, one forward each
-    cells: int = 8  # s, of a mask along every axis
+    cells: PerAxis | None = None  # s, of a mask along each axis; None is 8, of clips and volumes of 4 pixels at least
     probability: float = 0.5  # p, that a cell is seen
     seed: int = 0
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        if min(self.masks, self.cells) < 1 or not 0 < self.probability < 1:
-            raise InvalidInput(f"{self!r} must have masks and cells from 1 and a probability between 0 and 1.")
+        if self.masks < 1 or not 0 < self.probability < 1:
+            raise InvalidInput(f"{self!r} must have masks from 1 and a probability between 0 and 1.")
+        self._note_cells(model, tuple(x.shape[2:]))
         target = model.resolved(target)
         asked = Probability(target.index) if isinstance(target, ClassLogit) else target
         exact = torch.promote_types(x.dtype, torch.float32)
-        if min(x.shape[2:]) < self.cells:
-            model.note(
-                f"images of {'x'.join(map(str, x.shape[2:]))} pixels have no {self.cells} cells along every axis"
-            )
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
         extremes = []
         for block in self._blocks(x.to(exact)):
@@ -54,6 +54,19 @@ class RISE(Method):
         note_unmoved(model, x, torch.cat(extremes))
         return total / (self.masks * self.probability)
 
+    def _cells(self, space: Sequence[int]) -> tuple[int, ...]:
+        """Cells of a mask along each axis."""
+        return at_most(_CELLS, _LEAST, space) if self.cells is None else per_axis("cells", self.cells, space)
+
+    def _note_cells(self, model: HookedModel, space: tuple[int, ...]) -> None:
+        """Tell what was chosen, and axes that are shorter than their cells are many."""
+        cells = self._cells(space)
+        if len(space) > 2 and self.cells is None:
+            model.note(f"cells={cells} were chosen for {times(space)} pixels")
+        if any(side < count for side, count in zip(space, cells, strict=True)):
+            told = f"{cells[0]} cells along every axis" if len(set(cells)) == 1 else f"{times(cells)} cells"
+            model.note(f"images of {times(space)} pixels have no {told}")
+
     def _blocks(self, x: Images) -> Iterator[Tensor]:
         """Masks (k, 1, *space) of values 0 to 1: coarse grids of cells, enlarged linearly and shifted at random."""
         random = torch.Generator().manual_seed(self.seed)
@@ -62,9 +75,10 @@ class RISE(Method):
             yield torch.stack([self._mask(x.shape[2:], random) for _ in range(count)]).to(x)
 
     def _mask(self, space: torch.Size, random: torch.Generator) -> Tensor:
-        cell = [-(-side // self.cells) for side in space]  # pixels, rounded up
-        grid = (torch.rand(1, 1, *[self.cells] * len(space), generator=random) < self.probability).float()
-        size = [(self.cells + 1) * each for each in cell]
+        cells = self._cells(space)
+        cell = [-(-side // count) for side, count in zip(space, cells, strict=True)]  # pixels, rounded up
+        grid = (torch.rand(1, 1, *cells, generator=random) < self.probability).float()
+        size = [(count + 1) * each for count, each in zip(cells, cell, strict=True)]
         mask = F.interpolate(grid, size, mode="bilinear" if len(space) == 2 else "trilinear", align_corners=False)[0]
         for axis, (side, most) in enumerate(zip(space, cell, strict=True), start=1):
             mask = mask.narrow(axis, int(torch.randint(most, (), generator=random)), side)

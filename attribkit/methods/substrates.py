@@ -50,7 +50,7 @@ def inpainted(x: Images, holes: Tensor) -> Images:
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise InvalidInput(
-            f"Inpainting takes images (b, 1 or 3, h, w), got {tuple(x.shape)}: choose another substrate."
+            f"Inpainting takes images (b, 1 or 3, h, w), got {tuple(x.shape)}: use baseline='blur' or 'mean'."
         )
     filled = torch.stack(
         [_filled(image, hole) for image, hole in zip(x, holes.expand(len(x), -1, -1, -1), strict=True)]

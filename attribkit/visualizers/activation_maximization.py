@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from attribkit.core.axes import PerAxis, at_most, per_axis
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel, precise
 from attribkit.core.progress import tracked
@@ -19,6 +20,7 @@ from attribkit.visualizers.trajectory import Trajectory
 from attribkit.visualizers.transformations import RandomMovement
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
+_JITTER = 8  # pixels
 _STARTS = {"noise": 1.0, "zeros": 0.0}  # standard deviation of the first parameters
 
 
@@ -32,8 +34,8 @@ class ActivationMaximization(Visualizer):
     parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
     start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
-    jitter: int = 8  # pixels; the largest shift, scaling and turn of the image at the first step, fading to none
-    scale: float = 0.1  # share of its size
+    jitter: PerAxis | None = None  # pixels, the largest shift; None is 8, of clips and volumes at most 1/8 of each axis
+    scale: float = 0.1  # share of its size; like shift and turn the most at the first step, fading to none
     rotate: float = 8.0  # degrees
     l2: float = 0.0  # weight of the squared norm of the normalised image
     total_variation: float = 0.0  # weight of its total variation
@@ -55,7 +57,7 @@ class ActivationMaximization(Visualizer):
         for option in ("steps", "patience", "count", "blur_every", "learning_rate"):
             if not getattr(self, option) > 0:
                 raise InvalidInput(f"{option}={getattr(self, option)!r} must be above 0.")
-        for option in ("jitter", "scale", "rotate", "l2", "total_variation", "blur", "tolerance"):
+        for option in ("scale", "rotate", "l2", "total_variation", "blur", "tolerance"):
             if not getattr(self, option) >= 0:
                 raise InvalidInput(f"{option}={getattr(self, option)!r} must not be below 0.")
         if self.blur and self.parametrisation != "pixel":
@@ -65,7 +67,9 @@ class ActivationMaximization(Visualizer):
         unit = _repeated(unit, self.count)
         generator = torch.Generator().manual_seed(self.seed)
         canvas = self._canvas(model, blank, generator)
-        trajectory = self._ascend(model, unit, canvas, RandomMovement(self.jitter, self.scale, self.rotate, generator))
+        space = tuple(blank.shape[2:])
+        jitter = at_most(_JITTER, 8, space) if self.jitter is None else per_axis("jitter", self.jitter, space, least=0)
+        trajectory = self._ascend(model, unit, canvas, RandomMovement(jitter, self.scale, self.rotate, generator))
         if still := trajectory.unmoved():
             model.note(f"the gradient was zero at every step for images {still}: they show where they began, no unit")
         images = canvas.images().detach().to(blank.dtype)

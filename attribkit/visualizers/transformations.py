@@ -19,7 +19,7 @@ class RandomMovement:
     Volumes are turned in the plane of their last two axes.
     """
 
-    jitter: int  # largest shift along each axis, in whole pixels
+    jitter: int | tuple[int, ...]  # largest shift along every axis, or along each, in whole pixels
     scale: float  # largest share by which an image grows or shrinks
     rotate: float  # largest angle, in degrees
     generator: torch.Generator
@@ -27,14 +27,14 @@ class RandomMovement:
     def faded(self, strength: float) -> "RandomMovement":
         """The same, by a share of its extent, 0 to 1."""
         share = {
-            "jitter": round(strength * self.jitter),
+            "jitter": tuple(round(strength * most) for most in self._most()),
             "scale": strength * self.scale,
             "rotate": strength * self.rotate,
         }
         return replace(self, **share)  # type: ignore[arg-type]
 
     def __call__(self, images: Images) -> Images:
-        if not (self.jitter or self.scale or self.rotate):
+        if not (any(self._most()) or self.scale or self.rotate):
             return images
         if images.ndim not in (4, 5):
             raise InvalidInput(
@@ -51,10 +51,17 @@ class RandomMovement:
         matrices[:, 0, 0], matrices[:, 0, 1] = angle.cos(), -angle.sin()
         matrices[:, 1, 0], matrices[:, 1, 1] = angle.sin(), angle.cos()
         matrices /= (1 + self.scale * self._uniform(count))[:, None, None]
-        shift = torch.randint(-self.jitter, self.jitter + 1, (count, axes, 1), generator=self.generator)
+        most = torch.tensor((self._most() * axes)[:axes])[:, None]
+        largest = int(most.max())
+        shift = torch.randint(-largest, largest + 1, (count, axes, 1), generator=self.generator)
+        shift = (shift * most / max(1, largest)).round()  # one draw for all axes
         half = torch.tensor(images.shape[:1:-1], dtype=torch.float64) / 2  # pixels from the centre to the border
         matrices = matrices * half / half[:, None]
         return torch.cat([matrices, shift / half[:, None]], dim=2).to(images)
+
+    def _most(self) -> tuple[int, ...]:
+        """The largest shifts: one for every axis, or one for each."""
+        return self.jitter if isinstance(self.jitter, tuple) else (self.jitter,)
 
     def _uniform(self, count: int) -> Tensor:
         """Numbers between -1 and 1."""

@@ -1,0 +1,103 @@
+"""Draw the pictures of docs/video_and_volumes.md: tiny models of generated clips and volumes, trained here.
+
+python benchmarks/video_pictures.py    # some minutes on one core
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from numpy.random import Generator
+from PIL import Image
+from torch import Tensor, nn
+
+from attribkit import Explainer
+from attribkit.figures import mosaic, strip
+
+PICTURES = Path(__file__).parents[1] / "docs" / "images" / "space"
+STEPS, BATCH = 400, 32
+CLIP, VOLUME = (12, 48, 48), (24, 48, 48)
+WAYS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # right, left, down, up
+METHODS = ("gradcam", "guided_backprop", "occlusion")
+Drawn = tuple[np.ndarray, int]  # values 0 to 1, and the class
+
+
+def main() -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    explainer, x = trained(clip, len(WAYS))
+    options = {"occlusion": {"patch": (3, 12, 12), "stride": (1, 4, 4)}}
+    save(strip([explainer.attribute(x[:1], each, **options.get(each, {})) for each in METHODS], frames=6), "clip.jpg")
+    explainer, x = trained(volume, 2)
+    save(mosaic(explainer.attribute(x[:1], "layercam"), slices=8, columns=4), "volume.jpg")
+
+
+def clip(random: Generator) -> Drawn:
+    """Two discs, one of which moves; the class is where to."""
+    way = int(random.integers(len(WAYS)))
+    still, start = random.uniform(8, 40, 2), random.uniform(16, 32, 2)
+    down, right = np.mgrid[: CLIP[1], : CLIP[2]]
+    frames = np.zeros(CLIP)
+    for t, frame in enumerate(frames):
+        for centre in (still, start + 2.0 * (t - CLIP[0] / 2) * np.array(WAYS[way])):
+            frame[(down - centre[0]) ** 2 + (right - centre[1]) ** 2 < 16] = 1
+    return 0.2 + 0.6 * frames + random.normal(0, 0.05, CLIP), way
+
+
+def volume(random: Generator) -> Drawn:
+    """A solid ball or a hollow one, among small solid ones, in a large body."""
+    hollow = int(random.integers(2))
+    places = np.stack(np.mgrid[: VOLUME[0], : VOLUME[1], : VOLUME[2]], -1).astype(float)
+    body = (((places - np.array(VOLUME) / 2) / (np.array(VOLUME) * 0.45)) ** 2).sum(-1) < 1
+    values = 0.1 + 0.3 * body
+    distance = np.linalg.norm(places - random.uniform((8, 14, 14), (16, 34, 34)), axis=-1)
+    values[(distance < 6) & ~((distance < 4) & bool(hollow))] = 0.8
+    for _ in range(3):
+        values[np.linalg.norm(places - random.uniform((6, 12, 12), (18, 36, 36)), axis=-1) < 2] = 0.8
+    return values + random.normal(0, 0.05, VOLUME), hollow
+
+
+def trained(draw: Callable[[Generator], Drawn], classes: int) -> tuple[Explainer, Tensor]:
+    """A small model of what is drawn, and examples that it was not trained on."""
+    torch.manual_seed(0)
+    random, stride = np.random.default_rng(0), 2 if draw is volume else (1, 2, 2)
+    model = nn.Sequential(
+        *(nn.Conv3d(1, 12, 3, stride, 1, bias=False), nn.BatchNorm3d(12), nn.ReLU()),
+        *(nn.Conv3d(12, 24, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(24), nn.ReLU()),
+        *(nn.Conv3d(24, 32, 3, 1, 1, bias=False), nn.BatchNorm3d(32), nn.ReLU()),
+        *(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, classes)),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
+    for step in range(STEPS):
+        x, labels = batch(draw, random)
+        loss = F.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"{draw.__name__} step {step}: loss {loss.item():.3f}", flush=True)
+    x, labels = batch(draw, np.random.default_rng(1), 100)
+    right = model.eval()(x).argmax(1) == labels
+    print(f"{draw.__name__}: {right.float().mean():.0%} of 100 that it was not trained on", flush=True)
+    return Explainer(model), x[right]
+
+
+def batch(draw: Callable[[Generator], Drawn], random: Generator, count: int = BATCH) -> tuple[Tensor, Tensor]:
+    drawn = [draw(random) for _ in range(count)]
+    values = torch.tensor(np.stack([each for each, _ in drawn]), dtype=torch.float32)[:, None]
+    return (values - 0.3) / 0.2, torch.tensor([label for _, label in drawn])
+
+
+def save(figure: Figure, name: str) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    Image.open(buffer).convert("RGB").save(PICTURES / name, quality=80, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
