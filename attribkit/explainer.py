@@ -210,16 +210,19 @@ class Explainer:
         """
         return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer)
 
-    def attention(self, x: Images) -> AttentionLayers:
+    def attention(self, x: Images, inputs: Mapping[str, Any] | None = None) -> AttentionLayers:
         """The attention weights of every layer, in execution order, and where on the image its queries and keys are.
 
         Each layer has its `name`, `weights` (b, heads, queries, keys), `of(query)`, where a query looks, and
         `received()`, both (b, heads, *grid). Fused kernels are seen too, windows are put back where they are on the
-        image, and `notes` tells what is not shown. Raises UnsupportedModel where there is no attention between tokens.
+        image, and `notes` tells what is not shown. inputs: as for `attribute`. Raises UnsupportedModel where there is
+        no attention between tokens.
         """
         check_images(x, self.model)
+        more = self._inputs(inputs, x)
         with frozen(self.model.module):
-            return self.model.explaining(x).attention(x)
+            x = x.detach().clone()
+            return self.model.explaining(x, more).attention(x)
 
     def attention_gates(self, x: Images) -> list[Gate]:
         """The gates of attention modules (SE, CBAM ...) in the order of the forward; an empty list if there are none.

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from coverage_checks import Cell, checked, flipped
-from coverage_models import Architecture, architectures, with_a_head_that_speaks
+from coverage_models import Architecture, architectures, lively
 from coverage_page import write_page
-from environment import RESULTS
+from environment import RESULTS, told_environment
 
 from attribkit import AttribkitError, Explainer
 
@@ -64,7 +64,7 @@ def main() -> None:
             _print(architecture, rows)
             _append(path, rows)
     if path and not arguments.all:
-        write_page(path)
+        write_page(path, told_environment(("torch", "torchvision", "timm")))
 
 
 def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]:
@@ -72,8 +72,9 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     torch.manual_seed(0)
     about: dict[str, Any] = {column: getattr(architecture, column, "") for column in ("library", "family")}
     about["architecture"] = architecture.name
-    model = with_a_head_that_speaks(architecture.make()).to(device)
-    x = torch.randn(1, *architecture.size(model), device=device)
+    model = architecture.make()
+    size = architecture.size(model)
+    model, x = lively(model, size).to(device), torch.randn(1, *size, device=device)
     about |= {"parameters": sum(each.numel() for each in model.parameters()), "input": "x".join(map(str, x.shape[1:]))}
     try:
         explainer = Explainer(model)
@@ -84,7 +85,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     options = {"integrated_gradients": {"steps": 8}, "occlusion": {"patch": patch, "stride": patch}}
     for method in METHODS:
         start = time.perf_counter()
-        cell = checked(explainer, x, architecture.target(), method, options.get(method, {}))
+        cell = checked(explainer, x, method, options.get(method, {}) | architecture.question(x))
         yield about | {"method": method} | asdict(cell) | {"seconds": round(time.perf_counter() - start, 1)}
     for method, asymmetry in flipped(model, x, _FLIPPED).items():
         status = "ok" if asymmetry < 1e-4 else "wrong"

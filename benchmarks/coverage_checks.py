@@ -25,12 +25,12 @@ class Cell:
     text: str = ""  # of a refusal, or what is wrong
 
 
-def checked(explainer: Explainer, x: Tensor, target: Any, method: str, options: dict[str, Any]) -> Cell:
-    """Explain an image, and look for what is wrong with the answer."""
+def checked(explainer: Explainer, x: Tensor, method: str, options: dict[str, Any]) -> Cell:
+    """Explain an image, and look for what is wrong with the answer; options: the method's, target and inputs."""
     model = explainer.model.module
     before = _fingerprint(model)
     try:
-        attribution = _not_all_zero(explainer, x, target, method, options)
+        attribution = _not_all_zero(explainer, x, method, options)
     except AttribkitError as error:
         return Cell("refused", text=str(error))
     except Exception as error:
@@ -69,10 +69,10 @@ def flipped(model: nn.Module, x: Tensor, methods: tuple[str, ...]) -> dict[str, 
     return {}
 
 
-def _not_all_zero(explainer: Explainer, x: Tensor, target: Any, method: str, options: dict[str, Any]) -> Attribution:
-    """The attribution of the target, or of the next classes where it is zero everywhere, as CAMs may be."""
-    attribution = explainer.attribute(x, method, target=target, **options)
-    if target is not None or method not in OF_LAYERS:
+def _not_all_zero(explainer: Explainer, x: Tensor, method: str, options: dict[str, Any]) -> Attribution:
+    """The attribution of the predicted class, or of others where that is zero everywhere, as CAMs may be."""
+    attribution = explainer.attribute(x, method, **options)
+    if "target" in options or method not in OF_LAYERS:
         return attribution
     for other in range(_CLASSES):
         if attribution.scores.any():

@@ -13,6 +13,8 @@ import torchvision
 from environment import RESULTS
 from torch import nn
 
+from attribkit import Box, Region
+
 _SURVEY = RESULTS / "timm_architectures.json"
 _GROUPS = {  # of torchvision's builders: where they are, and the images that they take
     "classification": (torchvision.models, (3, 224, 224)),
@@ -28,7 +30,7 @@ _SIZES = {
     "swin3d": (3, 16, 224, 224),
     "s3d": (3, 16, 224, 224),
 }
-_TARGETS: dict[str, Any] = {}
+_SCORED = ("fasterrcnn", "keypointrcnn", "maskrcnn")  # detectors that name their threshold box_score_thresh
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,15 @@ class Architecture:
         special = [size for prefix, size in _SIZES.items() if self.name.startswith(prefix)]
         return special[0] if special else _GROUPS[self.family][1]
 
-    def target(self) -> Any:
-        """What is explained: the predicted class, or what such a model has instead."""
-        return _TARGETS.get(self.family)
+    def question(self, x: torch.Tensor) -> dict[str, Any]:
+        """What is explained of the images: the predicted class, or what such a model has instead."""
+        if self.family == "segmentation":
+            return {"target": Region(1, torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device))}
+        if self.family == "detection":
+            return {"target": Box((0, 0, x.shape[-1], x.shape[-2]))}
+        if self.family == "optical_flow":
+            return {"target": _movement, "inputs": {"image2": x.roll(8, -1)}}
+        return {}
 
 
 def architectures(*, every: bool) -> Iterator[Architecture]:
@@ -73,13 +81,28 @@ def survey() -> dict[str, dict[str, tuple[int, int]]]:
     return survey()
 
 
-def with_a_head_that_speaks(model: nn.Module) -> nn.Module:
-    """The model with linear layers of zeros, as some heads are born, given small random weights."""
+def lively(model: nn.Module, size: tuple[int, ...]) -> nn.Module:
+    """The model with random weights that carry a signal from the image to the score.
+
+    Layers of zeros, as some heads and residual branches are born, get small weights, and batch norms the statistics of
+    noise, without which the signal of a deep random network dies out.
+    """
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Linear | nn.Conv2d) and isinstance(weight, torch.Tensor) and not weight.any():
             nn.init.trunc_normal_(weight, std=0.02)
-    return model
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        try:
+            with torch.no_grad():
+                model(torch.randn(2, *size))
+        except (TypeError, ValueError, RuntimeError):  # several inputs, or one value a channel: it stays as it is
+            pass
+    return model.train()
 
 
 def _told(name: str) -> tuple[int, int]:
@@ -88,10 +111,19 @@ def _told(name: str) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), model.num_classes or 0
 
 
+def _movement(flows: list[torch.Tensor]) -> torch.Tensor:
+    """How much an optical flow (b, 2, h, w), the last of its refinements, moves."""
+    return flows[-1].square().mean((1, 2, 3))
+
+
 def _built(name: str) -> nn.Module:
     options: dict[str, Any] = {"weights": None}
     if any(name in torchvision.models.list_models(module=_GROUPS[group][0]) for group in ("segmentation", "detection")):
         options["weights_backbone"] = None
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        scored = "box_score_thresh" if name.startswith(_SCORED) else "score_thresh"
+        options[scored] = 0.0  # at random weights no detection is sure of itself
+        options |= {} if name.startswith("ssd") else {"min_size": 320, "max_size": 320}
     if name.startswith("quantized_"):
         options["quantize"] = True
     if name in ("googlenet", "inception_v3"):

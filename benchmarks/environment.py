@@ -21,6 +21,13 @@ def save(name: str, result: dict[str, Any], packages: Iterable[str] = ("torch", 
     print(f"written to {path.relative_to(Path(__file__).parents[1])}")
 
 
+def told_environment(packages: Iterable[str]) -> str:
+    """The same in a line, for a page."""
+    measured = environment(packages)
+    versions = ", ".join(f"{name} {version}" for name, version in measured["packages"].items())
+    return f"{measured['date']}, commit {measured['commit']}, {versions}, {measured['gpu'] or 'CPU'}"
+
+
 def environment(packages: Iterable[str]) -> dict[str, Any]:
     """Commit (with + where files differ from it), versions and hardware."""
     return {

@@ -305,7 +305,7 @@ def hiera():
 
 
 def sam():
-    return timm.create_model("samvit_base_patch16", window_size=3, global_attn_indexes=(1,), **SMALL)
+    return timm.create_model("samvit_base_patch16", window_size=3, neck_chans=16, global_attn_indexes=(1,), **SMALL)
 
 
 def halos():
@@ -378,6 +378,55 @@ def test_places_and_queries_of_a_layer():
     for query in (1, (4, 0), (0,), (0, 0, 0), -1):
         with pytest.raises(AttribkitError, match=r"no token .*there are 1 prefix \+ 4x4"):
             layer.of(query)
+
+
+class Sorted(nn.Module):
+    """Tokens in the order of their brightness, as models that choose tokens have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attn = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        order = tokens[..., :1].argsort(1).expand(tokens.shape)
+        tokens = tokens.gather(1, order)
+        return self.attn(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+def test_tokens_that_differ_from_image_to_image_are_no_batch():
+    model, x = Sorted().eval(), torch.randn(2, 3, 8, 12)
+    with pytest.raises(AttribkitError, match=r"that of attn is of another kind, or its tokens' place"):
+        Explainer(model).attention(x)
+    with pytest.raises(AttribkitError, match=r"others for other images.*one image at a time"):
+        Explainer(model, batch_size=1).attention(x)
+    (layer,) = Explainer(model).attention(x[:1])
+    tokens = model.patches(x[:1]).flatten(2).transpose(1, 2)
+    _, expected = model.attn(tokens, tokens, tokens, average_attn_weights=False)
+    torch.testing.assert_close(layer.weights, expected.detach())  # on the image, the order is undone
+
+
+class Prompted(nn.Module):
+    """The patches of an image beside words, each image with its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attn = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x, words):
+        tokens = torch.cat([words, self.patches(x).flatten(2).transpose(1, 2)], 1)
+        return self.attn(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+def test_words_beside_an_image_are_tokens_without_a_place():
+    torch.manual_seed(0)
+    model, x, words = Prompted().eval(), torch.randn(3, 3, 8, 12), torch.randn(3, 2, 8)
+    for batch_size in ("auto", 2):
+        (layer,) = Explainer(model, batch_size=batch_size).attention(x, {"words": words})
+        assert str(layer.keys) == "2 prefix + 2x3"
+        tokens = torch.cat([words, model.patches(x).flatten(2).transpose(1, 2)], 1)
+        _, expected = model.attn(tokens, tokens, tokens, average_attn_weights=False)
+        torch.testing.assert_close(layer.weights, expected.detach())
 
 
 def test_half_precision_is_shown_in_float32():
@@ -464,6 +513,14 @@ def test_dropout_that_a_fused_call_asks_for_is_behind_what_is_seen():
     kept = result != 0
     assert 0.2 < kept.float().mean() < 0.8
     torch.testing.assert_close(result[kept], 2 * weights[kept])
+
+
+def test_autocast_rounds_no_weights():
+    q, k, v = tensors(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        result, (weights,) = opened(lambda: F.scaled_dot_product_attention(q, k, v))
+        torch.testing.assert_close(result, F.scaled_dot_product_attention(q, k, v), rtol=0, atol=0.03)
+    torch.testing.assert_close(weights, (q @ k.mT / 2).softmax(-1))
 
 
 MULTI_HEAD = {

@@ -163,6 +163,16 @@ def test_a_class_tokens_product_with_patches_has_their_places_in_its_columns():
     assert places.of(mixed).columns is None
 
 
+def test_a_product_at_each_place_has_no_columns():
+    """As lambda layers multiply a query by a matrix of its own place."""
+    x = image()
+    with places_followed(x) as places:
+        tokens = x.flatten(2).transpose(1, 2)
+        found = tokens.unsqueeze(2) @ tokens.unsqueeze(2).expand(-1, -1, 2, -1)
+    assert places.of(found).columns is None
+    assert torch.equal(places.of(found).rows[1][:, :, 0], places.of(tokens).rows[1])
+
+
 def test_sums_over_a_narrow_axis_have_the_outputs_shape():
     x = image()
     with places_followed(x) as places:

@@ -82,7 +82,8 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         # In float32 at least, as fused kernels do it: weights that differ little would be equal in half precision.
         exact = torch.promote_types(query.dtype, torch.float32)
         factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-        logits = (query.to(exact) * factor) @ key.to(exact).transpose(-2, -1)
+        with torch.autocast(query.device.type, enabled=False):
+            logits = (query.to(exact) * factor) @ key.to(exact).transpose(-2, -1)
         if mask is None:
             return self.see(logits.softmax(-1), True)
         logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -122,17 +122,11 @@ def _in_order(numbers: Tensor) -> bool:
     return bool((numbers[0] == torch.arange(numbers.shape[1], device=numbers.device)).all())
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A layer of attention while the model runs."""
+class Found(NamedTuple):
+    """A layer of attention, found while the model runs."""
 
     name: str
     arrangement: Arrangement
-    kept: Tensor
-
-    def layer(self, windows: Windows) -> AttentionLayer:
-        """The layer, with these for its weights."""
-        return AttentionLayer(self.name, windows, self.arrangement.queries, self.arrangement.keys)
 
 
 class AttentionFollowed:
@@ -145,6 +139,7 @@ class AttentionFollowed:
     def __init__(self, keep: Callable[[Weights, Arrangement], tuple[Weights, Tensor]]) -> None:
         self.found: list[Found] = []
         self._keep = keep
+        self._kept: list[Tensor] = []
         self._left_out: list[str] = []
         self._gathering = gathering_watched()
         self._modules: list[str] = []
@@ -165,32 +160,26 @@ class AttentionFollowed:
                     return weights
                 weights, kept = self._keep(weights, arrangement)
                 self._gathering.watch(weights, len(self.found))
-                self.found.append(Found(name, arrangement, kept))
+                self.found.append(Found(name, arrangement))
+                self._kept.append(kept)
                 return weights
 
             with attention_seen(see):
                 yield
 
-    def layers(self, windows: Sequence[Tensor]) -> AttentionLayers:
-        """The layers with these (b, windows, heads, queries, keys) for their weights.
+    def taken(self) -> list[Tensor]:
+        """What was kept of each layer's weights; held here no longer."""
+        kept, self._kept = self._kept, []
+        return kept
 
-        Raises UnsupportedModel where there is none.
-        """
-        if not windows:
-            other = (
-                f" (that of {listed(self._unseen())} is of another kind, or its tokens' place on the image was lost)"
-                if self._unseen()
-                else ""
-            )
-            raise UnsupportedModel(
-                f"No attention between tokens was seen in this model{other}: use gradcam, or attention_gates for the "
-                "gates of attention modules inside a CNN."
-            )
-        changed = [each.name for i, each in enumerate(self.found) if i not in self._gathering.gathering]
-        layers = tuple(found.layer(each) for found, each in zip(self.found, windows, strict=True))
-        return AttentionLayers(layers, self._unseen(), tuple(dict.fromkeys(changed)))
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The layers whose weights the model changed before it gathered values with them."""
+        direct = self._gathering.gathering
+        return tuple(dict.fromkeys(each.name for i, each in enumerate(self.found) if i not in direct))
 
-    def _unseen(self) -> tuple[str, ...]:
+    @property
+    def left_out(self) -> tuple[str, ...]:
         """The modules whose weights are not shown: closed to us, or not between tokens."""
         seen = [each.name for each in self.found]
         blind = [
@@ -199,3 +188,36 @@ class AttentionFollowed:
             if not any(other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in seen)
         ]
         return tuple(dict.fromkeys(self._left_out + blind))
+
+
+def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor]) -> AttentionLayers:
+    """The layers that were found in each part of a batch, with these (b, windows, heads, queries, keys) of all of it.
+
+    Raises UnsupportedModel where there is none, and where the parts differ.
+    """
+    first = parts[0]
+    if not windows:
+        kind = "is of another kind, or its tokens' place on the image was lost"
+        other = f" (that of {listed(first.left_out)} {kind})" if first.left_out else ""
+        raise UnsupportedModel(
+            f"No attention between tokens was seen in this model{other}: use gradcam, or attention_gates for the gates "
+            "of attention modules inside a CNN."
+        )
+    if not all(_alike(one, other) for part in parts[1:] for one, other in zip(first.found, part.found, strict=True)):
+        raise UnsupportedModel(
+            "The tokens of this model's attention are others for other images, so that their weights make no batch: "
+            "give one image at a time."
+        )
+    layers = (
+        AttentionLayer(found.name, each, found.arrangement.queries, found.arrangement.keys)
+        for found, each in zip(first.found, windows, strict=True)
+    )
+    return AttentionLayers(tuple(layers), first.left_out, first.changed)
+
+
+def _alike(one: Found, other: Found) -> bool:
+    """Whether a layer's tokens are the same cells in two forwards."""
+    pairs = ((each.arrangement.queries, each.arrangement.keys) for each in (one, other))
+    return all(
+        some.grid == others.grid and torch.equal(some.cells, others.cells) for some, others in zip(*pairs, strict=True)
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attribkit.core.arrangement import Arrangement, Windows
 from attribkit.core.attention import Weights
-from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers
+from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers, joined_layers
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
@@ -234,43 +234,43 @@ class HookedModel:
         fuse: what is kept of each layer's weights (b, windows, heads, queries, keys), at once, so that only that takes
         memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
         """
-        followed: list[AttentionFollowed] = []
+        parts: list[AttentionFollowed] = []
         forward = self._forward(x, target) if target else self
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            followed[:] = [AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))]
-            with torch.no_grad(), followed[0].following(self.module, part):
+            followed = AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))
+            with torch.no_grad(), followed.following(self.module, part):
                 returned = forward(part)
             for question in questions:
                 question(returned)  # so that the predicted classes are known
-            return [each.kept for each in followed[0].found]
+            parts.append(followed)
+            return followed.taken()
 
         windows = self._in_chunks(run, x, [target] if target else [])
-        return followed[0].layers(windows)
+        return joined_layers(parts, windows)
 
     def attention_and_gradient(
         self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Tensor]
     ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
-        followed: list[AttentionFollowed] = []
+        parts: list[AttentionFollowed] = []
         forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            followed[:] = [AttentionFollowed(_as_leaf)]
-            with followed[0].following(self.module, part):
+            followed = AttentionFollowed(_as_leaf)
+            with followed.following(self.module, part):
                 returned = forward(part)
-            found = followed[0].found
-            if not found:
-                return []
-            weights = [each.kept for each in found]
-            gradients = gradients_of(questions[0](returned), weights, [each.name for each in found], keep=False)
+            weights, found = followed.taken(), followed.found
+            score = questions[0](returned)
+            gradients = gradients_of(score, weights, [each.name for each in found], keep=False) if found else []
+            parts.append(followed)
             return [
-                fuse(precise(each.arrangement(each.kept.detach())), precise(each.arrangement(gradient)))
-                for each, gradient in zip(found, gradients, strict=True)
+                fuse(precise(each.arrangement(w.detach())), precise(each.arrangement(gradient)))
+                for each, w, gradient in zip(found, weights, gradients, strict=True)
             ]
 
         windows = self._in_chunks(run, x, [target])
-        return followed[0].layers(windows)
+        return joined_layers(parts, windows)
 
     def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
         """The queries whose last attention the score reads: the class token, say, or those that are averaged."""

@@ -242,10 +242,15 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
 
 
 def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bool) -> Places | None:
-    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's."""
+    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's.
+
+    Columns that are several and all at one place are no keys.
+    """
+    several = columns is not None and columns[0].shape[-1] > 1
+    keys = None if several and columns and _constant(columns, -1, columns[0]) else columns
     if rows is None:
-        return Places(columns, columns if followed else None) if columns else None
-    return Places(rows, columns)
+        return Places(columns, keys if followed else None) if columns else None
+    return Places(rows, keys)
 
 
 def _attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
@@ -302,15 +307,16 @@ def _same(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
-    """A coordinate, (b, d, *space), on a coarser or finer grid over the same space."""
-    if any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True)):
-        for axis, cells in enumerate(size, start=2):
-            coordinate = _enlarged(coordinate, axis, cells)
-        return coordinate
+    """A coordinate, (b, d, *space), at the centres of a coarser or finer grid over the same space."""
     if tuple(coordinate.shape[2:]) == tuple(size):
         return coordinate
-    placed = ~coordinate.isnan()  # padding does not count
-    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")
+    placed = ~coordinate.isnan()
+    enlarged = any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True))
+    if enlarged or bool(placed.all()):
+        for axis, cells in enumerate(size, start=2):
+            coordinate = _resampled(coordinate, axis, cells)
+        return coordinate
+    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")  # padding does not count
     return total / F.interpolate(placed.float(), tuple(size), mode="area")
 
 
@@ -330,7 +336,7 @@ def _without_border(coordinates: Coordinates, kernel: Any, stride: Any, size: tu
     return coordinates
 
 
-def _enlarged(coordinate: Tensor, axis: int, cells: int) -> Tensor:
+def _resampled(coordinate: Tensor, axis: int, cells: int) -> Tensor:
     """Linear between the cells along an axis, and beyond the outermost of them."""
     old = coordinate.shape[axis]
     if old < 2:
