@@ -19,7 +19,7 @@ from attribkit import Explainer
 from attribkit.figures import mosaic, strip
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "space"
-STEPS, BATCH = 400, 32
+STEPS, BATCH = 250, 32
 CLIP, VOLUME = (12, 48, 48), (24, 48, 48)
 WAYS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # right, left, down, up
 METHODS = ("gradcam", "guided_backprop", "occlusion")
@@ -36,15 +36,16 @@ def main() -> None:
 
 
 def clip(random: Generator) -> Drawn:
-    """Two discs, one of which moves; the class is where to."""
+    """Two discs, one of which moves past the other; the class is where to."""
     way = int(random.integers(len(WAYS)))
-    still, start = random.uniform(8, 40, 2), random.uniform(16, 32, 2)
+    middle = random.uniform(19, 29, 2)
+    still = middle + random.choice((-14, 14)) * np.array(WAYS[way][::-1]) + random.uniform(-4, 4, 2)
     down, right = np.mgrid[: CLIP[1], : CLIP[2]]
     frames = np.zeros(CLIP)
     for t, frame in enumerate(frames):
-        for centre in (still, start + 2.0 * (t - CLIP[0] / 2) * np.array(WAYS[way])):
+        for centre in (still, middle + 2.0 * (t - CLIP[0] / 2) * np.array(WAYS[way])):
             frame[(down - centre[0]) ** 2 + (right - centre[1]) ** 2 < 16] = 1
-    return 0.2 + 0.6 * frames + random.normal(0, 0.05, CLIP), way
+    return 0.2 + 0.6 * frames + random.normal(0, 0.03, CLIP), way
 
 
 def volume(random: Generator) -> Drawn:
@@ -95,8 +96,8 @@ def batch(draw: Callable[[Generator], Drawn], random: Generator, count: int = BA
 
 def save(figure: Figure, name: str) -> None:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    Image.open(buffer).convert("RGB").save(PICTURES / name, quality=80, optimize=True)
+    figure.savefig(buffer, format="png", dpi=100)
+    Image.open(buffer).convert("RGB").save(PICTURES / name, quality=75, optimize=True)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,16 @@ def test_a_blur_along_a_short_axis_keeps_what_is_even(length):
     torch.testing.assert_close(substrate(turned.flip(2), "blur"), substrate(turned, "blur").flip(2))
 
 
+def test_metrics_and_checks_of_clips(one_frame):
+    model, clips = one_frame
+    explainer, mask = Explainer(model), torch.zeros(2, 8, 16, 16, dtype=torch.bool)
+    mask[:, FRAME] = True
+    attribution = explainer.attribute(clips, "input_x_gradient", target=0)
+    assert explainer.evaluate(attribution, "pointing_game", mask=mask).tolist() == [1, 1]
+    assert explainer.evaluate(attribution, "relevance_mass", mask=mask).tolist() == [1, 1]
+    assert explainer.check(clips) == []
+
+
 def test_a_heatmap_is_resized_along_all_three_axes():
     ramps = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"))
     scores = (ramps * torch.tensor([100.0, 10.0, 1.0])[:, None, None, None]).sum(0)[None, None]
@@ -450,21 +460,33 @@ def test_explain_a_clip(ball, tmp_path):
         assert arrays["label"].tolist() == ["archery"]
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """Any model of torchvision is a single convolution, quickly made."""
+
+    def made(name, weights):
+        return nn.Sequential(nn.Conv3d(3, 400, 3, 4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+
+    monkeypatch.setattr(models, "get_model", made)
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("ending", ["png", "gif"])
 def test_explain_a_clip_as_a_picture(ball, tmp_path, ending):
     path = tmp_path / f"out.{ending}"
-    run(ball, *R3D, "--frames", 2, "--method", "gradcam", "--method", "input_norm", "-o", path)
+    run(ball, *R3D, "--frames", 3, "--method", "saliency", "--method", "input_norm", "-o", path)
     with Image.open(path) as picture:
-        assert getattr(picture, "n_frames", 1) == (2 if ending == "gif" else 1)
+        assert getattr(picture, "n_frames", 1) == (3 if ending == "gif" else 1)
         width, height = picture.size
         assert width == 3 * 224 + 2 * 4 if ending == "gif" else width > height / 2
 
 
+@pytest.mark.usefixtures("tiny")
 def test_explain_a_clip_as_a_clip(ball, tmp_path):
-    run(ball, *R3D, "--frames", 2, "--top", 2, "--method", "input_norm", "-o", tmp_path / "out.mp4")
-    clip = read_clip(tmp_path / "out.mp4", 2)
-    assert clip.length == 2
-    assert clip.frames.shape == (2, 2 * 224 + 4, 2 * 224 + 4, 3)
+    run(ball, *R3D, "--frames", 3, "--top", 2, "--method", "input_norm", "-o", tmp_path / "out.mp4")
+    clip = read_clip(tmp_path / "out.mp4", 3)
+    assert clip.length == 3
+    assert clip.frames.shape == (3, 2 * 224 + 4, 2 * 224 + 4, 3)
     assert clip.rate == pytest.approx(2)  # no slower, to be watched
 
 
