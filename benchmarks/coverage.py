@@ -15,7 +15,9 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ def main() -> None:
         "--only", nargs="+", default=[], metavar="WORD", help="those with one of the words in their names"
     )
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     arguments = parser.parse_args()
     name = "coverage_all" if arguments.all else "coverage"
@@ -57,10 +60,13 @@ def main() -> None:
     done = _done(path) if arguments.resume and path else set()
     if path and not done:
         path.write_text(",".join(_COLUMNS) + "\n")
-    for architecture in architectures(every=arguments.all):
-        wanted = not arguments.only or any(word in architecture.name for word in arguments.only)
-        if wanted and architecture.name not in done:
-            rows = _apart(architecture, arguments.device)
+    wanted = [
+        each
+        for each in architectures(every=arguments.all)
+        if each.name not in done and (not arguments.only or any(word in each.name for word in arguments.only))
+    ]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for architecture, rows in zip(wanted, pool.map(partial(_apart, device=arguments.device), wanted), strict=True):
             _print(architecture, rows)
             _append(path, rows)
     if path and not arguments.all:

@@ -285,3 +285,18 @@ def test_a_first_convolution_that_was_exchanged():
     model = timm.create_model("resnet18").eval()
     model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3)
     assert Explainer(model).attribute(torch.randn(1, 1, 64, 64)).scores.shape == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("layer", [None, "early"])
+def test_choosing_the_layer_costs_one_forward_once(name, layer):
+    model, x, ran = make(name), torch.randn(1, 3, 224, 224), []
+    model.register_forward_hook(lambda *_: ran.append(1))
+    explainer, options = Explainer(model), {"layer": EARLY[name]} if layer else {}
+    forwards = []
+    for method in ("gradcam", "gradcam", "layercam"):
+        explainer.attribute(x, method, **options)
+        forwards.append(len(ran))
+        ran.clear()
+    assert forwards[0] <= 2
+    assert forwards[1:] == [1, 1]

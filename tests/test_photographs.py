@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attribkit import Explainer, load_model, registry
 from attribkit.core.errors import UnsupportedModel
@@ -45,6 +47,36 @@ def test_the_dog_and_the_cat(loaded, assets):
     assert not inside(dog, CAT), f"the dog's maximum is at {dog}"
     assert inside(cat, CAT), f"the cat's maximum is at {cat}"
     assert not inside(cat, DOG), f"the cat's maximum is at {cat}"
+
+
+def objects_that_are_seen(explainer, preprocess, folder):
+    """Image, class and mask of each object of which the model is sure enough, at the size that the model sees."""
+    for record in json.loads((folder / "annotations.json").read_text()):
+        image = read_image(folder / "images" / record["file_name"])
+        masks = np.asarray(Image.open(folder / "masks" / record["file_name"].replace(".jpg", ".png")))
+        x = preprocess(image)[None]
+        with torch.no_grad():
+            probabilities = explainer.model.module.eval()(x).softmax(1)[0]
+        for found in record["objects"]:
+            own = probabilities[found["imagenet"]]
+            if float(own.sum()) > 0.1:
+                mask = Image.fromarray(np.uint8(255) * (masks == found["mask_value"])).convert("RGB")
+                seen = torch.from_numpy(preprocess.picture(mask)[..., 0] > 127)
+                yield x, found["imagenet"][int(own.argmax())], seen
+
+
+def test_gradcam_hits_the_masks_of_objects_in_scenes(loaded, assets):
+    explainer, preprocess = loaded
+    hits, centre, area = [], [], []
+    for x, target, mask in objects_that_are_seen(explainer, preprocess, assets / "coco_cc"):
+        heatmap = explainer.attribute(x, "gradcam", target=target).heatmap()[0]
+        hits.append(bool(mask.flatten()[heatmap.argmax()]))
+        centre.append(bool(mask[112, 112]))
+        area.append(float(mask.float().mean()))
+    shares = [f"{100 * sum(each) / len(each):.0f} %" for each in (hits, centre, area)]
+    print(f"{len(hits)} objects: Grad-CAM hits {shares[0]}, the centre {shares[1]}, a random point {shares[2]}")
+    assert len(hits) >= 12
+    assert sum(hits) >= 0.5 * len(hits)
 
 
 # Options and numbers of images for what would take hours: (options, images of MobileNetV2, images of ViT-Tiny).
