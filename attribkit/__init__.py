@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attribkit.core.attribution import Attribution
     from attribkit.core.boxes import Box
+    from attribkit.core.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.errors import AttribkitError
     from attribkit.core.inputs import Shared
     from attribkit.core.method import Method
@@ -13,13 +14,11 @@ if TYPE_CHECKING:
     from attribkit.core.model import HookedModel
     from attribkit.core.reading import Reads
     from attribkit.core.regions import Region
-    from attribkit.core.similarity import Similarity
     from attribkit.core.spec import ModelSpec
     from attribkit.core.targets import (
         ClassLogit,
         Contrast,
         Counterfactual,
-        EmbeddingNorm,
         MultiLabel,
         Probability,
         Target,
@@ -77,7 +76,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Contrast": "core.targets",
     "Counterfactual": "core.targets",
     "Direction": "core.units",
-    "EmbeddingNorm": "core.targets",
+    "EmbeddingNorm": "core.embeddings",
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
@@ -90,7 +89,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Reads": "core.reading",
     "Region": "core.regions",
     "Shared": "core.inputs",
-    "Similarity": "core.similarity",
+    "Similarity": "core.embeddings",
     "Target": "core.targets",
     "Unit": "core.units",
     "Visualization": "core.visualization",

@@ -185,6 +185,11 @@ def _device(explainer: Explainer) -> torch.device:
 
 
 def _probabilities(explainer: Explainer, x: Tensor) -> Tensor:
+    if explainer.model.spec.embeds:
+        raise InvalidInput(
+            "This model has no classes, it embeds: explain it in Python, by Explainer(model).attribute(x, "
+            "target=Similarity(to)) or without a target."
+        )
     with frozen(explainer.model.module), torch.no_grad():
         return class_scores(explainer.model(x)).softmax(1)
 

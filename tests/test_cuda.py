@@ -4,7 +4,20 @@ import pytest
 import torch
 from refusals import ANSWERING
 
-from attribkit import Explainer, load_model, registry, zoo
+from attribkit import (
+    Contrast,
+    EmbeddingNorm,
+    Explainer,
+    MultiLabel,
+    Probability,
+    Region,
+    Shared,
+    Similarity,
+    Unit,
+    load_model,
+    registry,
+    zoo,
+)
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
 
 pytestmark = [
@@ -37,3 +50,48 @@ def test_equals_the_cpu(method, model):
 @pytest.mark.parametrize("method", ["attention", "attention_rollout", "gradient_rollout"])
 def test_attention_equals_the_cpu(method):
     test_equals_the_cpu(registry.methods()[method](), "vit")
+
+
+TARGETS = {
+    "unit": Unit("3", 2, "centre"),
+    "labels": MultiLabel((1, 3)),
+    "each": [Contrast(1, 2), 3, Probability(4), None],
+    "similarity": Similarity(torch.ones(1, 3, 16, 16), layer="6"),
+    "norm": EmbeddingNorm(layer="4"),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion", "ablationcam"])
+def test_targets_equal_the_cpu(method, target):
+    _assert_equal_on_both(tiny_cnn(), method, target)
+
+
+@pytest.mark.parametrize("target", [Region(1), Region((0, 1, 2, 3), torch.eye(16, dtype=torch.bool).expand(4, 16, 16))])
+def test_regions_equal_the_cpu(target):
+    _assert_equal_on_both(torch.nn.Sequential(*list(tiny_cnn())[:5]), "saliency", target)
+
+
+def test_inputs_go_where_the_images_are():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = tiny_cnn()
+
+        def forward(self, x, scale, shift):
+            return self.body(x) * scale + shift
+
+    model, x, scale, shift = Scaled(), torch.randn(4, 3, 16, 16), torch.rand(4, 1), torch.randn(5)
+    expected = Explainer(model).attribute(x, "occlusion", inputs={"scale": scale, "shift": Shared(shift)})
+    inputs = {"scale": scale.cuda(), "shift": Shared(shift.cuda())}
+    found = Explainer(model.cuda()).attribute(x.cuda(), "occlusion", inputs=inputs)
+    torch.testing.assert_close(found.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-4)
+
+
+def _assert_equal_on_both(model, method, target):
+    torch.backends.cudnn.allow_tf32 = False
+    x = torch.randn(4, 3, 16, 16)
+    options = {"patch": 8, "stride": 8} if method == "occlusion" else {}
+    expected = Explainer(model).attribute(x, method, target=target, **options).scores
+    found = Explainer(model.cuda()).attribute(x.cuda(), method, target=target, **options).scores
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))

@@ -1,9 +1,12 @@
 """What may be given as a target, and what each scores."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import attribkit
 from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
 from attribkit.core.asked import as_target
 from attribkit.core.outputs import class_scores
@@ -125,3 +128,31 @@ def test_the_prediction_is_that_of_the_images_whatever_the_method_asks_about():
 
     model, x = tiny_cnn().eval(), torch.randn(6, 3, 16, 16)
     assert Explainer(model).attribute(x, Elsewhere()).target.index == tuple(model(x).argmax(1).tolist())
+
+
+def test_the_page_names_every_target():
+    page = (Path(__file__).parents[1] / "docs" / "targets.md").read_text()
+    public = [getattr(attribkit, name) for name in attribkit.__all__]
+    targets = [each for each in public if isinstance(each, type) and issubclass(each, attribkit.Target)]
+    for target in targets:
+        assert target.__name__ in ("Target", "ClassLogit", "LayerUnit") or f"`{target.__name__}(" in page
+
+
+def test_a_target_of_ones_own_may_be_asked_about_several_versions_at_once():
+    """As the page shows it."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Entropy(attribkit.Target):
+        def __call__(self, outputs):
+            return torch.distributions.Categorical(logits=outputs).entropy()
+
+        def repeated(self, times):
+            return self
+
+    x, options = torch.randn(2, 3, 16, 16), {"patch": 8, "stride": 8}
+    found = Explainer(tiny_cnn()).attribute(x, "occlusion", target=Entropy(), **options)
+    expected = Explainer(tiny_cnn()).attribute(
+        x, "occlusion", target=lambda y: -(y.softmax(1) * y.log_softmax(1)).sum(1), **options
+    )
+    torch.testing.assert_close(found.scores, expected.scores)

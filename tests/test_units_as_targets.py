@@ -75,6 +75,7 @@ def test_the_units_own_layer_shows_where_it_responds():
     found = Explainer(tiny_cnn()).attribute(images(), "gradcam", target=Unit("4", 2), layer="4")
     maps = cut(tiny_cnn(), 5)(images())[:, 2:3]
     torch.testing.assert_close(found.scores, maps / maps[0].numel())
+    assert found.notes == ()  # the layer ran once
 
 
 def test_a_later_layer_is_refused():

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from attribkit.core.classes import Labels
+from attribkit.core.embeddings import EmbeddingNorm
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
-from attribkit.core.targets import ClassLogit, EmbeddingNorm, Predicted, Remark, Scored, Target
+from attribkit.core.targets import ClassLogit, Predicted, Remark, Scored, Target
 
 
 @dataclass(frozen=True)

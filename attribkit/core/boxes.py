@@ -20,7 +20,7 @@ from attribkit.core.targets import Remark, Target
 class Box(Target):
     """The detection that fits a box best: its overlap with the box times its score, the largest of its class.
 
-    As D-RISE compares detections (Petsiuk et al., CVPR 2021, sec. 3.2), with the intersection over the union as the
+    As D-RISE compares detections (Petsiuk et al., CVPR 2021), with the intersection over the union as the
     overlap. It is zero where no detection of the class overlaps the box; differentiable in scores and boxes alike.
     """
 

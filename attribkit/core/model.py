@@ -112,7 +112,7 @@ class HookedModel:
         if known:
             self._note_all(known.notes(Reads()))
             return known.score
-        forward = self._forward(target)
+        forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
@@ -195,7 +195,7 @@ class HookedModel:
         columns = []
         for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
             own = target.part(images)
-            columns.append(scores_with(self.part(images)._forward(own), asked, x[images], own, changes))
+            columns.append(scores_with(self.part(images)._forward(x[images], own), asked, x[images], own, changes))
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -205,7 +205,7 @@ class HookedModel:
 
         Raises UnsupportedModel where the way from the layer to the score is another.
         """
-        asked, forward = self._asked(x, target, layer), self._forward(target)
+        asked, forward = self._asked(x, target, layer), self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             returned, output, layout = self._run_to_map(forward, part, asked)
@@ -216,7 +216,7 @@ class HookedModel:
 
     def response_and_gradient(self, x: Images, unit: Target) -> tuple[PerImage, Images]:
         """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
-        forward = self._forward(unit)
+        forward = self._forward(x, unit)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             leaf = part.detach().requires_grad_()
@@ -235,7 +235,7 @@ class HookedModel:
         memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
         """
         parts: list[AttentionFollowed] = []
-        forward = self._forward(target) if target else self
+        forward = self._forward(x, target) if target else self
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             followed = AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))
@@ -254,7 +254,7 @@ class HookedModel:
     ) -> AttentionLayers:
         """As `attention`, of each layer's weights and d score / d weights."""
         parts: list[AttentionFollowed] = []
-        forward = self._forward(target)
+        forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             followed = AttentionFollowed(_as_leaf)
@@ -342,13 +342,13 @@ class HookedModel:
         same = (answers for asked, answers in self._answers if asked is target or self._meaning(asked) is target)
         return next((answers for answers in same if reads <= answers.reads), None)
 
-    def _forward(self, target: Target) -> Callable[[Tensor], Any]:
-        """Images to what the target scores: what the model returns, or what a layer puts out."""
+    def _forward(self, x: Tensor, target: Target) -> Callable[[Tensor], Any]:
+        """Images like x to what the target scores: what the model returns, or what a layer puts out."""
         if target.read_layer is None:
             return self
+        self._seen(x)  # how its layers are read, which cannot be told once hooks watch the forward
 
         def forward(x: Tensor) -> Any:
-            self._seen(x)  # how its layers are read, while the model still returns what it does
             with self._standing_for(target, {}):
                 return self(x)
 
@@ -383,19 +383,20 @@ class HookedModel:
                 f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "
                 "give (1, c, *space), or one for each, preprocessed as the model expects."
             )
-        forward = self._forward(target)
+        images = images.to(self._x)
+        forward = self._forward(images, target)
 
         def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
                 return [precise(embedding(forward(part)))]
 
-        return self._in_chunks(run, images.to(self._x), [])[0]
+        return self._in_chunks(run, images, [])[0]
 
     def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
         """The answers about each target, by one forward."""
         model = self.again()
         layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
-        reading = Reading(self._forward(targets[0]), layers, reads)
+        reading = Reading(self._forward(x, targets[0]), layers, reads)
         found, told = self._asked_in_chunks(reading, x, targets)
         answers = reading.answers(found, len(targets))
         for each, notes in zip(answers, told, strict=True):

@@ -18,7 +18,7 @@ from attribkit.core.targets import Remark, Target
 
 @dataclass(frozen=True, eq=False)
 class Region(Target):
-    """A class in a region of a segmentation: the sum of its logits there (Vinogradova et al., AAAI 2020, eq. 2).
+    """A class in a region of a segmentation: the sum of its logits there (Vinogradova et al., AAAI 2020).
 
     The mask has the size of the images or of the model's output; a coarser output counts each of its cells by the share
     that the mask covers.

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from attribkit.core.classes import Classes, Labels, indices, one_count, plain
 from attribkit.core.errors import InvalidInput
-from attribkit.core.outputs import LayerOutput, class_scores, embedding, has_one_logit, is_pooled, picked, precise
+from attribkit.core.outputs import class_scores, has_one_logit, picked
 from attribkit.core.shapes import PerImage
-
-_CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
 
 Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
 
@@ -212,37 +210,6 @@ class Predicted(Target):
 
 
 @dataclass(frozen=True)
-class EmbeddingNorm(Target):
-    """How strongly the model responds at all: the Euclidean norm of its embedding; for models without classes."""
-
-    layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
-
-    @property
-    def kind(self) -> Any:
-        return "embedding", self.layer
-
-    @property
-    def read_layer(self) -> str | None:
-        return self.layer
-
-    def __call__(self, outputs: Any) -> PerImage:
-        return precise(embedding(outputs)).norm(dim=1)
-
-    def repeated(self, times: int) -> "Target":
-        return self
-
-    def remarks(self, outputs: Any) -> list[Remark]:
-        found = embedding(outputs)
-        norm, limit = precise(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
-        constant = torch.minimum((norm - 1).abs(), (norm / found.shape[1] ** 0.5 - 1).abs()) < limit
-        return [
-            ("the score is the norm of the embedding, which speaks for no class", None),
-            ("the embedding looks normalised, so that its norm tells nothing of the image: use Similarity", constant),
-            *of_embedding(outputs),
-        ]
-
-
-@dataclass(frozen=True)
 class Scored(Target):
     """Any function of the model's outputs.
 
@@ -269,12 +236,6 @@ def check_count(target: Target, images: int) -> None:
     """Refuse a target that speaks of another number of images."""
     if target.count not in (None, images):
         raise InvalidInput(f"{target.count} targets for {images} images: give one for all of them, or one per image.")
-
-
-def of_embedding(outputs: Any) -> list[Remark]:
-    """How the embedding was read."""
-    told: list[Remark] = [(note, None) for note in outputs.notes] if isinstance(outputs, LayerOutput) else []
-    return [*told, ("the embedding is the mean of a map over its cells", None)] if is_pooled(outputs) else told
 
 
 def _logit(outputs: Any, index: Any) -> PerImage:

@@ -1,4 +1,4 @@
-"""What makes an image like another one, to the model."""
+"""Embeddings as targets: how alike the model finds two images, or how strongly it responds at all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,9 +10,42 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
-from attribkit.core.outputs import embedding, precise
+from attribkit.core.outputs import LayerOutput, embedding, is_pooled, precise
 from attribkit.core.shapes import PerImage
-from attribkit.core.targets import Remark, Target, of_embedding
+from attribkit.core.targets import Remark, Target
+
+_CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
+
+
+@dataclass(frozen=True)
+class EmbeddingNorm(Target):
+    """How strongly the model responds at all: the Euclidean norm of its embedding; for models without classes."""
+
+    layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
+
+    @property
+    def kind(self) -> Any:
+        return "embedding", self.layer
+
+    @property
+    def read_layer(self) -> str | None:
+        return self.layer
+
+    def __call__(self, outputs: Any) -> PerImage:
+        return precise(embedding(outputs)).norm(dim=1)
+
+    def repeated(self, times: int) -> "Target":
+        return self
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        found = embedding(outputs)
+        norm, limit = precise(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
+        constant = torch.minimum((norm - 1).abs(), (norm / found.shape[1] ** 0.5 - 1).abs()) < limit
+        return [
+            ("the score is the norm of the embedding, which speaks for no class", None),
+            ("the embedding looks normalised, so that its norm tells nothing of the image: use Similarity", constant),
+            *_ways_of_reading(outputs),
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +66,8 @@ class Similarity(Target):
 
     @property
     def count(self) -> int | None:
-        return len(self.to) if self.to.ndim > 1 and len(self.to) > 1 else None
+        known = self.to if self.embedding is None else self.embedding
+        return len(known) if known.ndim > 1 and len(known) > 1 else None
 
     @property
     def kind(self) -> Any:
@@ -57,20 +91,27 @@ class Similarity(Target):
         return F.cosine_similarity(own, self.embedding.to(own))
 
     def part(self, images: slice) -> "Target":
-        return self if self.count is None else self._with(lambda several: several[images])
+        if self.count is None:
+            return self
+        return replace(self, to=self.to[images], embedding=None if self.embedding is None else self.embedding[images])
 
     def repeated(self, times: int) -> "Target":
-        return self if self.count is None else self._with(lambda several: torch.cat([several] * times))
+        if self.count is None or self.embedding is None:
+            return self
+        return replace(self, embedding=self.embedding.repeat(times, 1))  # the reference itself is not asked for again
 
     def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         known = torch.atleast_2d(self.to) if self.to.ndim <= 2 else embed(self.to, self)
         return replace(self, to=self.to.detach().clone(), embedding=known.detach().clone())
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        return of_embedding(outputs)
+        return _ways_of_reading(outputs)
 
     def __repr__(self) -> str:
         return f"Similarity(to=({fingerprint(self.to)}){'' if self.layer is None else f', layer={self.layer!r}'})"
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> "Similarity":
-        return replace(self, to=change(self.to), embedding=None if self.embedding is None else change(self.embedding))
+
+def _ways_of_reading(outputs: Any) -> list[Remark]:
+    """How the embedding was read."""
+    told: list[Remark] = [(note, None) for note in outputs.notes] if isinstance(outputs, LayerOutput) else []
+    return [*told, ("the embedding is the mean of a map over its cells", None)] if is_pooled(outputs) else told

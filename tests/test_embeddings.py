@@ -239,3 +239,16 @@ def test_embeddings_that_are_named(entry):
     x, to = images(), images(1, seed=9)
     found = Explainer(Named()).attribute(x, "saliency", target=Similarity(to))
     torch.testing.assert_close(found.scores, Explainer(tower()).attribute(x, "saliency", target=Similarity(to)).scores)
+
+
+def test_the_command_line_explains_classes(tmp_path):
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from attribkit.cli import app
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    arguments = ["--model", "timm:resnet10t", "--model-arg", "num_classes=0", "-o", str(tmp_path / "out.png")]
+    result = CliRunner().invoke(app, ["explain", str(tmp_path / "photo.png"), *arguments])
+    assert result.exit_code == 2
+    assert "This model has no classes, it embeds" in result.output
