@@ -5,25 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attribkit.core.attribution import Attribution
-    from attribkit.core.boxes import Box
-    from attribkit.core.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.errors import AttribkitError
     from attribkit.core.inputs import Shared
     from attribkit.core.method import Method
     from attribkit.core.metric import Faithfulness, Localization
     from attribkit.core.model import HookedModel
     from attribkit.core.reading import Reads
-    from attribkit.core.regions import Region
     from attribkit.core.spec import ModelSpec
-    from attribkit.core.targets import (
-        ClassLogit,
-        Contrast,
-        Counterfactual,
-        MultiLabel,
-        Probability,
-        Target,
-    )
-    from attribkit.core.units import Direction, LayerUnit, Unit
+    from attribkit.core.targets.boxes import Box
+    from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
+    from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
+    from attribkit.core.targets.regions import Region
+    from attribkit.core.targets.target import Target
+    from attribkit.core.targets.units import Direction, LayerUnit, Unit
     from attribkit.core.visualization import Visualization
     from attribkit.core.visualizer import Visualizer
     from attribkit.explainer import Explainer
@@ -71,27 +65,27 @@ __all__ = [
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
     "AttribkitError": "core.errors",
     "Attribution": "core.attribution",
-    "Box": "core.boxes",
-    "ClassLogit": "core.targets",
-    "Contrast": "core.targets",
-    "Counterfactual": "core.targets",
-    "Direction": "core.units",
-    "EmbeddingNorm": "core.embeddings",
+    "Box": "core.targets.boxes",
+    "ClassLogit": "core.targets.logits",
+    "Contrast": "core.targets.logits",
+    "Counterfactual": "core.targets.logits",
+    "Direction": "core.targets.units",
+    "EmbeddingNorm": "core.targets.embeddings",
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
-    "LayerUnit": "core.units",
+    "LayerUnit": "core.targets.units",
     "Localization": "core.metric",
     "Method": "core.method",
     "ModelSpec": "core.spec",
-    "MultiLabel": "core.targets",
-    "Probability": "core.targets",
+    "MultiLabel": "core.targets.logits",
+    "Probability": "core.targets.logits",
     "Reads": "core.reading",
-    "Region": "core.regions",
+    "Region": "core.targets.regions",
     "Shared": "core.inputs",
-    "Similarity": "core.embeddings",
-    "Target": "core.targets",
-    "Unit": "core.units",
+    "Similarity": "core.targets.embeddings",
+    "Target": "core.targets.target",
+    "Unit": "core.targets.units",
     "Visualization": "core.visualization",
     "Visualizer": "core.visualizer",
     "cam_head": "heads",

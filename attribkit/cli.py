@@ -312,7 +312,7 @@ def _class(target: str | None) -> str | int | None:
 
 def _units(classes: list[str], layer: str | None, channels: list[int], position: str | None) -> list[Any]:
     """What to visualise: the classes together, or the channels one by one."""
-    from attribkit.core.units import Unit
+    from attribkit.core.targets.units import Unit
 
     if bool(classes) == bool(layer) or bool(layer) != bool(channels):
         raise InvalidInput("Say what to visualise: --class CLASS, or --layer LAYER with --channel CHANNEL.")

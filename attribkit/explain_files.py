@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from attribkit.clips import Clip, read_clip
-from attribkit.core.asked import as_target
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.hooks import frozen
-from attribkit.core.outputs import class_scores
 from attribkit.core.sections import evenly
 from attribkit.core.shapes import Pictures
+from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.outputs import class_scores
 from attribkit.explainer import Explainer
 from attribkit.figures import Cell, animate, check_ending, grid, write, write_clip
 from attribkit.figures.animation import CLIP_WRITERS, beside

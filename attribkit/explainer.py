@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from attribkit import registry
 from attribkit.core.admission import check_images, checked_mask, unwrapped
-from attribkit.core.asked import as_target
-from attribkit.core.attention_layers import AttentionLayers
+from attribkit.core.attention.layers import AttentionLayers
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained
@@ -26,7 +25,8 @@ from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Target, check_count
+from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.target import Target, check_count
 from attribkit.core.visualization import Visualization
 from attribkit.core.visualized import blank_images, visualized
 from attribkit.core.visualizer import Visualizer

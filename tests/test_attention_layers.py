@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from attribkit import AttribkitError, Explainer
-from attribkit.core.attention import attention_seen
+from attribkit.core.attention.seen import attention_seen
 from attribkit.testing import changes, model_state
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}

@@ -18,7 +18,7 @@ from attribkit import (
     MultiLabel,
     Probability,
 )
-from attribkit.core.targets import Predicted
+from attribkit.core.targets.logits import Predicted
 from attribkit.testing import tiny_cnn
 
 TOLD = "the model has one logit: it scores class 1, its negation class 0, and its sign is the prediction"

@@ -16,7 +16,7 @@ from torch import nn
 
 import attribkit
 from attribkit import Explainer
-from attribkit.core.targets import ClassLogit
+from attribkit.core.targets.logits import ClassLogit
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
 
 PLUGIN = Path(attribkit.__file__).parents[1] / "plugins" / "attribkit-blurig"

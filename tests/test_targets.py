@@ -8,9 +8,10 @@ import torch
 
 import attribkit
 from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
-from attribkit.core.asked import as_target
-from attribkit.core.outputs import class_scores
-from attribkit.core.targets import Predicted, Scored
+from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.logits import Predicted
+from attribkit.core.targets.outputs import class_scores
+from attribkit.core.targets.target import Scored
 from attribkit.testing import tiny_cnn
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 1.0]])

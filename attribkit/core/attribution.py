@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attribkit.core import targets
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.sections import evenly, sections
 from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, Probability
+from attribkit.core.targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
@@ -148,9 +148,7 @@ def _record(what: Any) -> dict[str, Any]:
     return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
 
 
-_CLASS_TARGETS = {
-    cls.__name__: cls for cls in (targets.ClassLogit, targets.Probability, targets.Contrast, targets.Counterfactual)
-}
+_CLASS_TARGETS = {cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual)}
 
 
 def _read_target(record: dict[str, Any]) -> Target | Recorded:

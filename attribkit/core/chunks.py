@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
-from attribkit.core.targets import Remark, Target, check_count
+from attribkit.core.targets.target import Remark, Target, check_count
 
 
 class Question:

@@ -9,8 +9,8 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
-from attribkit.core.outputs import precise
-from attribkit.core.targets import Target
+from attribkit.core.targets.outputs import precise
+from attribkit.core.targets.target import Target
 
 
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:

@@ -11,7 +11,7 @@ from torch import Tensor
 from attribkit.core.hooks import captured, with_first
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import ReadLayer, map_of
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 Change = Callable[[Tensor], Tensor]  # a layer's output, channels on the second axis, to one of the same shape
 

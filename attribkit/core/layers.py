@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attribkit.core.errors import UnsupportedModel, listed
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.core.trace import Output, Trace
 
 _ENOUGH = 0.5  # share of a grid that the gradient must reach

@@ -6,7 +6,7 @@ from typing import ClassVar
 from attribkit.core.model import HookedModel
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 
 class Method(ABC):

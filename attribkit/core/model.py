@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attribkit.core.arrangement import Arrangement, Windows
-from attribkit.core.attention import Weights
-from attribkit.core.attention_layers import AttentionFollowed, AttentionLayers, joined_layers
+from attribkit.core.attention.arrangement import Arrangement, Windows
+from attribkit.core.attention.layers import AttentionFollowed, AttentionLayers, joined_layers
+from attribkit.core.attention.seen import Weights
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.core.gates import Gate, gates_watched
@@ -23,14 +23,15 @@ from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.linear_head import class_weights
-from attribkit.core.outputs import LayerOutput, embedding, precise
 from attribkit.core.progress import tracked
 from attribkit.core.reading import Answers, Reading, ReadLayer, Reads, gradients_of, map_of, ways_of_reading
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.signs import Signs
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets import Predicted, Target
+from attribkit.core.targets.logits import Predicted
+from attribkit.core.targets.outputs import LayerOutput, embedding, precise
+from attribkit.core.targets.target import Target
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU

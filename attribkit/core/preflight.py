@@ -11,7 +11,7 @@ from attribkit.core.errors import AttribkitError, UnsupportedModel
 from attribkit.core.inputs import Inputs
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True)

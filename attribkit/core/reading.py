@@ -13,10 +13,10 @@ from attribkit.core.chunks import Question
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.hooks import captured
 from attribkit.core.layouts import Layout
-from attribkit.core.outputs import precise
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.straightened import straightened
+from attribkit.core.targets.outputs import precise
 from attribkit.core.trace import gradient_reach
 
 _BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note

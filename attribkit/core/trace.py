@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from attribkit.core.graph import reachable
-from attribkit.core.grids import layout_of
 from attribkit.core.hooks import first_tensor, observed
 from attribkit.core.layouts import Layout
-from attribkit.core.place_rules import narrowed
-from attribkit.core.places import places_followed
-from attribkit.core.targets import Target
+from attribkit.core.places.coordinates import narrowed
+from attribkit.core.places.followed import places_followed
+from attribkit.core.places.grids import layout_of
+from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True, eq=False)

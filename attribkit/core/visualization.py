@@ -7,11 +7,12 @@ from itertools import islice
 
 import torch
 
-from attribkit.core.classes import Labels
 from attribkit.core.errors import InvalidInput
 from attribkit.core.overlay import png, stretched
 from attribkit.core.shapes import Images, Picture
-from attribkit.core.targets import ClassLogit, Target
+from attribkit.core.targets.classes import Labels
+from attribkit.core.targets.logits import ClassLogit
+from attribkit.core.targets.target import Target
 from attribkit.core.visualizer import Responses, Visualizer
 
 _SHOWN = 8  # images in a notebook

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.model import HookedModel
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.core.visualization import Visualization, names
 from attribkit.core.visualizer import Visualizer
 

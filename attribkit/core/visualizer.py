@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 Made = Float[Tensor, "n c *space"]  # as many images as the visualizer makes
 Responses = Float[Tensor, "steps n"]  # of the unit to each of n images, step by step

@@ -11,7 +11,7 @@ from torch import Tensor
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
 from attribkit.methods.unmoved import note_unmoved
 

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.arrangement import Tokens, Windows
-from attribkit.core.attention_layers import AttentionLayer, AttentionLayers
+from attribkit.core.attention.arrangement import Tokens, Windows
+from attribkit.core.attention.layers import AttentionLayer, AttentionLayers
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 Fusion = Literal["mean", "max", "min"]  # of the heads
 

@@ -12,7 +12,7 @@ from attribkit.core.gates import Gate
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True)

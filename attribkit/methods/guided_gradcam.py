@@ -9,7 +9,7 @@ from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
 
 

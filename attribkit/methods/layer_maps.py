@@ -11,7 +11,7 @@ from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, LayerMaps, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True)

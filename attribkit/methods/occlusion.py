@@ -16,7 +16,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.methods.substrates import Given, Substrate, inpainted, substrate
 from attribkit.methods.unmoved import note_unmoved
 

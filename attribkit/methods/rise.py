@@ -14,7 +14,8 @@ from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets import ClassLogit, Probability, Target
+from attribkit.core.targets.logits import ClassLogit, Probability
+from attribkit.core.targets.target import Target
 from attribkit.methods.unmoved import note_unmoved
 
 _BLOCK = 64  # masks that are held at a time

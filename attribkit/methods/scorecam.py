@@ -8,7 +8,7 @@ from attribkit.core.attribution import resized
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, LayerMaps, Scores
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
 from attribkit.methods.unmoved import note_unmoved
 

@@ -12,7 +12,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel, precise
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, PerImage
-from attribkit.core.targets import Target
+from attribkit.core.targets.target import Target
 from attribkit.core.visualizer import Made, Responses, Visualizer
 from attribkit.visualizers.parametrisations import Canvas, Fourier, Pixels, bounded, with_natural_colours
 from attribkit.visualizers.regularisers import squared_norm, total_variation

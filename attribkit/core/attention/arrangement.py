@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attribkit.core.attention import Weights
+from attribkit.core.attention.seen import Weights
 from attribkit.core.errors import InvalidInput
-from attribkit.core.place_rules import Coordinates, Places
+from attribkit.core.places.coordinates import Coordinates, Places
 
 _ALIKE = 1e-3  # share of the image; centres closer than this are the same cell
 

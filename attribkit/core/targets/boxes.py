@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.classes import Classes, Labels, indices, one_count, plain
 from attribkit.core.errors import InvalidInput
-from attribkit.core.outputs import detections, precise
 from attribkit.core.shapes import PerImage
-from attribkit.core.targets import Remark, Target
+from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
+from attribkit.core.targets.outputs import detections, precise
+from attribkit.core.targets.target import Remark, Target
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.layouts import Layout
-from attribkit.core.place_rules import Places, narrowed
+from attribkit.core.places.coordinates import Places, narrowed
 
 
 def layout_of(places: Places) -> Layout | None:

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attribkit.core.arrangement import Arrangement, Tokens, Windows, arrangement_of
-from attribkit.core.attention import Weights, attention_seen, gathering_watched
+from attribkit.core.attention.arrangement import Arrangement, Tokens, Windows, arrangement_of
+from attribkit.core.attention.seen import Weights, attention_seen, gathering_watched
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.hooks import running
-from attribkit.core.places import places_followed
+from attribkit.core.places.followed import places_followed
 
 _BATCHED = 3  # axes of a softmax over rows that may be attention or not; with heads there are more
 _WORDS = re.compile(r"(^|[._])(attn|attention)$")  # that end the name of a module that attends

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.core.place_rules import Places, of_images, rule_for
+from attribkit.core.places.coordinates import Places, of_images
+from attribkit.core.places.rules import Found, Rule, rule_for
 
 
 class places_followed(TorchFunctionMode):  # used as a context manager, like those of torch
@@ -35,18 +36,26 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
         given = kwargs or {}
         outputs = function(*args, **given)
         rule = rule_for(function)
+        written = args[0] if outputs is None and rule else outputs  # as of an assignment to a part
         if rule and any(self.of(each) for each in _flat((*args, *given.values()))):
-            with torch.no_grad():
-                found = rule(self.of, function, args, given, outputs)
-            self._keep(args[0] if outputs is None else outputs, found)
-        elif isinstance(outputs, Tensor) and outputs in self._known and any(outputs is each for each in args):
-            del self._known[outputs]  # rewritten in place by something that is not known here
+            self._keep(written, self._found(rule, function, args, given, outputs))
+        elif isinstance(written, Tensor) and any(written is each for each in args):
+            self._known.pop(written, None)  # rewritten in place by something that is not known here
         return outputs
 
-    def _keep(self, outputs: Any, found: Any) -> None:
-        if isinstance(found, Places):
-            self._known[outputs] = found
-        elif found is not None:
+    def _found(self, rule: Rule, *call: Any) -> Found:
+        try:
+            with torch.no_grad():
+                return rule(self.of, *call)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return None  # called in a way that its rule does not know: the model runs on, and the place is lost
+
+    def _keep(self, outputs: Any, found: Found) -> None:
+        if isinstance(outputs, Tensor):
+            self._known.pop(outputs, None)
+            if isinstance(found, Places):
+                self._known[outputs] = found
+        elif isinstance(found, Sequence):
             for output, places in zip(outputs, found, strict=True):
                 self._keep(output, places)
 

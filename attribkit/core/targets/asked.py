@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribkit.core.classes import Labels
-from attribkit.core.embeddings import EmbeddingNorm
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
-from attribkit.core.targets import ClassLogit, Predicted, Remark, Scored, Target
+from attribkit.core.targets.classes import Labels
+from attribkit.core.targets.embeddings import EmbeddingNorm
+from attribkit.core.targets.logits import ClassLogit, Predicted
+from attribkit.core.targets.target import Remark, Scored, Target
 
 
 @dataclass(frozen=True)

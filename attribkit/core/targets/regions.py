@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.core.classes import Classes, Labels, indices, one_count, plain
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
-from attribkit.core.outputs import class_maps, has_one_map, picked, precise
 from attribkit.core.shapes import Masks, PerImage
-from attribkit.core.targets import Remark, Target
+from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
+from attribkit.core.targets.outputs import class_maps, has_one_map, picked, precise
+from attribkit.core.targets.target import Remark, Target
 
 
 @dataclass(frozen=True, eq=False)

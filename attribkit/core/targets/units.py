@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
-from attribkit.core.outputs import LayerOutput
 from attribkit.core.shapes import LayerMaps, PerImage
-from attribkit.core.targets import Remark, Target
+from attribkit.core.targets.outputs import LayerOutput
+from attribkit.core.targets.target import Remark, Target
 
 Position = tuple[int, ...] | Literal["centre"] | None  # a cell of the layer's grid; None is the mean over all of them
 

@@ -2,39 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WIDE = 0.5  # share of the image; what is joined from places farther apart comes from no place
-_ALIKE = 1e-3  # share of the image; places closer than this are the same
-
-Coordinates = tuple[Tensor, ...]  # which image, then the place along each axis of space, 0 to 1; NaN is no place
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
-
-    A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's.
-    """
-
-    rows: Coordinates
-    columns: Coordinates | None = None
-
-    def moved(self, change: Callable[[Tensor], Any]) -> Any:
-        """The places of what a rearrangement of the tensor makes: one tensor, or several."""
-        rows = [change(each) for each in self.rows]
-        columns = [change(each) for each in self.columns or ()]
-        if isinstance(rows[0], Tensor):
-            return Places(tuple(rows), tuple(columns) or None)
-        parts = zip(*rows, strict=True)
-        others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
-        return [Places(part, other) for part, other in zip(parts, others, strict=True)]
-
+from attribkit.core.places.coordinates import (
+    Coordinates,
+    Places,
+    agreed,
+    constant,
+    middle,
+    narrowed,
+    resized,
+    same,
+    without_border,
+)
 
 Tracked = Callable[[Any], Places | None]
 Found = Places | Sequence[Places | None] | None
@@ -49,23 +33,15 @@ def rule_for(function: Any) -> Rule | None:
     return _RULES.get(name.removesuffix("_") if not name.endswith("__") else name)
 
 
-def of_images(x: Tensor) -> Places:
-    """The places of the pixels' own centres."""
-    axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape[2:]]
-    numbers = torch.arange(len(x), device=x.device, dtype=torch.float32)
-    grids = torch.meshgrid(numbers, *axes, indexing="ij")
-    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids))
-
-
 def _pointwise(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """Every element comes from those at its own place; of several places that disagree, from none."""
     if not isinstance(output, Tensor):
         return None
     known = [places for each in (*args, *kwargs.values()) if (places := tracked(each))]
-    rows = _agreed([places.rows for places in known])
+    rows = agreed([places.rows for places in known])
     columns = [places.columns for places in known if places.columns]
-    agreed = Places(rows, _agreed(columns) if columns else None)
-    return agreed.moved(lambda each: each.expand(output.shape))
+    both = Places(rows, agreed(columns) if columns else None)
+    return both.moved(lambda each: each.expand(output.shape))
 
 
 def _normalised(tracked: Tracked, function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
@@ -154,8 +130,8 @@ def _joined(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: An
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
     several = not isinstance(output, Tensor)
     size = (output[0] if several else output).shape
-    middle = Places(tuple(each.expand(size) for each in _middle(places.rows, axes, keep)))
-    return [middle] * len(output) if several else middle
+    joined = Places(tuple(each.expand(size) for each in middle(places.rows, axes, keep)))
+    return [joined] * len(output) if several else joined
 
 
 def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
@@ -163,7 +139,7 @@ def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: A
     places = tracked(args[0])
     if places is None:
         return None
-    mixed = Places(_middle(places.rows, (-1,), True), places.columns and _middle(places.columns, (-1,), True))
+    mixed = Places(middle(places.rows, (-1,), True), places.columns and middle(places.columns, (-1,), True))
     return mixed.moved(lambda each: each.expand(output.shape))
 
 
@@ -175,9 +151,9 @@ def _convolved(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output:
         return None
     weight, size = args[1] if len(args) > 1 else kwargs["weight"], tuple(output.shape[2:])
     stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
-    rows = _without_border(_middle(places.rows, (1,), True), weight.shape[2:], stride, size)
-    columns = _middle(places.columns, (1,), True) if places.columns and size == tuple(args[0].shape[2:]) else None
-    mixed = Places(tuple(_resized(each, size) for each in rows), columns)  # columns, where the heads of weights mix
+    rows = without_border(middle(places.rows, (1,), True), weight.shape[2:], stride, size)
+    columns = middle(places.columns, (1,), True) if places.columns and size == tuple(args[0].shape[2:]) else None
+    mixed = Places(tuple(resized(each, size) for each in rows), columns)  # columns, where the heads of weights mix
     return mixed.moved(lambda each: each.expand(output.shape))
 
 
@@ -190,14 +166,14 @@ def _pooled(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any
         return None
     space = tuple(range(2, len(size)))
     if all(size[axis] == 1 for axis in space):
-        pooled = Places(tuple(each.expand(size) for each in _middle(places.rows, space, True)))
+        pooled = Places(tuple(each.expand(size) for each in middle(places.rows, space, True)))
     else:
         rows = narrowed(places.rows)
         if getattr(function, "__name__", "") in _WITH_KERNEL:
             kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]
             stride = args[2] if len(args) > 2 else kwargs.get("stride")
-            rows = _without_border(rows, kernel, stride or kernel, tuple(size[2:]))
-        narrow = [_resized(each, size[2:]) for each in rows]
+            rows = without_border(rows, kernel, stride or kernel, tuple(size[2:]))
+        narrow = [resized(each, size[2:]) for each in rows]
         pooled = Places(tuple(each.expand(size) for each in narrow))
     return [pooled] * len(output) if several else pooled
 
@@ -207,8 +183,8 @@ def _product(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: 
     first, second = tracked(args[0]), tracked(args[1])
     if args[0].ndim < 2 or args[1].ndim < 2:
         return None
-    rows = _constant(first.rows, -1, output) if first else None
-    columns = _constant(second.rows, -2, output) if second else None
+    rows = constant(first.rows, -1, output) if first else None
+    columns = constant(second.rows, -2, output) if second else None
     return _between(rows, columns, bool(first))
 
 
@@ -230,7 +206,7 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
     for axis, label in reversed(list(enumerate(labels))):
         if label not in result:
             first = tuple(each.narrow(axis, 0, 1) for each in coordinates)
-            if not all(bool(_same(one, each).all()) for one, each in zip(first, coordinates, strict=True)):
+            if not all(bool(same(one, each).all()) for one, each in zip(first, coordinates, strict=True)):
                 return None
             coordinates = tuple(each.squeeze(axis) for each in first)
     kept = [label for label in labels if label in result]
@@ -247,7 +223,7 @@ def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bo
     Columns that are several and all at one place are no keys.
     """
     several = columns is not None and columns[0].shape[-1] > 1
-    keys = None if several and columns and _constant(columns, -1, columns[0]) else columns
+    keys = None if several and columns and constant(columns, -1, columns[0]) else columns
     if rows is None:
         return Places(columns, keys if followed else None) if columns else None
     return Places(rows, keys)
@@ -256,96 +232,13 @@ def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bo
 def _attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
     """What attention gathers belongs to the query."""
     queries = tracked(args[0])
-    rows = _constant(queries.rows, -1, output) if queries else None
+    rows = constant(queries.rows, -1, output) if queries else None
     return Places(rows) if rows else None
 
 
 def _multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
     """The same, of a function that gives the weights as well."""
     return [_attended(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
-
-
-def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
-    """The middle along axes where all of it is near; none elsewhere, nor where a part of it has no place."""
-    narrow = narrowed(coordinates)
-    low, high = ([extreme(each, axes, keep) for each in narrow] for extreme in (torch.amin, torch.amax))
-    near = torch.stack([(b - a) < _WIDE for a, b in zip(low, high, strict=True)]).all(0)
-    return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True))
-
-
-def _constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
-    """The coordinates without an axis along which they do not change, as wide as the output; None if they change."""
-    narrow = narrowed(coordinates)
-    first = tuple(each.select(axis, 0).unsqueeze(axis) for each in narrow)
-    same = all(bool(_same(one, each).all()) for one, each in zip(first, narrow, strict=True))
-    if not same or bool(first[0].isnan().all()):
-        return None
-    return tuple(each.expand(output.shape) for each in first)
-
-
-def _agreed(several: Sequence[Coordinates]) -> Coordinates:
-    agreed, *others = [narrowed(coordinates) for coordinates in several]
-    for other in others:
-        same = torch.stack([_same(a, b) for a, b in zip(agreed, other, strict=True)]).all(0)
-        agreed = tuple(
-            torch.where(same | b.isnan(), a, torch.where(a.isnan(), b, math.nan))
-            for a, b in zip(agreed, other, strict=True)
-        )
-    return agreed
-
-
-def narrowed(coordinates: Coordinates) -> Coordinates:
-    """The coordinates without the copies that expand() made, all of one shape."""
-    for axis, size in enumerate(coordinates[0].shape):
-        if size > 1 and all(each.stride(axis) == 0 for each in coordinates):
-            coordinates = tuple(each.narrow(axis, 0, 1) for each in coordinates)
-    return coordinates
-
-
-def _same(a: Tensor, b: Tensor) -> Tensor:
-    return ((a - b).abs() < _ALIKE) | (a.isnan() & b.isnan())
-
-
-def _resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
-    """A coordinate, (b, d, *space), at the centres of a coarser or finer grid over the same space."""
-    if tuple(coordinate.shape[2:]) == tuple(size):
-        return coordinate
-    placed = ~coordinate.isnan()
-    enlarged = any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True))
-    if enlarged or bool(placed.all()):
-        for axis, cells in enumerate(size, start=2):
-            coordinate = _resampled(coordinate, axis, cells)
-        return coordinate
-    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")  # padding does not count
-    return total / F.interpolate(placed.float(), tuple(size), mode="area")
-
-
-def _without_border(coordinates: Coordinates, kernel: Any, stride: Any, size: tuple[int, ...]) -> Coordinates:
-    """Coordinates, (b, d, *space), without a border of no place that windows which overlap were given, to fit in."""
-    kernels, strides = (each if isinstance(each, Sequence) else [each] * len(size) for each in (kernel, stride))
-    if all(k <= s for k, s in zip(kernels, strides, strict=True)):
-        return coordinates
-    placed = ~coordinates[0].isnan()
-    for axis, cells in enumerate(size, start=2):
-        others = [each for each in range(placed.ndim) if each != axis]
-        along = placed.any(tuple(others)).nonzero().flatten()
-        if len(along) and int(along[-1] - along[0]) + 1 >= cells:
-            start, length = int(along[0]), int(along[-1] - along[0]) + 1
-            coordinates = tuple(each.narrow(axis, start, length) for each in coordinates)
-            placed = placed.narrow(axis, start, length)
-    return coordinates
-
-
-def _resampled(coordinate: Tensor, axis: int, cells: int) -> Tensor:
-    """Linear between the cells along an axis, and beyond the outermost of them."""
-    old = coordinate.shape[axis]
-    if old < 2:
-        return coordinate.expand(*coordinate.shape[:axis], cells, *coordinate.shape[axis + 1 :])
-    place = (torch.arange(cells, device=coordinate.device) + 0.5) * old / cells - 0.5
-    before = place.floor().long().clamp(0, old - 2)
-    share = (place - before)[(...,) + (None,) * (coordinate.ndim - 1 - axis)]
-    low, high = coordinate.index_select(axis, before), coordinate.index_select(axis, before + 1)
-    return low + (high - low) * share
 
 
 _GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
-from attribkit.core.outputs import LayerOutput, embedding, is_pooled, precise
 from attribkit.core.shapes import PerImage
-from attribkit.core.targets import Remark, Target
+from attribkit.core.targets.outputs import LayerOutput, embedding, is_pooled, precise
+from attribkit.core.targets.target import Remark, Target
 
 _CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
 

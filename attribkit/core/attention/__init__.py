@@ -1,0 +1,1 @@
+"""Attention weights, and where on the image their tokens are."""

@@ -1,0 +1,1 @@
+"""Where on the images the elements of a model's tensors come from."""

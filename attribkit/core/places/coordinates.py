@@ -1,0 +1,129 @@
+"""Places as numbers: which image, and where along each axis of space."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_WIDE = 0.5  # share of the image; what is joined from places farther apart comes from no place
+_ALIKE = 1e-3  # share of the image; places closer than this are the same
+
+Coordinates = tuple[Tensor, ...]  # which image, then the place along each axis of space, 0 to 1; NaN is no place
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
+
+    A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's.
+    """
+
+    rows: Coordinates
+    columns: Coordinates | None = None
+
+    def moved(self, change: Callable[[Tensor], Any]) -> Any:
+        """The places of what a rearrangement of the tensor makes: one tensor, or several."""
+        rows = [change(each) for each in self.rows]
+        columns = [change(each) for each in self.columns or ()]
+        if isinstance(rows[0], Tensor):
+            return Places(tuple(rows), tuple(columns) or None)
+        parts = zip(*rows, strict=True)
+        others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
+        return [Places(part, other) for part, other in zip(parts, others, strict=True)]
+
+
+def of_images(x: Tensor) -> Places:
+    """The places of the pixels' own centres."""
+    axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape[2:]]
+    numbers = torch.arange(len(x), device=x.device, dtype=torch.float32)
+    grids = torch.meshgrid(numbers, *axes, indexing="ij")
+    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids))
+
+
+def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
+    """The middle along axes where all of it is near; none elsewhere, nor where a part of it has no place."""
+    narrow = narrowed(coordinates)
+    low, high = ([extreme(each, axes, keep) for each in narrow] for extreme in (torch.amin, torch.amax))
+    near = torch.stack([(b - a) < _WIDE for a, b in zip(low, high, strict=True)]).all(0)
+    return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True))
+
+
+def constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
+    """The coordinates without an axis along which they do not change, as wide as the output; None if they change."""
+    narrow = narrowed(coordinates)
+    first = tuple(each.select(axis, 0).unsqueeze(axis) for each in narrow)
+    unchanging = all(bool(same(one, each).all()) for one, each in zip(first, narrow, strict=True))
+    if not unchanging or bool(first[0].isnan().all()):
+        return None
+    return tuple(each.expand(output.shape) for each in first)
+
+
+def agreed(several: Sequence[Coordinates]) -> Coordinates:
+    """The coordinates that all have which have any; none where two that have some differ."""
+    both, *others = [narrowed(coordinates) for coordinates in several]
+    for other in others:
+        alike = torch.stack([same(a, b) for a, b in zip(both, other, strict=True)]).all(0)
+        both = tuple(
+            torch.where(alike | b.isnan(), a, torch.where(a.isnan(), b, math.nan))
+            for a, b in zip(both, other, strict=True)
+        )
+    return both
+
+
+def narrowed(coordinates: Coordinates) -> Coordinates:
+    """The coordinates without the copies that expand() made, all of one shape."""
+    for axis, size in enumerate(coordinates[0].shape):
+        if size > 1 and all(each.stride(axis) == 0 for each in coordinates):
+            coordinates = tuple(each.narrow(axis, 0, 1) for each in coordinates)
+    return coordinates
+
+
+def same(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two coordinates are the same, or both none, element by element."""
+    return ((a - b).abs() < _ALIKE) | (a.isnan() & b.isnan())
+
+
+def resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
+    """A coordinate, (b, d, *space), at the centres of a coarser or finer grid over the same space."""
+    if tuple(coordinate.shape[2:]) == tuple(size):
+        return coordinate
+    placed = ~coordinate.isnan()
+    enlarged = any(new > old for new, old in zip(size, coordinate.shape[2:], strict=True))
+    if enlarged or bool(placed.all()):
+        for axis, cells in enumerate(size, start=2):
+            coordinate = _resampled(coordinate, axis, cells)
+        return coordinate
+    total = F.interpolate(coordinate.where(placed, 0), tuple(size), mode="area")  # padding does not count
+    return total / F.interpolate(placed.float(), tuple(size), mode="area")
+
+
+def without_border(coordinates: Coordinates, kernel: Any, stride: Any, size: tuple[int, ...]) -> Coordinates:
+    """Coordinates, (b, d, *space), without a border of no place that windows which overlap were given, to fit in."""
+    kernels, strides = (each if isinstance(each, Sequence) else [each] * len(size) for each in (kernel, stride))
+    if all(k <= s for k, s in zip(kernels, strides, strict=True)):
+        return coordinates
+    placed = ~coordinates[0].isnan()
+    for axis, cells in enumerate(size, start=2):
+        others = [each for each in range(placed.ndim) if each != axis]
+        along = placed.any(tuple(others)).nonzero().flatten()
+        if len(along) and int(along[-1] - along[0]) + 1 >= cells:
+            start, length = int(along[0]), int(along[-1] - along[0]) + 1
+            coordinates = tuple(each.narrow(axis, start, length) for each in coordinates)
+            placed = placed.narrow(axis, start, length)
+    return coordinates
+
+
+def _resampled(coordinate: Tensor, axis: int, cells: int) -> Tensor:
+    """Linear between the cells along an axis, and beyond the outermost of them."""
+    old = coordinate.shape[axis]
+    if old < 2:
+        return coordinate.expand(*coordinate.shape[:axis], cells, *coordinate.shape[axis + 1 :])
+    place = (torch.arange(cells, device=coordinate.device) + 0.5) * old / cells - 0.5
+    before = place.floor().long().clamp(0, old - 2)
+    share = (place - before)[(...,) + (None,) * (coordinate.ndim - 1 - axis)]
+    low, high = coordinate.index_select(axis, before), coordinate.index_select(axis, before + 1)
+    return low + (high - low) * share

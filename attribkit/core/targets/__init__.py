@@ -1,0 +1,1 @@
+"""What is explained: targets score each image from what the model returned."""
