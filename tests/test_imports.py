@@ -92,6 +92,7 @@ def test_core_files_import_each_other_in_one_direction():
         "reading",
         "interventions",
         "gates",
+        "asking",
         "model",
         "method",
         "visualizer",
