@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from attribkit.core.targets.outputs import LayerOutput, embedding, precise
 from attribkit.core.targets.target import Target
 
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
+
+
+Model = TypeVar("Model", bound="AskedModel")
 
 
 class AskedModel:
@@ -46,7 +49,7 @@ class AskedModel:
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
 
-    def explaining(self, x: Images, inputs: Inputs | None = None) -> Self:
+    def explaining(self: Model, x: Images, inputs: Inputs | None = None) -> Model:
         """The same model, about to explain x, with notes and predicted classes of its own.
 
         inputs: what the images go through the model with, a row for each.
@@ -56,7 +59,7 @@ class AskedModel:
         model.signs = Signs()
         return model
 
-    def part(self, images: slice) -> Self:
+    def part(self: Model, images: slice) -> Model:
         """The same model, explaining some of the images; its notes go to the same reader."""
         model = copy.copy(self)
         model._x, model.inputs, model._chunk = self._x[images], self.inputs.part(images), None
@@ -67,7 +70,7 @@ class AskedModel:
         """The target, once it knows the explained images, and what the model makes of images of its own."""
         return target.prepared(self._x, self._embedded)
 
-    def again(self) -> Self:
+    def again(self: Model) -> Model:
         """The same, for another method: knowing what this one knows, with notes of its own."""
         model = copy.copy(self)
         model.notes = []

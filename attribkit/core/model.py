@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,7 +32,7 @@ _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are 
 class HookedModel(AskedModel):
     """The words of the model that a method is handed."""
 
-    def knowing(self, targets: Sequence[Target], reads: Reads) -> Self:
+    def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
         """The same, with the answers to what several methods will ask of the explained images, from one forward."""
         model = self.again()
         by_kind: dict[Any, list[Target]] = {}
