@@ -20,7 +20,7 @@ SQUARE, WIDE = (224, 224), (160, 320)
         ((2, 512, 3, 32), (65, 1000), {}, Layout("channels first", (3, 32))),
         ((2, 512, 2, 9), (33, 260), {}, Layout("channels first", (2, 9))),
         ((2, 3, 300, 300), SQUARE, {}, None),
-        ((2, 7, 7, 7), SQUARE, {"channels_last": True}, Layout("channels last", (7, 7))),
+        ((2, 7, 7, 7), SQUARE, {"channels_last": True}, Layout("channels last", (7, 7), ambiguous=True)),
         ((2, 512, 5, 10), WIDE, {}, Layout("channels first", (5, 10))),
         ((2, 5, 10, 512), WIDE, {}, Layout("channels last", (5, 10))),
         ((2, 512, 10, 5), WIDE, {}, None),

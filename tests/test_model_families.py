@@ -300,3 +300,23 @@ def test_choosing_the_layer_costs_one_forward_once(name, layer):
         ran.clear()
     assert forwards[0] <= 2
     assert forwards[1:] == [1, 1]
+
+
+def test_a_spec_that_is_wrong_about_the_order_does_not_turn_the_map():
+    torch.manual_seed(0)
+    model, x = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=112), torch.randn(1, 3, 112, 112)
+    right = Explainer(model).attribute(x, "layercam")
+    wrong = Explainer(model, spec=ModelSpec(prefix_tokens=0)).attribute(x, "layercam")
+    assert torch.equal(right.scores, wrong.scores)
+    square = nn.Sequential(nn.Conv2d(3, 7, 3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5))
+    image = torch.randn(1, 3, 28, 28)  # 7 channels on 7 by 7 cells
+    right = Explainer(square).attribute(image, "layercam", layer="1")
+    wrong = Explainer(square, spec=ModelSpec(channels_last=True)).attribute(image, "layercam", layer="1")
+    assert torch.equal(right.scores, wrong.scores)
+
+
+def test_a_spec_that_names_a_layer_of_which_only_the_class_token_is_read_is_told():
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=112)
+    spec = ModelSpec(layer="blocks.1.norm2", prefix_tokens=1)
+    attribution = Explainer(model, spec=spec).attribute(torch.randn(1, 3, 112, 112), "hirescam")
+    assert any("exactly zero at 100% of the grid" in note for note in attribution.notes)

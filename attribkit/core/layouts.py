@@ -17,7 +17,7 @@ class Layout:
     kind: str  # "channels first", "channels last" or "tokens"
     grid: tuple[int, ...]  # cells per axis of space
     prefix: int = 0  # tokens before those of the grid: class, distillation and register tokens
-    ambiguous: bool = False  # the shape alone would allow channels last as well
+    ambiguous: bool = False  # the shape alone would allow the other order of axes as well
     order: tuple[int, ...] | None = None  # the tokens of the grid's cells, row by row; None is as they stand
 
     def to_grid(self, output: Tensor) -> LayerMaps:
@@ -57,7 +57,7 @@ def find_layout(
         if min(misfits) < math.inf:
             tie = misfits[0] == misfits[1]
             best = orders[channels_last if tie else misfits.index(min(misfits))]
-            return replace(best, ambiguous=tie and not channels_last)
+            return replace(best, ambiguous=tie)
     if len(shape) == 3 and len(base) == 2:
         prefixes = range(_MOST_PREFIX_TOKENS + 1) if prefix_tokens is None else [prefix_tokens]
         grids = [(prefix, _token_grid(shape[1] - prefix, base)) for prefix in prefixes]

@@ -153,7 +153,7 @@ def ways_of_reading(layer: ReadLayer, runs: int, layout: Layout) -> Iterable[str
     if runs > 1:
         yield f"layer {layer.name!r} runs {runs} times in a forward; its last map was read"
     if layout.ambiguous:
-        yield f"layer {layer.name!r} was read as channels first; its shape allows channels last as well"
+        yield f"layer {layer.name!r} was read as {layout.kind}; its shape allows another order of axes as well"
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:
