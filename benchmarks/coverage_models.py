@@ -30,6 +30,12 @@ _SIZES = {
     "swin3d": (3, 16, 224, 224),
     "s3d": (3, 16, 224, 224),
 }
+_BUILT = {  # options of timm's architectures that were made for large images, for smaller ones
+    "deepseek_vit": {"img_size": 210},
+    "gemma4_vit": {"img_size": 192},
+    "qwen3_vit": {"img_size": 224},
+}
+_SMALLER = {"hieradet_sam2": (3, 224, 224), "csatv2": (3, 256, 256)}  # images of architectures that take any size
 _SCORED = ("fasterrcnn", "keypointrcnn", "maskrcnn")  # detectors that name their threshold box_score_thresh
 
 
@@ -45,7 +51,8 @@ class Architecture:
     def size(self, model: nn.Module) -> tuple[int, ...]:
         """(c, *space) of the images that it takes."""
         if self.library == "timm":
-            return tuple(model.pretrained_cfg["input_size"])
+            side = _BUILT.get(self.family, {}).get("img_size")
+            return (3, side, side) if side else _SMALLER.get(self.family, tuple(model.pretrained_cfg["input_size"]))
         special = [size for prefix, size in _SIZES.items() if self.name.startswith(prefix)]
         return special[0] if special else _GROUPS[self.family][1]
 
@@ -65,7 +72,7 @@ def architectures(*, every: bool) -> Iterator[Architecture]:
     for module, found in survey().items():
         by_size = sorted(found, key=lambda name: (found[name][1] == 0, found[name][0]))
         for name in by_size if every else by_size[:1]:
-            yield Architecture("timm", module, name, partial(timm.create_model, name))
+            yield Architecture("timm", module, name, partial(timm.create_model, name, **_BUILT.get(module, {})))
     for group, (where, _) in _GROUPS.items():
         for name in torchvision.models.list_models(module=where):
             yield Architecture("torchvision", group, name, partial(_built, name))
