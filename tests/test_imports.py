@@ -81,6 +81,7 @@ def test_core_files_import_each_other_in_one_direction():
         "places.followed",
         "places.grids",
         "trace",
+        "layer_choice",
         "layers",
         "targets.units",
         "linear_head",
