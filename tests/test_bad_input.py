@@ -154,6 +154,28 @@ def test_out_of_memory_halves_the_batch_and_is_remembered():
         assert all(size <= 2 for size in sizes)
 
 
+@pytest.mark.parametrize("words", ["could not create a primitive", "DefaultCPUAllocator: can't allocate memory"])
+def test_what_a_cpu_says_of_too_little_memory_halves_the_batch(words):
+    model, sizes, x = tiny_cnn(), [], images(6, 3, 16, 16)
+    reference = Explainer(model).attribute(x, "saliency").scores
+
+    def small_memory(_module, args):
+        sizes.append(len(args[0]))
+        if len(args[0]) > 4:
+            raise RuntimeError(words)
+
+    model.register_forward_pre_hook(small_memory)
+    torch.testing.assert_close(Explainer(model).attribute(x, "saliency").scores, reference)
+    assert sizes == [6, 3, 3]
+
+
+def test_what_onednn_says_of_one_image_is_left_as_it_is():
+    model = tiny_cnn()
+    model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("could not create a primitive")))
+    with pytest.raises(RuntimeError, match="could not create a primitive"):
+        Explainer(model).attribute(images(1, 3, 16, 16), "saliency")
+
+
 def test_one_image_that_does_not_fit_is_said():
     model = tiny_cnn()
     model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))

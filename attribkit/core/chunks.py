@@ -43,6 +43,10 @@ class Question:
 Run = Callable[[Tensor, list[Question]], list[Tensor]]
 
 
+_OF_ONEDNN = "could not create a primitive"
+_OUT_OF_MEMORY = ("can't allocate memory", _OF_ONEDNN)  # on a CPU
+
+
 @dataclass
 class Learnt:
     """What earlier calls taught about a model."""
@@ -54,7 +58,9 @@ class Learnt:
 
     def from_error(self, error: RuntimeError, x: Tensor) -> bool:
         """Whether the error says how to ask again."""
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+            if len(x) == 1 and _OF_ONEDNN in str(error):
+                return False  # which it says of much else too
             if len(x) == 1:
                 raise OutOfMemory(
                     f"One image of shape {tuple(x.shape[1:])} alone does not fit into the memory of {x.device}: "
