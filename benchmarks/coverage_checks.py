@@ -35,7 +35,7 @@ def checked(explainer: Explainer, x: Tensor, method: str, options: dict[str, Any
         return Cell("refused", text=str(error))
     except Exception as error:
         return Cell("wrong", text=f"{type(error).__name__}: {error}")
-    wrong = [*_wrong(attribution, x, method)]
+    wrong = [*_wrong(attribution, x, method, whole="target" not in options)]
     if _fingerprint(model) != before:
         wrong.append("the model is not as it was")
     layer = next((note.split("'")[1] for note in attribution.notes if note.startswith("layer=")), "")
@@ -87,7 +87,8 @@ def _not_all_zero(explainer: Explainer, x: Tensor, method: str, options: dict[st
     return attribution
 
 
-def _wrong(attribution: Attribution, x: Tensor, method: str) -> Iterator[str]:
+def _wrong(attribution: Attribution, x: Tensor, method: str, *, whole: bool) -> Iterator[str]:
+    """What is wrong with an answer; whole: whether the score looks at all of the image, as a box's does not."""
     heatmap, scores = attribution.heatmap(), attribution.scores
     if heatmap.shape != (len(x), *x.shape[2:]):
         yield f"a heatmap of shape {tuple(heatmap.shape)}"
@@ -99,7 +100,8 @@ def _wrong(attribution: Attribution, x: Tensor, method: str) -> Iterator[str]:
         yield f"scores of shape {tuple(scores.shape)}"
     if min(scores.shape[2:]) < 2:
         yield f"a grid of {tuple(scores.shape[2:])}"
-    yield from (note for note in attribution.notes if "exactly zero at" in note)
+    if whole:
+        yield from (note for note in attribution.notes if "exactly zero at" in note)
 
 
 def _fingerprint(model: nn.Module) -> list[Any]:
