@@ -76,14 +76,16 @@ def _same_for_both(model: nn.Module, images: Tensor, tolerance: float) -> bool:
 
 
 def _not_all_zero(explainer: Explainer, x: Tensor, method: str, options: dict[str, Any]) -> Attribution:
-    """The attribution of the predicted class, or of others where that is zero everywhere, as CAMs may be."""
+    """The attribution; of a CAM that its ReLU cuts to zero everywhere, that of another class, or before the ReLU."""
     attribution = explainer.attribute(x, method, **options)
-    if "target" in options or method not in OF_LAYERS:
+    if method not in OF_LAYERS or attribution.scores.any():
         return attribution
+    if "target" in options:
+        return explainer.attribute(x, method, **options, relu=False)
     for other in range(_CLASSES):
+        attribution = explainer.attribute(x, method, target=other, **options)
         if attribution.scores.any():
             break
-        attribution = explainer.attribute(x, method, target=other, **options)
     return attribution
 
 
