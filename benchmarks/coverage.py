@@ -40,6 +40,7 @@ METHODS = (
 )
 _FLIPPED = ("gradcam", "saliency")
 _FEW = 50_000_000  # parameters, for a copy in double precision
+_IMAGES = 2  # at a time, of perturbed ones
 _BYTES = 8 * 2**30
 _COLUMNS = (
     "library", "family", "architecture", "parameters", "input", "method", "status", "layer", "grid", "seconds", "text",
@@ -84,7 +85,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     model, x = lively(model, size).to(device), torch.randn(1, *size, device=device)
     about |= {"parameters": sum(each.numel() for each in model.parameters()), "input": "x".join(map(str, x.shape[1:]))}
     try:
-        explainer = Explainer(model)
+        explainer = Explainer(model, batch_size=_IMAGES)
     except AttribkitError as error:
         yield from (about | {"method": method} | asdict(Cell("refused", text=str(error))) for method in METHODS)
         return

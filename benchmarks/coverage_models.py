@@ -24,11 +24,11 @@ _GROUPS = {  # of torchvision's builders: where they are, and the images that th
     "video": (torchvision.models.video, (3, 16, 112, 112)),
     "optical_flow": (torchvision.models.optical_flow, (3, 128, 128)),
 }
-_SIZES = {
+_SIZES = {  # of builders whose names start so
     "inception_v3": (3, 299, 299),
     "mvit": (3, 16, 224, 224),
-    "swin3d": (3, 16, 224, 224),
     "s3d": (3, 16, 224, 224),
+    "swin3d": (3, 8, 112, 112),
 }
 _BUILT = {  # options of timm's architectures that were made for large images, for smaller ones
     "deepseek_vit": {"img_size": 210},

@@ -45,10 +45,11 @@ def of_images(x: Tensor) -> Places:
 
 
 def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
-    """The middle along axes where all of it is near; none elsewhere, nor where a part of it has no place."""
+    """The middle along axes of what has a place, where all of that is near; none elsewhere."""
     narrow = narrowed(coordinates)
-    low, high = ([extreme(each, axes, keep) for each in narrow] for extreme in (torch.amin, torch.amax))
-    near = torch.stack([(b - a) < _WIDE for a, b in zip(low, high, strict=True)]).all(0)
+    low = [each.nan_to_num(math.inf).amin(axes, keepdim=keep) for each in narrow]
+    high = [each.nan_to_num(-math.inf).amax(axes, keepdim=keep) for each in narrow]
+    near = torch.stack([(a <= b) & (b - a < _WIDE) for a, b in zip(low, high, strict=True)]).all(0)
     return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True))
 
 
