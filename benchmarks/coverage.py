@@ -65,7 +65,8 @@ def main() -> None:
     wanted = [
         each
         for each in architectures(every=arguments.all)
-        if each.name not in done and (not arguments.only or any(word in each.name for word in arguments.only))
+        if (each.library, each.name) not in done
+        and (not arguments.only or any(word in each.name for word in arguments.only))
     ]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for architecture, rows in zip(wanted, pool.map(partial(_apart, device=arguments.device), wanted), strict=True):
@@ -153,9 +154,9 @@ def _append(path: Path | None, rows: list[dict[str, Any]]) -> None:
             csv.DictWriter(file, _COLUMNS, restval="").writerows(rows)
 
 
-def _done(path: Path) -> set[str]:
+def _done(path: Path) -> set[tuple[str, str]]:
     with path.open(newline="") as file:
-        return {row["architecture"] for row in csv.DictReader(file)}
+        return {(row["library"], row["architecture"]) for row in csv.DictReader(file)}
 
 
 if __name__ == "__main__":
