@@ -62,12 +62,9 @@ def main() -> None:
     done = _done(path) if arguments.resume and path else set()
     if path and not done:
         path.write_text(",".join(_COLUMNS) + "\n")
-    wanted = [
-        each
-        for each in architectures(every=arguments.all)
-        if (each.library, each.name) not in done
-        and (not arguments.only or any(word in each.name for word in arguments.only))
-    ]
+    words = arguments.only or [""]
+    known = (each for each in architectures(every=arguments.all) if (each.library, each.name) not in done)
+    wanted = [each for each in known if any(word in each.name for word in words)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for architecture, rows in zip(wanted, pool.map(partial(_apart, device=arguments.device), wanted), strict=True):
             _print(architecture, rows)
