@@ -25,7 +25,6 @@ from attribkit.core.targets.target import Target
 
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
 
-
 Model = TypeVar("Model", bound="AskedModel")
 
 
@@ -157,11 +156,10 @@ class AskedModel:
         return forward
 
     @contextmanager
-    def _standing_for(self, target: Target | None, inputs: dict[str, Any]) -> Iterator[None]:
+    def _standing_for(self, target: Target, inputs: dict[str, Any]) -> Iterator[None]:
         """Let the module, whoever calls it, have the inputs and return what the target scores."""
         with ExitStack() as stack:
-            if target is not None and target.read_layer is not None:
-                name = target.read_layer
+            if (name := target.read_layer) is not None:
                 layer = self._named(name, name, None)
                 stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer)))
             if inputs:
@@ -286,6 +284,7 @@ class AskedModel:
         return found
 
     def _found(self, x: Tensor, target: Target) -> FoundLayers:
+        """The layers, traced once for images of this size and what is asked about them."""
         key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
         if key not in self._learnt.layers:
             first = target.part(slice(0, 1))

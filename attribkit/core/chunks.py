@@ -13,6 +13,9 @@ from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
 from attribkit.core.targets.target import Remark, Target, check_count
 
+_OF_ONEDNN = "could not create a primitive"
+_OUT_OF_MEMORY = ("can't allocate memory", _OF_ONEDNN)  # on a CPU
+
 
 class Question:
     """A target put to one chunk of images; keeps what decides its meaning, and what is worth a note."""
@@ -41,10 +44,6 @@ class Question:
 
 
 Run = Callable[[Tensor, list[Question]], list[Tensor]]
-
-
-_OF_ONEDNN = "could not create a primitive"
-_OUT_OF_MEMORY = ("can't allocate memory", _OF_ONEDNN)  # on a CPU
 
 
 @dataclass

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from attribkit.core.hooks import running
 from attribkit.core.layouts import Layout
+from attribkit.core.places.coordinates import narrowed
 from attribkit.core.spec import ModelSpec
 
 Kind = Literal["channel", "spatial", "both"]
@@ -112,7 +113,7 @@ class _Watcher(TorchFunctionMode):
         """Two tensors of different origins multiplied: a map by a gate, or a gate by a gate."""
         shape = torch.broadcast_shapes(*(each.shape for each in factors))
         squashed = [self._past(each).squashed for each in factors]
-        sizes = [_narrowed(each).numel() for each in factors]
+        sizes = [narrowed((each,))[0].numel() for each in factors]
         for gate, other in ((0, 1), (1, 0)):
             is_map = factors[other].shape == shape and not (squashed[other] and sizes[gate] >= sizes[other])
             if squashed[gate] and is_map:
@@ -124,7 +125,7 @@ class _Watcher(TorchFunctionMode):
         """Keep a gate on a map of this shape, if it is a map of the images and more than a number for each."""
         if self._past(gate).shared and len(shape) != len(self._images) + 1:
             return
-        gate = _narrowed(gate)[(None,) * (len(shape) - gate.ndim)]
+        gate = narrowed((gate,))[0][(None,) * (len(shape) - gate.ndim)]
         if len(shape) == len(self._images) + 1:  # the paths of selective kernels and split attention, put in a row
             gate = gate.expand(-1, *shape[1:3], *gate.shape[3:]).flatten(1, 2)
             shape = (shape[0], shape[1] * shape[2], *shape[3:])
@@ -144,11 +145,3 @@ class _Watcher(TorchFunctionMode):
             self.gates.append(Gate(self._running[-1], "spatial", values[:, 0]))
         elif over_channels:
             self.gates.append(Gate(self._running[-1], "channel", values.flatten(1)))
-
-
-def _narrowed(tensor: Tensor) -> Tensor:
-    """The tensor without the copies that expand() made."""
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            tensor = tensor.narrow(axis, 0, 1)
-    return tensor

@@ -41,9 +41,7 @@ class FoundLayers:
 
     @property
     def chosen(self) -> Layer:
-        """The layer that methods read by default; raises UnsupportedModel where none can be chosen with a reason."""
-        if self.refusal:
-            raise self.refusal
+        """The layer that methods read by default, where there is no refusal."""
         return next(layer for layer in self.layers if layer.chosen)
 
 

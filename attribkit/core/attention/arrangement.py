@@ -9,9 +9,8 @@ from torch import Tensor
 
 from attribkit.core.attention.seen import Weights
 from attribkit.core.errors import InvalidInput
-from attribkit.core.places.coordinates import Coordinates, Places
-
-_ALIKE = 1e-3  # share of the image; centres closer than this are the same cell
+from attribkit.core.places.coordinates import Coordinates, Places, unchanging
+from attribkit.core.places.grids import on_grid
 
 Windows = Float[Tensor, "b windows heads queries keys"]
 
@@ -142,45 +141,15 @@ def _sides(places: Places, *, certain: bool) -> tuple[Coordinates | None, Coordi
     """The places of the queries (None where they have none) and of the keys."""
     rows, columns = places.rows, places.columns
     if columns is None:
-        return (None, rows) if certain and _constant(rows, -2) and not _constant(rows, -1) else None
-    if _constant(rows, -1) and _constant(columns, -2):
+        return (None, rows) if certain and unchanging(rows, -2) and not unchanging(rows, -1) else None
+    if unchanging(rows, -1) and unchanging(columns, -2):
         return rows, columns
-    if _constant(columns, -1) and _constant(rows, -2):
+    if unchanging(columns, -1) and unchanging(rows, -2):
         return columns, rows
-    return (None, columns) if _constant(rows, -2) and _constant(columns, -2) else None
-
-
-def _constant(coordinates: Coordinates, axis: int) -> bool:
-    """Whether the coordinates do not change along an axis."""
-    return all(
-        each.stride(axis) == 0
-        or each.shape[axis] == 1
-        or bool(torch.isclose(each, each.narrow(axis, 0, 1), rtol=0, atol=_ALIKE, equal_nan=True).all())
-        for each in coordinates
-    )
+    return (None, columns) if unchanging(rows, -2) and unchanging(columns, -2) else None
 
 
 def _on_grid(coordinates: Tensor) -> Tokens | None:
     """The cells of tokens at these places (lead, tokens, axes), if together they fill a grid, none twice in a row."""
-    placed = ~coordinates.isnan().any(-1)
-    if not bool(placed.any()):
-        return Tokens((), torch.full_like(placed, -1, dtype=torch.long), ())
-    centres, indices = zip(*(_clustered(axis, placed) for axis in coordinates.unbind(-1)), strict=True)
-    grid = tuple(len(each) for each in centres)
-    cells = torch.zeros_like(placed, dtype=torch.long)
-    for side, index in zip(grid, indices, strict=True):
-        cells = cells * side + index
-    cells = cells.where(placed, -1)
-    ordered = cells.where(placed, -1 - torch.arange(cells.shape[1], device=cells.device)).sort(1).values
-    twice = bool((ordered[:, 1:] == ordered[:, :-1]).any())
-    full = len(cells[placed].unique()) == math.prod(grid)
-    return Tokens(grid, cells, centres) if full and not twice else None
-
-
-def _clustered(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct values of a coordinate in order, and which of them each token has."""
-    values = coordinate[placed].unique()
-    cluster = torch.cat([values.new_zeros(1), (values.diff() > _ALIKE).cumsum(0).to(values)]).long()
-    sums = values.new_zeros(int(cluster[-1]) + 1).index_add(0, cluster, values)
-    centres = sums / cluster.bincount()
-    return centres, cluster[torch.searchsorted(values, coordinate.nan_to_num(0)).clamp(max=len(values) - 1)]
+    found = on_grid(coordinates.unbind(-1))
+    return found and Tokens(tuple(map(len, found[0])), found[1], found[0])

@@ -55,12 +55,18 @@ def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coord
 
 def constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
     """The coordinates without an axis along which they do not change, as wide as the output; None if they change."""
-    narrow = narrowed(coordinates)
-    first = tuple(each.select(axis, 0).unsqueeze(axis) for each in narrow)
-    unchanging = all(bool(same(one, each).all()) for one, each in zip(first, narrow, strict=True))
-    if not unchanging or bool(first[0].isnan().all()):
+    first = tuple(each.narrow(axis, 0, 1) for each in narrowed(coordinates))
+    if not unchanging(coordinates, axis) or bool(first[0].isnan().all()):
         return None
     return tuple(each.expand(output.shape) for each in first)
+
+
+def unchanging(coordinates: Coordinates, axis: int) -> bool:
+    """Whether the coordinates are the same all along an axis."""
+    return all(
+        each.stride(axis) == 0 or each.shape[axis] == 1 or bool(same(each, each.narrow(axis, 0, 1)).all())
+        for each in narrowed(coordinates)
+    )
 
 
 def agreed(several: Sequence[Coordinates]) -> Coordinates:
@@ -86,6 +92,18 @@ def narrowed(coordinates: Coordinates) -> Coordinates:
 def same(a: Tensor, b: Tensor) -> Tensor:
     """Whether two coordinates are the same, or both none, element by element."""
     return ((a - b).abs() < _ALIKE) | (a.isnan() & b.isnan())
+
+
+def clustered(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of a coordinate in order, rounding aside, and which of them each element has.
+
+    placed: which elements have a place; of the others nothing is told.
+    """
+    values = coordinate[placed].unique()
+    cluster = torch.cat([values.new_zeros(1), (values.diff() > _ALIKE).cumsum(0).to(values)]).long()
+    sums = values.new_zeros(int(cluster[-1]) + 1).index_add(0, cluster, values)
+    centres = sums / cluster.bincount()
+    return centres, cluster[torch.searchsorted(values, coordinate.nan_to_num(0)).clamp(max=len(values) - 1)]
 
 
 def resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:

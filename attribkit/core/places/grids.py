@@ -1,12 +1,14 @@
 """The layout of a tensor, told by the places that its elements come from."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from attribkit.core.layouts import Layout
-from attribkit.core.places.coordinates import Places, narrowed
+from attribkit.core.places.coordinates import Coordinates, Places, clustered, narrowed, unchanging
 
 
 def layout_of(places: Places) -> Layout | None:
@@ -24,18 +26,33 @@ def layout_of(places: Places) -> Layout | None:
                 return Layout(kind, grid)
     if len(shape) == 3:
         tokens = _without(axes, 2)
-        return _of_tokens([each[0] for each in tokens]) if tokens is not None and len(tokens[0]) == 1 else None
+        return _of_tokens(tokens) if tokens is not None and len(tokens[0]) == 1 else None
     return None
 
 
-def _without(coordinates: Sequence[Tensor], axis: int) -> list[Tensor] | None:
+def on_grid(coordinates: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Int[Tensor, "rows tokens"]] | None:
+    """The centres of a grid's cells along each axis, and the cell of each token in reading order; -1 is no place.
+
+    coordinates: along each axis of space, (rows, tokens), NaN is no place. None where the tokens together do not fill a
+    grid, or two of a row are the same cell.
+    """
+    placed = ~torch.stack([each.isnan() for each in coordinates]).any(0)
+    if not bool(placed.any()):
+        return (), torch.full_like(placed, -1, dtype=torch.long)
+    centres, indices = zip(*(clustered(each, placed) for each in coordinates), strict=True)
+    cells = torch.zeros_like(placed, dtype=torch.long)
+    for along, index in zip(centres, indices, strict=True):
+        cells = cells * len(along) + index
+    cells = cells.where(placed, -1)
+    ordered = cells.where(placed, -1 - torch.arange(cells.shape[1], device=cells.device)).sort(1).values
+    twice = bool((ordered[:, 1:] == ordered[:, :-1]).any())
+    full = len(cells[placed].unique()) == math.prod(map(len, centres))
+    return (centres, cells) if full and not twice else None
+
+
+def _without(coordinates: Coordinates, axis: int) -> list[Tensor] | None:
     """The coordinates without an axis that they do not depend on; None if they do."""
-    first = [each.select(axis, 0) for each in coordinates]
-    same = all(
-        each.shape[axis] == 1 or each.allclose(one.unsqueeze(axis).expand_as(each), equal_nan=True)
-        for each, one in zip(coordinates, first, strict=True)
-    )
-    return first if same else None
+    return [each.select(axis, 0) for each in coordinates] if unchanging(coordinates, axis) else None
 
 
 def _is_grid(coordinates: Sequence[Tensor], grid: tuple[int, ...]) -> bool:
@@ -57,25 +74,14 @@ def _is_space(grid: tuple[int, ...]) -> bool:
 
 
 def _of_tokens(coordinates: Sequence[Tensor]) -> Layout | None:
-    """The grid that tokens of one image fill, and their order."""
-    placed = ~torch.stack([each.isnan() for each in coordinates]).any(0)
-    columns = [each[placed] for each in coordinates]
-    levels = [_levels(each) for each in columns]
-    grid = tuple(len(each) for each in levels)
-    if not _is_space(grid) or int(placed.sum()) != torch.Size(grid).numel():
+    """The grid that the tokens of one image fill, and their order; coordinates: (1, tokens)."""
+    found = on_grid(coordinates)
+    grid = tuple(map(len, found[0])) if found else ()
+    if found is None or not _is_space(grid):
         return None
-    cell = torch.zeros_like(columns[0], dtype=torch.long)
-    for each, level, cells in zip(columns, levels, grid, strict=True):
-        cell = cell * cells + (each[:, None] - level).abs().argmin(1)
-    if len(cell.unique()) < len(cell):
-        return None
-    order = placed.nonzero().flatten()[cell.argsort()].tolist()
-    prefix = len(placed) - len(order)
-    in_rows = order == list(range(prefix, len(placed)))
+    cells = found[1][0]
+    placed = cells.ge(0).nonzero().flatten()
+    order = placed[cells[placed].argsort()].tolist()
+    prefix = len(cells) - len(order)
+    in_rows = order == list(range(prefix, len(cells)))
     return Layout("tokens", grid, prefix, order=None if in_rows else tuple(order))
-
-
-def _levels(coordinate: Tensor) -> Tensor:
-    """The different values of a coordinate, rounding aside."""
-    values = coordinate.unique()  # sorted
-    return values[torch.cat([torch.ones_like(values[:1], dtype=torch.bool), values.diff() > 1e-4])]

@@ -16,7 +16,7 @@ from attribkit.core.places.coordinates import (
     middle,
     narrowed,
     resized,
-    same,
+    unchanging,
     without_border,
 )
 
@@ -205,10 +205,9 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
     """Coordinates of a factor with these axes over the axes of the result; None if they change along one that goes."""
     for axis, label in reversed(list(enumerate(labels))):
         if label not in result:
-            first = tuple(each.narrow(axis, 0, 1) for each in coordinates)
-            if not all(bool(same(one, each).all()) for one, each in zip(first, coordinates, strict=True)):
+            if not unchanging(coordinates, axis):
                 return None
-            coordinates = tuple(each.squeeze(axis) for each in first)
+            coordinates = tuple(each.select(axis, 0) for each in coordinates)
     kept = [label for label in labels if label in result]
     if len(set(kept)) < len(kept) or all(each.isnan().all() for each in coordinates):
         return None
@@ -253,7 +252,7 @@ _NAMES: dict[Rule, str] = {
         alpha_dropout feature_dropout softmax log_softmax float half double bfloat16 to type type_as clone contiguous
         detach requires_grad where masked_fill nan_to_num addcmul lerp reciprocal floor_divide round normalize
         __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
-        __itruediv__ __pow__ __rpow__ __neg__ glu_""",
+        __itruediv__ __pow__ __rpow__ __neg__""",
     _normalised: "layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm native_layer_norm",
     _reshaped: "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel",
     _rearranged: """
