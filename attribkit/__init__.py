@@ -8,16 +8,18 @@ if TYPE_CHECKING:
     from attribkit.core.errors import AttribkitError
     from attribkit.core.inputs import Shared
     from attribkit.core.method import Method
-    from attribkit.core.metric import Faithfulness, Localization
+    from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit.core.model import HookedModel
     from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
+    from attribkit.core.substrates import Imputer
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
     from attribkit.core.targets.regions import Region
     from attribkit.core.targets.target import Target
     from attribkit.core.targets.units import Direction, LayerUnit, Unit
+    from attribkit.core.truth import Truth
     from attribkit.core.visualization import Visualization
     from attribkit.core.visualizer import Visualizer
     from attribkit.explainer import Explainer
@@ -33,6 +35,7 @@ __all__ = [
     "Attribution",
     "Box",
     "ClassLogit",
+    "Complexity",
     "Contrast",
     "Counterfactual",
     "Direction",
@@ -40,17 +43,21 @@ __all__ = [
     "Explainer",
     "Faithfulness",
     "HookedModel",
+    "Imputer",
     "LayerUnit",
     "Localization",
     "Method",
+    "Metric",
     "ModelSpec",
     "MultiLabel",
     "Probability",
     "Reads",
     "Region",
+    "Robustness",
     "Shared",
     "Similarity",
     "Target",
+    "Truth",
     "Unit",
     "Visualization",
     "Visualizer",
@@ -67,6 +74,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Attribution": "core.attribution",
     "Box": "core.targets.boxes",
     "ClassLogit": "core.targets.logits",
+    "Complexity": "core.metric",
     "Contrast": "core.targets.logits",
     "Counterfactual": "core.targets.logits",
     "Direction": "core.targets.units",
@@ -74,17 +82,21 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Explainer": "explainer",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
+    "Imputer": "core.substrates",
     "LayerUnit": "core.targets.units",
     "Localization": "core.metric",
     "Method": "core.method",
+    "Metric": "core.metric",
     "ModelSpec": "core.spec",
     "MultiLabel": "core.targets.logits",
     "Probability": "core.targets.logits",
     "Reads": "core.reading",
     "Region": "core.targets.regions",
+    "Robustness": "core.metric",
     "Shared": "core.inputs",
     "Similarity": "core.targets.embeddings",
     "Target": "core.targets.target",
+    "Truth": "core.truth",
     "Unit": "core.targets.units",
     "Visualization": "core.visualization",
     "Visualizer": "core.visualizer",

@@ -16,7 +16,6 @@ from torch import Tensor
 from attribkit import registry, zoo
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError
-from attribkit.core.metric import Localization
 from attribkit.explainer import Explainer
 from attribkit.figures import Cell, grid
 from attribkit.figures.figure import caption
@@ -24,6 +23,7 @@ from attribkit.loading import load_model
 
 SHOWN = 3  # scenes per model in the figure
 QUICK: dict[str, dict[str, Any]] = {"rise": {"masks": 300, "cells": 6}}  # options of what would take minutes
+METRICS = ("relevance_mass", "pointing_game")
 _ROUNDS = 3  # of a plain forward, which is the unit of cost
 Result = TypeVar("Result")
 
@@ -81,7 +81,7 @@ def rows(stages: Sequence[Stage], methods: Sequence[str]) -> Iterator[Row]:
 
 def table(done: Sequence[Row]) -> list[dict[str, str]]:
     """The rows as a terminal shows them; each metric's mean over the scenes, with the arrow towards the better."""
-    arrows = {name: f"{name} {'↑' if cls.higher_is_better else '↓'}" for name, cls in registry.metrics().items()}
+    arrows = {name: f"{name} {'↑' if registry.metrics()[name].higher_is_better else '↓'}" for name in METRICS}
     return [
         {"model": row.model, "method": row.method}
         | (
@@ -116,15 +116,9 @@ def _row(stage: Stage, name: str) -> Row:
         stage.x[:1], name, target=stage.labels[:1], **options
     )  # what is done once per model is not timed
     attribution, seconds = _timed(explain, stage.x.device)
-    metrics = {
-        key: float(stage.explainer.evaluate(attribution, key, mask=stage.mask if _needs_mask(key) else None).mean())
-        for key in registry.metrics()
-    }
+    found = stage.explainer.measure([attribution], METRICS, mask=stage.mask)
+    metrics = {each.metric.name: float(each.values.mean()) for each in found}
     return Row(stage.name, name, seconds, seconds / stage.forward_seconds, metrics, attribution)
-
-
-def _needs_mask(metric: str) -> bool:
-    return issubclass(registry.metrics()[metric], Localization)
 
 
 def _timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import registry
-from attribkit.core.admission import check_images, checked_mask, unwrapped
+from attribkit.core.admission import check_images, unwrapped
 from attribkit.core.attention.layers import AttentionLayers
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
@@ -18,8 +18,9 @@ from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import Inputs, read_inputs
 from attribkit.core.layers import Layer
+from attribkit.core.measured import Measured, check_attributions, measured
 from attribkit.core.method import Method
-from attribkit.core.metric import Faithfulness, Localization, Metric
+from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
 from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads
@@ -27,6 +28,7 @@ from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
 from attribkit.core.targets.target import Target, check_count
+from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
 from attribkit.core.visualized import blank_images, visualized
 from attribkit.core.visualizer import Visualizer
@@ -140,23 +142,38 @@ class Explainer:
         attribution: Attribution,
         metric: str | type[Metric] | Metric,
         *,
-        mask: Masks | None = None,
+        mask: Masks | Truth | None = None,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> PerImage:
-        """Score an attribution of this model by a metric, a number per image.
+        """Score an attribution of this model by a metric, a number per image; NaN where it is not defined.
 
-        mask: (b, *space), True on the object, for metrics that compare with one. inputs: those that the attribution was
-        made with.
+        metric: a name, class or instance; options are its fields. mask: (b, *space), True on the object, or a Truth,
+        for metrics that compare with one. inputs: those that the attribution was made with.
         """
-        score = registry.make(metric, Metric, **options)
-        if isinstance(score, Localization):
-            return score(attribution, checked_mask(mask, attribution))
-        if not isinstance(score, Faithfulness):
-            raise InvalidInput(f"{score!r} is neither a Faithfulness nor a Localization metric: derive it from one.")
+        made = registry.make(metric, Metric, **options)
+        return self.measure([attribution], [made], mask=mask, inputs=inputs)[0].values[0]
+
+    def measure(
+        self,
+        attributions: Sequence[Attribution],
+        metrics: Sequence[str | type[Metric] | Metric],
+        *,
+        mask: Masks | Truth | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> list[Measured]:
+        """Score several attributions of the same images and targets by several metrics.
+
+        What does not depend on the maps is asked of the model once for all of them. mask, inputs: as for `evaluate`.
+        Gives for each metric its values, (m, b) for m attributions of b images, and details such as curves.
+        """
+        made = [registry.make(metric, Metric) for metric in _several(metrics, "metrics")]
+        check_attributions(attributions)
+        x = attributions[0].x
+        check_images(x, self.model)
         with frozen(self.model.module):
-            more = self._inputs(inputs, attribution.x)
-            return score(self.model.explaining(attribution.x, more), attribution)
+            model = self.model.explaining(x, self._inputs(inputs, x))
+            return [measured(metric, model, attributions, mask) for metric in made]
 
     def layers(
         self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None

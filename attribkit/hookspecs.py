@@ -7,6 +7,7 @@ from torch import nn
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
+from attribkit.core.substrates import Imputer
 from attribkit.core.visualizer import Visualizer
 
 hookspec = pluggy.HookspecMarker("attribkit")
@@ -26,6 +27,11 @@ def attribkit_visualizers() -> list[type[Visualizer]]:
 @hookspec
 def attribkit_metrics() -> list[type[Metric]]:
     """Metrics that this plugin adds: an attribution in, a number per image out."""
+
+
+@hookspec
+def attribkit_imputers() -> list[type[Imputer]]:
+    """Imputers that this plugin adds: images with holes in, the images with the holes filled out."""
 
 
 @hookspec(firstresult=True)

@@ -21,6 +21,7 @@ from attribkit.core.errors import AttribkitError, InvalidInput, PluginWarning, U
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
+from attribkit.core.substrates import Imputer
 from attribkit.core.visualizer import Visualizer
 
 BUILTIN = {
@@ -31,13 +32,15 @@ BUILTIN = {
 }
 VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
 
-Offer = type[Method] | type[Visualizer] | type[Metric]
-Named = TypeVar("Named", Method, Visualizer, Metric)
+Offer = type[Method] | type[Visualizer] | type[Metric] | type[Imputer]
+Named = TypeVar("Named", Method, Visualizer, Metric, Imputer)
 _KINDS: dict[str, type[Any]] = {
     "attribkit_methods": Method,
     "attribkit_visualizers": Visualizer,
     "attribkit_metrics": Metric,
+    "attribkit_imputers": Imputer,
 }
+_SUBSTRATES = ("substrate", "baseline")  # options that take an imputer, also by its name
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,13 @@ def metrics() -> dict[str, type[Metric]]:
     return _offered(Metric)
 
 
+def imputers() -> dict[str, type[Imputer]]:
+    """Every imputer by name."""
+    return _offered(Imputer)
+
+
 def plugin_of(cls: Offer) -> Plugin:
-    """The plugin that offers a method, visualizer or metric."""
+    """The plugin that offers a method, visualizer, metric or imputer."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
 
 
@@ -101,6 +109,9 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {cls.name!r}", option, known)
+    for option in set(_SUBSTRATES) & set(options):
+        if isinstance(name := options[option], str) and name in imputers():
+            options[option] = imputers()[name]()
     try:
         return cls(**options)
     except TypeError as error:

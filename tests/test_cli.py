@@ -46,7 +46,7 @@ def test_demo(tmp_path):
 def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
     from dataclasses import dataclass
 
-    from attribkit import Faithfulness, Method
+    from attribkit import Method
 
     @dataclass(frozen=True)
     class Later(Method):
@@ -64,25 +64,14 @@ def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
         def __call__(self, model, x, target):
             raise ValueError("not on this model")
 
-    @dataclass(frozen=True)
-    class Steadiness(Faithfulness):
-        name = "steadiness"
-        source = "nobody"
-        higher_is_better = False
-
-        def __call__(self, model, attribution):
-            return model.score(attribution.x, attribution.target) * 0 + 0.25
-
-    methods, metrics = registry.methods(), registry.metrics()
+    methods, offered = registry.methods(), registry._offered
     monkeypatch.setattr(
         registry, "methods", lambda: {"gradcam": methods["gradcam"], "later": Later, "refusing": Refusing}
     )
-    monkeypatch.setattr(registry, "metrics", lambda: {**metrics, "steadiness": Steadiness})
-    monkeypatch.setattr(registry, "_offered", lambda kind: registry.methods() if kind is Method else registry.metrics())
+    monkeypatch.setattr(registry, "_offered", lambda kind: registry.methods() if kind is Method else offered(kind))
     output = run("demo", "--scenes", 3, "--output", tmp_path).output
     assert "later" in output
-    assert "steadiness ↓" in output
-    assert "0.25" in output
+    assert "pointing_game ↑" in output
     assert "ValueError: not on this model" in output
 
 

@@ -153,8 +153,9 @@ def test_other_metrics_of_plugins_are_evaluated():
         source = "nobody"
         higher_is_better = True
 
-        def __call__(self, model, attribution):
-            return model.score(attribution.x, attribution.target) - model.score(attribution.x * 0, attribution.target)
+        def __call__(self, model, attributions):
+            x, target = attributions[0].x, attributions[0].target
+            return (model.score(x, target) - model.score(x * 0, target)).expand(len(attributions), -1)
 
     model, x = tiny_cnn().eval(), torch.randn(3, 3, 16, 16)
     explainer = Explainer(model)

@@ -97,6 +97,8 @@ def test_core_files_import_each_other_in_one_direction():
         "model",
         "method",
         "visualizer",
+        "substrates",
+        "truth",
         "overlay",
         "sections",
         "attribution",
@@ -104,6 +106,7 @@ def test_core_files_import_each_other_in_one_direction():
         "visualization",
         "visualized",
         "metric",
+        "measured",
         "admission",
         "preflight",
     ]

@@ -27,7 +27,7 @@ def test_complete_on_a_smooth_model(baseline):
     ).double()
     x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
     attribution = Explainer(model).attribute(x, "integrated_gradients", target=1, baseline=baseline)
-    from attribkit.methods.substrates import substrate
+    from attribkit.core.substrates import substrate
 
     with torch.no_grad():
         wanted = (model(x) - model(substrate(x, baseline)))[:, 1]

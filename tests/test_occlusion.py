@@ -7,7 +7,7 @@ from skimage.segmentation import slic
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, Probability, zoo
-from attribkit.methods.substrates import inpainted
+from attribkit.core.substrates import inpainted
 from attribkit.testing import tiny_cnn
 
 
@@ -24,7 +24,7 @@ def test_equals_captum(patch, stride):
 
 @pytest.mark.parametrize("baseline", ["zero", "mean", "blur"])
 def test_equals_a_slow_loop(baseline):
-    from attribkit.methods.substrates import substrate
+    from attribkit.core.substrates import substrate
 
     model, x = tiny_cnn().eval(), torch.randn(1, 3, 10, 13)
     cover = substrate(x, baseline)

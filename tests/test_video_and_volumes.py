@@ -19,12 +19,12 @@ from attribkit.cli import app
 from attribkit.clips import Clip, read_clip
 from attribkit.core.overlay import overlay, stretched
 from attribkit.core.sections import evenly
+from attribkit.core.substrates import substrate
 from attribkit.figures import animate, mosaic, strip, write_clip
 from attribkit.loading import clip_preprocessing
 from attribkit.methods.gradcam import GradCAM
 from attribkit.methods.occlusion import Occlusion
 from attribkit.methods.rise import RISE
-from attribkit.methods.substrates import substrate
 from attribkit.preprocessing import ClipPreprocessing, read_image
 
 CONTROLS = {"random", "centre", "edges", "input_norm"}  # know nothing of the model

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.model import HookedModel
 
@@ -71,17 +70,6 @@ def check_images(x: Any, model: HookedModel) -> None:
     if not bool(finite.all()):
         wrong = (~finite).nonzero().flatten().tolist()
         raise InvalidInput(f"Images {wrong} hold NaN or infinite values: look at how they were loaded and normalised.")
-
-
-def checked_mask(mask: Any, attribution: Attribution) -> Tensor:
-    """The mask, if it is one of the attribution's images."""
-    wanted = (len(attribution), *attribution.x.shape[2:])
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == wanted:
-        if mask.device != attribution.scores.device:
-            raise InvalidInput(f"The mask is on {mask.device}, the scores on {attribution.scores.device}: move one.")
-        return mask
-    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    raise InvalidInput(f"The metric compares with a mask, a torch.bool tensor {wanted}, got {got}; try mask > 0.")
 
 
 def _check_shape(shape: tuple[int, ...], model: HookedModel) -> None:

@@ -1,7 +1,7 @@
 """A model that questions about images are put to: in chunks that fit, of layers that it has reasons to read."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from attribkit.core.targets.target import Target
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
 
 Model = TypeVar("Model", bound="AskedModel")
+Kept = TypeVar("Kept")
 
 
 class AskedModel:
@@ -47,6 +48,7 @@ class AskedModel:
         self._chunk: Inputs | None = None  # what those go with that are being run
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
+        self._kept: dict[Hashable, Any] = {}  # what `remembered` keeps of x
 
     def explaining(self: Model, x: Images, inputs: Inputs | None = None) -> Model:
         """The same model, about to explain x, with notes and predicted classes of its own.
@@ -55,14 +57,14 @@ class AskedModel:
         """
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
-        model.signs = Signs()
+        model.signs, model._kept = Signs(), {}
         return model
 
     def part(self: Model, images: slice) -> Model:
         """The same model, explaining some of the images; its notes go to the same reader."""
         model = copy.copy(self)
         model._x, model.inputs, model._chunk = self._x[images], self.inputs.part(images), None
-        model._meant, model._answers = [], []
+        model._meant, model._answers, model._kept = [], [], {}
         return model
 
     def prepared(self, target: Target) -> Target:
@@ -75,12 +77,25 @@ class AskedModel:
         model.notes = []
         return model
 
+    def remembered(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, made once for the images that are being explained, whoever asks for it by this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: Kept = self._kept[key]
+        return kept
+
+    @property
+    def images_seen(self) -> int:
+        """How many images went through the model since it was wrapped."""
+        return self._learnt.images
+
     def __call__(self, x: Images) -> Any:
         """What the model returns; differentiable where x is."""
         channels_last = self._learnt.channels_last and x.ndim == 4 and len(x) >= _MANY and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
         inputs = (self._chunk or self.inputs).of(len(x)).arguments()
+        self._learnt.images += len(x)
         try:
             with self.signs.of_forward(x.device):
                 return self.module(images, **inputs)

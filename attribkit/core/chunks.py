@@ -52,6 +52,7 @@ class Learnt:
 
     batch_size: int | None  # images at a time; None is all of them
     channels_last: bool  # whether convolutions get their images in the faster memory layout
+    images: int = 0  # that went through it
     layers: dict[tuple[Any, ...], FoundLayers] = field(default_factory=dict)  # by image size and kind of target
     readers: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
 

@@ -1,32 +1,80 @@
 """What the author of a metric writes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from attribkit.core.attribution import Attribution
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution, Reduction, resized
 from attribkit.core.model import HookedModel
-from attribkit.core.shapes import Masks, PerImage
+from attribkit.core.shapes import Heatmaps, PerImage
+from attribkit.core.truth import Truth
 
 
+@dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
-    """Scores an attribution, a number per image; subclass one of the two kinds below as a frozen dataclass."""
+    """Scores attributions, a number per image; subclass one of the four kinds below as a frozen dataclass.
+
+    The number of an image does not depend on the images beside it; it is NaN where it is not defined.
+    """
 
     name: ClassVar[str]  # what users write: metric="pointing_game"
     source: ClassVar[str]  # authors, venue, year, equation
-    higher_is_better: ClassVar[bool]
+    higher_is_better: ClassVar[bool | None]  # None: neither is better
+
+    reduce: Reduction = "sum"  # of the channels of scores that have several
+
+    def heatmap(self, attribution: Attribution) -> Heatmaps:
+        """The map that is scored, one number per pixel of the images."""
+        return attribution.heatmap(self.reduce)
 
 
 class Faithfulness(Metric):
     """Asks the model: are these the pixels that it used?"""
 
     @abstractmethod
-    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
-        """One number per image, which does not depend on the rest of the batch."""
+    def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
+        """A row for each of m attributions of the same images and targets.
+
+        What does not depend on the maps is asked of the model once for all of them, and with `model.remembered` once
+        for all metrics that ask the same.
+        """
+
+    def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
+        """What else is worth a column beside the numbers, such as a curve, each (m, b, ...); asked for after them."""
+        return {}
 
 
 class Localization(Metric):
     """Asks an annotator: are these the pixels of the object?"""
 
     @abstractmethod
-    def __call__(self, attribution: Attribution, mask: Masks) -> PerImage:
-        """One number per image, which does not depend on the rest of the batch."""
+    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+        """One number per image."""
+
+    def heatmap_on(self, attribution: Attribution, truth: Truth) -> Heatmaps:
+        """The map that is scored, resized linearly to the pixels of the mask where those are others."""
+        return resized(self.heatmap(attribution)[:, None], truth.mask.shape[1:])[:, 0]
+
+
+class Complexity(Metric):
+    """Asks the map alone: how much is there to read?"""
+
+    @abstractmethod
+    def __call__(self, attribution: Attribution) -> PerImage:
+        """One number per image."""
+
+
+class Robustness(Metric):
+    """Asks the method again: does its map follow what it should, and nothing else?"""
+
+    @abstractmethod
+    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
+        """One number per image."""
+
+    def details(self, model: HookedModel, attribution: Attribution) -> Mapping[str, Tensor]:
+        """What else is worth a column beside the numbers, each (b, ...); asked for after them."""
+        return {}

@@ -12,8 +12,8 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage, Scores
+from attribkit.core.substrates import Given, Substrate, substrate
 from attribkit.core.targets.target import Target
-from attribkit.methods.substrates import Given, Substrate, substrate
 from attribkit.methods.unmoved import rounding_of
 
 Baseline = Substrate | Given | Tensor

@@ -16,8 +16,8 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
+from attribkit.core.substrates import Given, Substrate, filling
 from attribkit.core.targets.target import Target
-from attribkit.methods.substrates import Given, Substrate, inpainted, substrate
 from attribkit.methods.unmoved import note_unmoved
 
 _PATCH, _STRIDE = 32, 16  # pixels
@@ -47,7 +47,7 @@ class Occlusion(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         count, region = self._regions(model, x)
-        cover = self._cover(x)
+        cover = filling(x, self.baseline, self.seed)
         score = model.score(x, target)
         scores = model.scores((cover(region(k)) for k in range(count)), target, count)  # (k, b)
         note_unmoved(model, x, torch.cat([scores, score[None]]))
@@ -60,13 +60,6 @@ class Occlusion(Method):
             total += region(k) * fall[(...,) + (None,) * (x.ndim - 1)]
             covered += region(k)
         return total / covered.clamp(min=1)
-
-    def _cover(self, x: Images) -> Callable[[Tensor], Images]:
-        """What makes the images with a region covered."""
-        if self.baseline == "inpaint":
-            return lambda region: inpainted(x, region)
-        instead = substrate(x, self.baseline, self.seed)  # type: ignore[arg-type]
-        return lambda region: torch.where(region, instead, x)
 
     def _regions(self, model: HookedModel, x: Images) -> tuple[int, Callable[[int], Tensor]]:
         """How many regions there are, and each of them as a mask, (1 or b, 1, *space)."""

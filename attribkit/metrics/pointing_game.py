@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
-from attribkit.core.shapes import Masks, PerImage
+from attribkit.core.shapes import PerImage
+from attribkit.core.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PointingGame(Localization):
     source: ClassVar[str] = "Zhang et al., ECCV 2016, sec. 4.1, without tolerance"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, attribution: Attribution, mask: Masks) -> PerImage:
-        heatmap = attribution.heatmap().flatten(1)
+    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+        heatmap = self.heatmap_on(attribution, truth).flatten(1)
         largest = heatmap == heatmap.amax(1, keepdim=True)
-        return (largest & mask.flatten(1)).sum(1) / largest.sum(1)
+        return (largest & truth.mask.flatten(1)).sum(1) / largest.sum(1)

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
-from attribkit.core.shapes import Masks, PerImage
+from attribkit.core.shapes import PerImage
+from attribkit.core.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RelevanceMass(Localization):
     source: ClassVar[str] = "Arras et al., Information Fusion 2022, relevance mass accuracy of the positive part"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, attribution: Attribution, mask: Masks) -> PerImage:
-        positive = attribution.heatmap().relu().flatten(1)
-        inside = (positive * mask.flatten(1)).sum(1)
+    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+        positive = self.heatmap_on(attribution, truth).relu().flatten(1)
+        inside = (positive * truth.mask.flatten(1)).sum(1)
         return inside / positive.sum(1).clamp(min=1e-30)

@@ -148,6 +148,11 @@ class Predicted(Target):
         return _of_one_logit(outputs)
 
 
+def as_probability(target: Target) -> Target:
+    """The probability of the class whose logit the target scores; a target that is no class's logit as it is."""
+    return Probability(target.index) if isinstance(target, ClassLogit) else target
+
+
 def _logit(outputs: Any, index: Any) -> PerImage:
     """The class's logit; of a single one, the logit or its negation."""
     own = picked(class_scores(outputs), index)

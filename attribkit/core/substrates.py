@@ -1,7 +1,9 @@
 """What stands in for pixels that are taken away."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +28,36 @@ class Given:
 
     def __repr__(self) -> str:
         return f"Given({fingerprint(self.images)})"
+
+
+class Imputer(ABC):
+    """Fills removed pixels from those that are left; subclass as a frozen dataclass whose fields are the options."""
+
+    name: ClassVar[str]  # what users write: substrate="noisy_linear"
+    source: ClassVar[str]  # authors, venue, year, equation
+
+    @abstractmethod
+    def __call__(self, x: Images, removed: Tensor) -> Images:
+        """The images with the removed pixels filled, the others as they are.
+
+        removed: bool, (1 or b, 1, *space). An image's filling does not depend on the images beside it.
+        """
+
+
+Fill = Callable[[Tensor], Images]
+
+
+def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
+    """What makes the images with some pixels replaced, told by a mask (1 or b, 1, *space), True where they are.
+
+    kind: the name of a substrate, "inpaint", images of the user's (a tensor or Given), or an Imputer.
+    """
+    if isinstance(kind, Imputer):
+        return lambda removed: torch.where(removed, kind(x, removed), x)
+    if isinstance(kind, str) and kind == "inpaint":
+        return lambda removed: inpainted(x, removed)
+    instead = substrate(x, Given(kind) if isinstance(kind, Tensor) else kind, seed)
+    return lambda removed: torch.where(removed, instead, x)
 
 
 def substrate(x: Images, kind: str | Given, seed: int = 0) -> Images:

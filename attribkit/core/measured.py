@@ -1,0 +1,77 @@
+"""What a metric gives, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
+from attribkit.core.model import HookedModel
+from attribkit.core.targets.target import Target
+from attribkit.core.truth import Truth, as_truth
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The numbers that one metric gives m attributions of the same b images."""
+
+    metric: Metric
+    values: Float[Tensor, "m b"]
+    details: Mapping[str, Tensor] = field(default_factory=dict)  # by name, (m, b, ...): curves, shares of ties ...
+
+
+def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
+    """Score attributions of the images that the model is explaining; told: their mask or Truth, or None."""
+    if isinstance(metric, Faithfulness | Robustness) and not isinstance(target := attributions[0].target, Target):
+        raise InvalidInput(
+            f"The target {target!r} comes from a file and cannot be asked: replace(attribution, target=...)."
+        )
+    if isinstance(metric, Faithfulness):
+        values = metric(model, attributions)
+        found = Measured(metric, values, metric.details(model, attributions))
+    elif isinstance(metric, Localization):
+        truth = _truth(told, metric, attributions[0])
+        found = Measured(metric, torch.stack([metric(each, truth) for each in attributions]))
+    elif isinstance(metric, Complexity):
+        found = Measured(metric, torch.stack([metric(each) for each in attributions]))
+    elif isinstance(metric, Robustness):
+        values = torch.stack([metric(model, each) for each in attributions])
+        details = [metric.details(model, each) for each in attributions]
+        found = Measured(metric, values, {key: torch.stack([each[key] for each in details]) for key in details[0]})
+    else:
+        raise InvalidInput(f"{metric!r} is of no kind of metric: derive it from Faithfulness, say, or Localization.")
+    _check_values(found, len(attributions), len(attributions[0]))
+    return found
+
+
+def check_attributions(attributions: Sequence[Attribution]) -> None:
+    """Refuse attributions that do not belong together, or that have no numbers."""
+    if not attributions or any(not isinstance(each, Attribution) for each in attributions):
+        raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
+    first = attributions[0]
+    for each in attributions:
+        if each.x.shape != first.x.shape or not torch.equal(each.x, first.x) or each.target != first.target:
+            raise InvalidInput(
+                "The attributions are of other images or targets than the first: measure each group on its own."
+            )
+        finite = each.scores.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            wrong = (~finite).nonzero().flatten().tolist()
+            raise InvalidInput(f"The scores of {each.method!r} for images {wrong} are not finite: nothing ranks them.")
+
+
+def _truth(told: Any, metric: Metric, attribution: Attribution) -> Truth:
+    if told is None:
+        raise InvalidInput(f"{metric.name!r} compares with a mask, True on the object: give mask=...")
+    return as_truth(told, attribution.x)
+
+
+def _check_values(found: Measured, maps: int, images: int) -> None:
+    if not isinstance(found.values, Tensor) or found.values.shape != (maps, images):
+        got = f"shape {tuple(found.values.shape)}" if isinstance(found.values, Tensor) else type(found.values).__name__
+        raise AttribkitError(f"{found.metric!r} gave {got} for {maps} attributions of {images} images.")

@@ -1,0 +1,53 @@
+"""What an annotator says of images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.errors import InvalidInput
+from attribkit.core.shapes import Masks
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Where the object is, and how large a pixel is.
+
+    The mask has the size of the explained images, or of the photographs that they were made from by resizing alone:
+    then heatmaps are resized to it.
+    """
+
+    mask: Masks  # True on the object
+    pixel: Float[Tensor, "b axes"] | None = None  # sides of a pixel of the mask in pixels of the photograph; None is 1
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, images: slice) -> "Truth":
+        """The truth about some of the images."""
+        return Truth(self.mask[images], None if self.pixel is None else self.pixel[images])
+
+
+def as_truth(told: Any, images: Tensor) -> Truth:
+    """A mask of these images, or a Truth about them, checked."""
+    count, *space = len(images), *images.shape[2:]
+    mask = told.mask if isinstance(told, Truth) else told
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 1 + len(space) or len(mask) != count:
+        raise InvalidInput(_WANTED.format((count, *space), _told(mask)))
+    if not isinstance(told, Truth) and list(mask.shape[1:]) != space:
+        raise InvalidInput(
+            _WANTED.format((count, *space), _told(mask))
+            + " Where that is the size of photographs that were only resized, Truth(mask) resizes the maps to it."
+        )
+    if mask.device != images.device:
+        raise InvalidInput(f"The mask is on {mask.device}, the scores on {images.device}: move one.")
+    return told if isinstance(told, Truth) else Truth(mask)
+
+
+_WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}; try mask > 0."
+
+
+def _told(mask: Any) -> str:
+    return f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
