@@ -97,7 +97,10 @@ def model_spec(model: nn.Module) -> ModelSpec:
 
 
 def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> Named:
-    """A method, visualizer or metric with its options: by name, by class, or as it was given."""
+    """A method, visualizer, metric or imputer with its options: by name, by class, or as it was given.
+
+    A metric takes ``preset="rise"`` beside its options, where it has presets; an option that is given too prevails.
+    """
     if isinstance(what, kind):
         if options:
             raise InvalidInput(
@@ -105,6 +108,8 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
             )
         return what
     cls = what if isinstance(what, type) and issubclass(what, kind) else _named(what, kind)
+    if issubclass(cls, Metric) and "preset" in options:
+        options = {**_preset(cls, options.pop("preset")), **options}
     known = list(options_of(cls))
     for option in options:
         if option not in known:
@@ -125,6 +130,12 @@ def options_of(cls: type[Any]) -> dict[str, Any]:
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise AttribkitError(f"{_path(cls)} is no frozen dataclass: decorate it with @dataclass(frozen=True).")
     return {field.name: field.default for field in fields(cls)}
+
+
+def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
+    if name not in cls.presets:
+        raise UnknownName(f"preset of {cls.name!r}", str(name), cls.presets)
+    return dict(cls.presets[name])
 
 
 def _named(name: Any, kind: type[Named]) -> type[Named]:

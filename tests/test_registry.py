@@ -3,11 +3,12 @@
 import sys
 import textwrap
 import warnings
+from dataclasses import dataclass
 
 import pytest
 
-from attribkit import AttribkitError, Method, registry
-from attribkit.core.errors import PluginWarning
+from attribkit import AttribkitError, Complexity, Method, Metric, registry
+from attribkit.core.errors import PluginWarning, UnknownName
 
 METHOD = """
 from dataclasses import dataclass
@@ -134,3 +135,23 @@ def test_make(as_users_run):
 
 def test_options_of():
     assert registry.options_of(registry.methods()["gradcam"]) == {"layer": None, "relu": True}
+
+
+def test_presets_are_options_that_others_override():
+    @dataclass(frozen=True)
+    class Sharpness(Complexity):
+        name = "sharpness"
+        source = "nobody"
+        higher_is_better = None
+        presets = {"paper": {"power": 3, "cells": 7}}
+
+        power: int = 1
+        cells: int = 1
+
+        def __call__(self, attribution):
+            return attribution.scores.flatten(1).mean(1)
+
+    made = registry.make(Sharpness, Metric, preset="paper", cells=9)
+    assert made == Sharpness(power=3, cells=9)
+    with pytest.raises(UnknownName, match="preset of 'sharpness' is named 'papr'. Did you mean 'paper'"):
+        registry.make(Sharpness, Metric, preset="papr")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +24,7 @@ class Metric(ABC):
     name: ClassVar[str]  # what users write: metric="pointing_game"
     source: ClassVar[str]  # authors, venue, year, equation
     higher_is_better: ClassVar[bool | None]  # None: neither is better
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options that make it the metric of a paper or of a tool
 
     reduce: Reduction = "sum"  # of the channels of scores that have several
 
