@@ -4,6 +4,7 @@ import sys
 import textwrap
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -12,6 +13,7 @@ from attribkit.core.errors import PluginWarning, UnknownName
 
 METHOD = """
 from dataclasses import dataclass
+from typing import ClassVar
 from attribkit import Method, hookimpl
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def test_presets_are_options_that_others_override():
         name = "sharpness"
         source = "nobody"
         higher_is_better = None
-        presets = {"paper": {"power": 3, "cells": 7}}
+        presets: ClassVar = {"paper": {"power": 3, "cells": 7}}
 
         power: int = 1
         cells: int = 1
@@ -153,5 +155,5 @@ def test_presets_are_options_that_others_override():
 
     made = registry.make(Sharpness, Metric, preset="paper", cells=9)
     assert made == Sharpness(power=3, cells=9)
-    with pytest.raises(UnknownName, match="preset of 'sharpness' is named 'papr'. Did you mean 'paper'"):
+    with pytest.raises(UnknownName, match="preset of .sharpness. is named .papr.[.] Did you mean .paper."):
         registry.make(Sharpness, Metric, preset="papr")
