@@ -14,9 +14,9 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Images
 
-# The mean colour of normalised images; each image's own mean colour; its least value; the image far out of focus, and a
-# little, as RISE has it; standard normal noise, and noise that is uniform from -1 to 1.
-Substrate = Literal["zero", "mean", "minimum", "blur", "folded_blur", "noise", "uniform"]
+# The mean colour of normalised images; each image's own mean colour; the image far out of focus; standard normal noise;
+# the image a little out of focus, as RISE has it; its own least value; and noise that is uniform from -1 to 1.
+Substrate = Literal["zero", "mean", "blur", "noise", "folded_blur", "minimum", "uniform"]
 
 _RADIUS = 3  # pixels around a hole that inpainting looks at
 
@@ -47,6 +47,14 @@ class Imputer(ABC):
 
 Fill = Callable[[Tensor], Images]
 
+_MADE: dict[str, Callable[[Images], Images]] = {
+    "zero": torch.zeros_like,
+    "mean": lambda x: x.flatten(2).mean(2)[(...,) + (None,) * (x.ndim - 2)].expand_as(x),
+    "minimum": lambda x: x.flatten(1).amin(1)[(...,) + (None,) * (x.ndim - 1)].expand_as(x),
+    "blur": wide_blur,
+    "folded_blur": FoldedBlur(),
+}
+
 
 def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
     """What makes the images with some pixels replaced, told by a mask (1 or b, 1, *space), True where they are.
@@ -73,15 +81,6 @@ def substrate(x: Images, kind: str | Blur | Given, seed: int = 0) -> Images:
         known = ", ".join(get_args(Substrate))
         raise InvalidInput(f"{kind!r} is no substrate; known: {known}, a blur, or a tensor of images.")
     return _MADE[kind](x)
-
-
-_MADE: dict[str, Callable[[Images], Images]] = {
-    "zero": torch.zeros_like,
-    "mean": lambda x: x.flatten(2).mean(2)[(...,) + (None,) * (x.ndim - 2)].expand_as(x),
-    "minimum": lambda x: x.flatten(1).amin(1)[(...,) + (None,) * (x.ndim - 1)].expand_as(x),
-    "blur": wide_blur,
-    "folded_blur": FoldedBlur(),
-}
 
 
 def _noise(x: Images, kind: str, seed: int) -> Images:
