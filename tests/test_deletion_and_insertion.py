@@ -715,6 +715,16 @@ def test_half_precision(name):
     torch.testing.assert_close(found, Explainer(model).evaluate(of(heatmaps, x.float()), name), rtol=0, atol=0.01)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", FOUR)
+def test_a_gpu_has_the_numbers_of_the_cpu(name):
+    x, heatmaps = torch.randn(2, 3, 12, 12).double(), torch.randint(-2, 3, (2, 12, 12)).double()
+    expected = Explainer(small_cnn()).evaluate(of(heatmaps, x), name)
+    found = Explainer(small_cnn().cuda()).evaluate(of(heatmaps, x).to("cuda"), name)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize(
     ("options", "told"),
