@@ -681,8 +681,9 @@ def test_imputers_see_what_is_removed():
         metric = registered(name, substrate=MeanOfTheRest(), per_step=1, score="logit")
         found = Explainer(model).measure([of(heatmaps, x)], [metric])[0]
         np.testing.assert_allclose(found.details["curve"][0, 0].detach(), expected, atol=1e-9)
-    with pytest.raises(InvalidInput, match="whole pixels"):
-        registered("deletion", substrate=MeanOfTheRest(), channels="apart")
+    for option in ("substrate", "insertion_substrate"):
+        with pytest.raises(InvalidInput, match="whole pixels"):
+            registered("insertion_minus_deletion", channels="apart", **{option: MeanOfTheRest()})
 
 
 def test_an_image_that_is_all_hole_is_not_inpainted_by_itself():

@@ -54,7 +54,7 @@ class CurveMetric(Faithfulness):
                 object.__setattr__(self, name, Given(value))
             elif isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        self._walk("delete")
+        self._walks()  # refuses what does not go together
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
         """The heights of each curve, the shares of changed units at which they are, and of units that are tied."""
