@@ -23,6 +23,7 @@ RANKS = [
     {"figures", "clips"},
     {"preprocessing"},
     {"loading"},
+    {"benchmark"},
     {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},
