@@ -56,5 +56,6 @@ def _quantiles(draws: np.ndarray, number: np.ndarray, levels: np.ndarray) -> np.
     for k, row in enumerate(draws):  # four of thousands are needed: sorting all takes ten times as long
         ordered = np.partition(row, [*lower[k], *upper[k]])  # NaN last
         low, high = ordered[lower[k]], ordered[upper[k]]
-        found[k] = low + (high - low) * (place[k] - lower[k])
+        with np.errstate(invalid="ignore"):  # a ratio may be infinite
+            found[k] = low + (high - low) * (place[k] - lower[k])
     return found
