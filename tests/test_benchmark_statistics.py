@@ -16,7 +16,7 @@ from rich.console import Console
 
 from attribkit.benchmark.csv_files import write_csv
 from attribkit.benchmark.latex import escaped, latex
-from attribkit.benchmark.panels import panels
+from attribkit.benchmark.panels import cell, panels
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.statistics.agreement import kendall, spearman
 from attribkit.benchmark.statistics.comparisons import holm, signed_rank
@@ -379,6 +379,18 @@ def test_ranking_over_images_on_which_all_are_defined():
     np.testing.assert_allclose(dict(zip(found.methods, found.ranks, strict=True))["saliency"], 7 / 3)
 
 
+def test_a_method_without_numbers_takes_no_part():
+    rng = np.random.default_rng(0)
+    parts = [
+        rows_of(rng.normal(size=9), name, metric=m) for name in ("a", "b", "c", "random", "occlusion") for m in "de"
+    ]
+    empty = [rows_of([NAN] * 9, name, metric=m) for name in ("broken", "constant") for m in "de"]
+    without, found = summary(*parts), summary(*parts, *empty)
+    assert found.rankings == without.rankings
+    assert [each.kendall for each in found.agreements] == [each.kendall for each in without.agreements]
+    assert math.isnan(score(found, "broken", metric="d").estimate.value)
+
+
 def test_methods_that_nothing_tells_apart_are_one_clique():
     (found,) = summary(*(rows_of([1, 1, 1, 1], name) for name in "abc")).rankings
     assert math.isnan(found.p)
@@ -570,6 +582,14 @@ def test_bold_only_where_no_interval_overlaps(sign):
     assert best(gradcam=2, rise=1, constant=NAN) == ["gradcam"]
     assert best(gradcam=2) == []  # of one
     assert best(gradcam=2, random=1) == []
+
+
+def test_bold_needs_images():
+    def best(n):
+        return any(each.best for each in summary(rows_of([1] * n), rows_of([0] * n, "rise")).scores)
+
+    assert best(6)
+    assert not best(5)  # all alike, so that the intervals have no width, but no test could tell
 
 
 def test_bold_leaves_out_the_truth_and_what_has_no_direction():
@@ -782,3 +802,10 @@ def test_one_image_of_one_method():
     assert found.comparisons == found.rankings == found.agreements == ()
     assert len(tables(found)) == 2
     assert "0.500" in latex(found)
+
+
+def test_no_negative_zero_and_no_noise_in_tables():
+    found = summary(rows_of([-1e-9, 1e-10, 0, 0, 0, 0]), rows_of([0.3] * 6, "rise"), rows_of([0.1, 0.5] * 3, "b"))
+    assert [cell(score(found, name), 3)[0] for name in ("gradcam", "rise")] == ["0.000", "0.300"]
+    (column,) = panels(summary(rows_of([0.3] * 7))).pop().columns
+    assert column.decimals == 3
