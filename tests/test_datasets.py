@@ -672,26 +672,23 @@ def test_mosaics_go_by_the_label_where_it_is_known():
 # Photographs
 
 
-def test_boxed_photographs(assets, tmp_path):
-    folder = assets / "imagenet_val_boxes"
-    told = {
-        name: {
-            "boxes": each["boxes_xyxy_227"],
-            "label": each["label"],
-            "size": [227, 227],
-            "photograph": each["orig_size"][::-1],
-        }
-        for name, each in json.loads((folder / "boxes.json").read_text()).items()
-    }
-    (tmp_path / "boxes.json").write_text(json.dumps(told))
-    data = make("boxes", root=folder / "images", annotations=tmp_path / "boxes.json")
+def test_boxed_photographs(assets, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    from boxed_photographs import boxed_photographs
+
+    data = make(**boxed_photographs(assets, tmp_path / "boxed"))
+    told = json.loads((assets / "imagenet_val_boxes" / "boxes.json").read_text())
+    assert data.ids() == sorted(told)
     assert len(data) == 150
     squash = Preprocessing((227, 227), (227, 227), HALF, HALF)
-    coverage = json.loads((folder / "boxes.json").read_text())
-    for each in data.samples[:20]:
-        assert prepare(each, squash).mask.float().mean().item() == pytest.approx(
-            coverage[each.id]["coverage"], abs=0.01
-        )
+    for each in data:
+        prepared = prepare(each, squash)
+        expected = told[each.id]
+        assert prepared.mask.float().mean().item() == pytest.approx(expected["coverage"], abs=0.01)
+        assert prepared.pixel.tolist() == pytest.approx([side / 227 for side in reversed(expected["orig_size"])])
+        assert expected["centre_inside"] == ("off-centre" not in prepared.subsets)
+        if np.abs(each.boxes - 113.5).min() > 1e-3:  # no edge goes through the centre
+            assert bool(prepared.mask[113, 113]) == expected["centre_inside"]
 
 
 def test_photographs_of_coco(assets, tmp_path):
