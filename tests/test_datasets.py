@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,10 @@ def test_what_the_crop_cuts_away_is_told():
         assert "nothing of the object" in found.notes[0]
     assert prepare(sample(32, 96), CROP).mask is None
     assert prepare(sample(32, 96), CROP).notes == ()
+
+
+def test_no_box_is_an_empty_mask():
+    assert not prepare(sample(8, 8, boxes=np.zeros((0, 4))), SAME).mask.any()
 
 
 def test_a_box_without_area_is_none():
@@ -243,6 +248,8 @@ def folders(root):
     for name in ("cat/a.png", "cat/more/b.png", "dog/a.png"):
         photo(root / name)
     (root / "dog/notes.txt").write_text("no image")
+    photo(root / ".cache/a.png")
+    photo(root / "dog/._a.png")
     return {"kind": "image_folder", "root": root}
 
 
@@ -455,6 +462,17 @@ def test_a_voc_class_that_is_not_known_and_an_image_of_another_size(tmp_path):
         prepare(make(**described)[0], SQUASH)
     with pytest.raises(UnreadableFile, match=r"000001.xml' names 'cat'"):
         make(**described, classes=["dog", "person", "train"])
+
+
+@pytest.mark.parametrize(("orientation", "told"), [(1, ""), (3, "stored turned"), (6, "30x40 upright")])
+def test_a_turned_image_whose_annotations_may_be_of_either_is_refused(tmp_path, orientation, told):
+    described = voc(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "JPEGImages/000001.jpg"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(UnreadableFile, match=told) if told else nullcontext():
+        prepare(make(**described)[0], SQUASH)
 
 
 def test_coco_masks(tmp_path):
