@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from attribkit import AttribkitError, zoo
+from attribkit import AttribkitError, Explainer, Truth, zoo
 from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile
 from attribkit.datasets import DATASETS, Given, Prepared, Sample, Scenes, grid_mosaics, make, prepare
 from attribkit.datasets.outlines import outlined
@@ -423,6 +423,15 @@ def test_scenes_have_exact_masks():
     assert prepared.category == zoo.SHAPES[scene.label]
     assert prepared.pixel.tolist() == [1.0, 1.0]
     assert Scenes(count=2, seed=6)[1].id == data.ids()[0] == "scene 7"
+
+
+def test_from_a_data_set_to_a_number(cnn):
+    prepared = [prepare(each, zoo_preprocessing()) for each in Scenes(count=4)]
+    x, mask, pixel = (torch.stack([getattr(each, name) for each in prepared]) for name in ("x", "mask", "pixel"))
+    explainer = Explainer(cnn)
+    attribution = explainer.attribute(x, "gradcam", target=[each.label for each in prepared])
+    mass = explainer.evaluate(attribution, "relevance_mass", mask=Truth(mask, pixel))
+    assert (mass > mask.flatten(1).float().mean(1)).all()  # more than a map that is the same everywhere
 
 
 def zoo_preprocessing():
