@@ -22,9 +22,8 @@ RANKS = [
     {"explainer", "heads"},
     {"figures", "clips"},
     {"preprocessing"},
-    {"loading"},
-    {"benchmark"},
-    {"demo", "explain_files", "inspect_files"},
+    {"loading", "datasets"},
+    {"demo", "explain_files", "inspect_files", "benchmark"},
     {"cli", "testing"},
     {"__main__"},
 ]
