@@ -16,6 +16,7 @@ from rich.console import Console
 
 from attribkit.benchmark.csv_files import write_csv
 from attribkit.benchmark.latex import escaped, latex
+from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
 from attribkit.benchmark.panels import cell, panels
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.statistics.agreement import kendall, spearman
@@ -550,11 +551,14 @@ def test_a_method_whose_inverse_is_not_worse_is_told():
         rows_of([3, 3, 3, 3, 3, 4], "worse", inverted=True),
         rows_of([5, 5, 5, 5, 5, 6], "fine"),
         rows_of([3, 3, 3, 3, 3, 4], "fine", inverted=True),
+        rows_of([1, 2, 1, 2, 1, 2], "random"),
+        rows_of([1, 2, 1, 2, 2, 1], "random", inverted=True),
     )
+    assert score(found, "random").notes == ()  # a control is to fail
     assert score(found, "same").notes == ("no better than its inverse",)
     assert score(found, "worse").notes == ("worse than its inverse",)
     assert score(found, "fine").notes == ()
-    (panel,) = panels(found)
+    panel = panels(found)[0]
     assert [line.remarks for line in panel.methods] == [
         (),
         ("insertion: no better than its inverse",),
@@ -652,6 +656,37 @@ def test_terminal_tables(rich_summary):
     assert "19 of 20" in text
     first = text[: text.index("Means over")]
     assert first.index("gradcam") < first.index("occlusion") < first.index("centre") < first.index("random")
+
+
+def test_labels_are_no_markup():
+    parts = [
+        rows_of(values_near(k), name, model="[m]", metric=m) for k, name in enumerate("abc") for m in ("[x]", "[y]")
+    ]
+    found = summary(*parts, rows_of(values_near(5), "[red]", model="[m]", metric="[x]"))
+    console = Console(width=160, record=True, file=io.StringIO())
+    for each in (*tables(found), *ranking_tables(found), *agreement_tables(found)):
+        console.print(each)
+    text = console.export_text()
+    assert (text.count("[m]: "), text.count("[x]"), text.count("[red]")) == (4, 3, 2)
+
+
+def test_tables_of_ranks_and_agreement():
+    parts = [
+        part
+        for k, name in enumerate("abc")
+        for part in (
+            rows_of(values_near([1, 1, 2][k], seed=k), name),
+            rows_of(-values_near([1, 1, 2][k], seed=k), name, metric="mass"),
+        )
+    ]
+    found = summary(*parts)
+    console = Console(width=160, record=True, file=io.StringIO())
+    for each in (*ranking_tables(found), *agreement_tables(found)):
+        console.print(each)
+    lines = console.export_text().splitlines()
+    assert ["c", "1.00"] in [line.split() for line in lines]  # told apart from both others
+    assert [line.split()[-1] for line in lines if line.split()[:1] in (["a"], ["b"])] == ["a"] * 4
+    assert any(line.split()[:2] == ["insertion", "-1.00"] for line in lines)
 
 
 def test_latex_is_well_formed(rich_summary):

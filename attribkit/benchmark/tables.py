@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -21,11 +22,11 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _table(panel: Panel) -> Table:
-    table = Table(title=panel.title, caption=panel.caption, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(title=escape(panel.title), caption=escape(panel.caption), box=SIMPLE_HEAD, title_justify="left")
     table.caption_justify = "left"
     table.add_column("method", no_wrap=True)
     for column in panel.columns:
-        table.add_column(f"{column.title}{_ARROWS[column.higher_is_better]}")
+        table.add_column(escape(f"{column.title}{_ARROWS[column.higher_is_better]}"))
     remarks = any(line.remarks for line in (*panel.methods, *panel.controls))
     if remarks:
         table.add_column("beware")
