@@ -97,6 +97,7 @@ def test_core_files_import_each_other_in_one_direction():
         "model",
         "method",
         "visualizer",
+        "blurs",
         "substrates",
         "truth",
         "overlay",
