@@ -25,7 +25,8 @@ def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, t
     solution, residual = torch.zeros_like(right), right
     direction = residual / diagonal
     size, enough = inner(residual, direction), tolerance**2 * inner(right, right)
-    for step in range(_PATIENCE * sum(right.shape[2:])):
+    steps = _PATIENCE * sum(right.shape[2:])
+    for step in range(steps):
         unsolved = inner(residual, residual) > enough
         if step % _EVERY == 0 and not bool(unsolved.any()):
             return solution
@@ -35,4 +36,6 @@ def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, t
         scaled = residual / diagonal
         last, size = size, torch.where(unsolved, inner(residual, scaled), size)
         direction = torch.where(unsolved, scaled + size / last * direction, direction)
-    raise AttribkitError(f"tolerance={tolerance} is not reached in {right.dtype}: choose a larger one.")
+    raise AttribkitError(
+        f"tolerance={tolerance} is not reached in {steps} steps of {right.dtype}: choose a larger one."
+    )
