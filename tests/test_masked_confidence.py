@@ -10,7 +10,7 @@ from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer
 from attribkit.core.attribution import Recorded
-from attribkit.core.errors import InvalidInput
+from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
 from attribkit.methods.input_x_gradient import InputXGradient
@@ -298,4 +298,6 @@ def test_refusals(cnn, as_users_run):
     attribution = of(doubles(1, 1, 4, 4), doubles(1, 3, 16, 16))
     with pytest.raises(InvalidInput, match="'loss'"):
         Explainer(cnn).evaluate(attribution, "average_drop", score="loss")
+    with pytest.raises(UnknownName, match="option of 'average_gain'"):
+        Explainer(cnn).evaluate(attribution, "average_gain", score="logit")
     assert math.isfinite(Explainer(cnn).evaluate(attribution, "average_drop", score="logit", relative=False).item())

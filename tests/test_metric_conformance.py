@@ -10,7 +10,6 @@ from attribkit.testing import METRIC_CHECKS, check_metric, tiny_cnn
 from attribkit.testing.metrics import check_metric_counts_forwards, check_metric_of_an_image_alone
 from attribkit.testing.state import images
 
-
 OPTIONS = {"sensitivity_n": {"sizes": 3, "subsets": 20}}  # for a quick answer
 
 

@@ -227,7 +227,7 @@ def test_a_probability_that_was_explained_can_be_scored_as_a_logit():
 
 def test_ranks():
     values = torch.randint(0, 6, (4, 3, 20)).float()
-    assert np.array_equal(average_ranks(values).numpy() + 1, stats.rankdata(values.numpy(), axis=-1))
+    assert np.array_equal(average_ranks(values).numpy(), stats.rankdata(values.numpy(), axis=-1))
 
 
 # Peers

@@ -22,4 +22,4 @@ def asked_target(target: Target, score: Score) -> Target:
 
 def score_of_whole(model: HookedModel, x: Images, target: Target) -> PerImage:
     """The score of the explained images as they are, asked once for all metrics."""
-    return model.remembered(("score of the whole images", target), lambda: model.score(x, target))
+    return model.remembered(("score", target), lambda: model.score(x, target))

@@ -24,11 +24,11 @@ def spearman(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> 
 
 
 def average_ranks(values: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows k"]:
-    """The place of each value in increasing order along the last axis, from 0; equal ones share their mean."""
+    """The place of each value along the last axis, from 1 for the smallest, in double; equal ones share their mean."""
     values = values.contiguous()
     ordered = values.sort(-1).values
     first, beyond = (torch.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (first + beyond - 1).double() / 2
+    return (first + beyond + 1).double() / 2
 
 
 def _centred(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,8 +30,6 @@ class AverageDCC(OnMasked):
     source: ClassVar[str] = "Poppi et al., CVPR Workshops 2021, average DCC"
     higher_is_better: ClassVar[bool] = True
 
-    score: Literal["probability"] = "probability"
-
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         parts = self.details(model, attributions)
         kept, brevity = 1 - parts["average_drop"], 1 - parts["complexity"]
@@ -39,7 +37,7 @@ class AverageDCC(OnMasked):
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
         """The three that it is made of, each (m, b)."""
-        before, after = self.before_and_after(model, attributions)
+        before, after = self.before_and_after(model, attributions, "probability")
         return {
             "average_drop": relative_drop(before, after),
             "coherency": torch.stack([self._coherency(model, each) for each in attributions]).to(before.dtype),

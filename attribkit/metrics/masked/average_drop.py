@@ -11,6 +11,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import PerImage
+from attribkit.metrics.asked_score import Score
 from attribkit.metrics.masked.on_masked import OnMasked
 
 
@@ -26,10 +27,11 @@ class AverageDrop(OnMasked):
         "pytorch_grad_cam": {"score": "logit", "relative": False},
     }
 
+    score: Score = "probability"
     relative: bool = True  # to the score, NaN where that is not positive; else what is lost
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        before, after = self.before_and_after(model, attributions)
+        before, after = self.before_and_after(model, attributions, self.score)
         return relative_drop(before, after) if self.relative else (before - after).relu()
 
 

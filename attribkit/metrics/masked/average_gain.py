@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,9 +24,7 @@ class AverageGain(OnMasked):
     source: ClassVar[str] = "Zhang et al., Opti-CAM, CVIU 2024, average gain, a share, not per cent"
     higher_is_better: ClassVar[bool] = True
 
-    score: Literal["probability"] = "probability"
-
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        before, after = self.before_and_after(model, attributions)
+        before, after = self.before_and_after(model, attributions, "probability")
         lacking = (before >= 0) & (before < 1)
         return torch.where(lacking, (after - before).relu() / (1 - before), torch.nan)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
+from attribkit.metrics.asked_score import Score
 from attribkit.metrics.masked.on_masked import OnMasked
 from attribkit.metrics.rounding import rounding
 
@@ -25,6 +26,8 @@ class IncreaseInConfidence(OnMasked):
         "pytorch_grad_cam": {"score": "logit"},
     }
 
+    score: Score = "probability"
+
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        before, after = self.before_and_after(model, attributions)
+        before, after = self.before_and_after(model, attributions, self.score)
         return (after - before > rounding(before.dtype) * before.abs()).to(before.dtype)

@@ -22,8 +22,6 @@ class OnMasked(Faithfulness):
     The product is taken of normalised images, so that what is masked takes the mean colour.
     """
 
-    score: Score = "probability"
-
     def mask(self, attribution: Attribution) -> Heatmaps:
         """The map stretched to 0..1."""
         return stretched_to_one(self.heatmap(attribution))
@@ -32,15 +30,11 @@ class OnMasked(Faithfulness):
         """The images multiplied by their maps."""
         return attribution.x * self.mask(attribution)[:, None].to(attribution.x.dtype)
 
-    def asked(self, attribution: Attribution) -> Target:
-        """What the model is asked about the images."""
-        return asked_target(attribution.target, self.score)  # type: ignore[arg-type]
-
     def before_and_after(
-        self, model: HookedModel, attributions: Sequence[Attribution]
+        self, model: HookedModel, attributions: Sequence[Attribution], score: Score
     ) -> tuple[PerImage, Float[Tensor, "m b"]]:
         """The score of the images, and under each map."""
-        target = self.asked(attributions[0])
+        target = asked_target(attributions[0].target, score)  # type: ignore[arg-type]
         after = [self._after(model, each, target) for each in attributions]
         return score_of_whole(model, attributions[0].x, target), torch.stack(after)
 

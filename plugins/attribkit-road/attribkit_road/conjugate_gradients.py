@@ -32,10 +32,10 @@ def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, t
             return solution
         image = apply(direction)
         length = torch.where(unsolved, size / inner(direction, image), 0)
-        solution, residual = solution + length * direction, residual - length * image
+        solution, residual = solution.addcmul(length, direction), residual.addcmul(length, image, value=-1)
         scaled = residual / diagonal
         last, size = size, torch.where(unsolved, inner(residual, scaled), size)
-        direction = torch.where(unsolved, scaled + size / last * direction, direction)
+        direction = torch.where(unsolved, scaled.addcmul(size / last, direction), direction)
     raise AttribkitError(
         f"tolerance={tolerance} is not reached in {steps} steps of {right.dtype}: choose a larger one."
     )

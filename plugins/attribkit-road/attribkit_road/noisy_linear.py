@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attribkit import Imputer
@@ -39,7 +38,7 @@ def linearly_filled(x: Tensor, removed: Tensor, tolerance: float) -> Tensor:
     mean = known_mean(x, known)  # without it there is less to solve for: a constant image takes no step
 
     def apply(values: Tensor) -> Tensor:
-        return holes * (weights * values - neighbours(values))
+        return (weights * values).sub_(neighbours(values)).mul_(holes)
 
     return mean + solved(apply, weights, holes * neighbours(known * (x - mean)), tolerance)
 
@@ -58,7 +57,8 @@ def neighbours(values: Tensor) -> Tensor:
     """
     total = values
     for axis in range(2, values.ndim):
-        padded = F.pad(total, (0, 0) * (values.ndim - 1 - axis) + (1, 1))
-        before, same, after = (padded.narrow(axis, start, values.shape[axis]) for start in range(3))
-        total = before + 2 * same + after
-    return total - 2 ** (values.ndim - 2) * values
+        along = total
+        total = 2 * along
+        total.narrow(axis, 1, values.shape[axis] - 1).add_(along.narrow(axis, 0, values.shape[axis] - 1))
+        total.narrow(axis, 0, values.shape[axis] - 1).add_(along.narrow(axis, 1, values.shape[axis] - 1))
+    return total.sub_(values, alpha=2 ** (values.ndim - 2))
