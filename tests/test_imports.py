@@ -23,7 +23,7 @@ RANKS = [
     {"figures", "clips"},
     {"preprocessing"},
     {"loading", "datasets"},
-    {"demo", "explain_files", "inspect_files"},
+    {"demo", "explain_files", "inspect_files", "benchmark"},
     {"cli", "testing"},
     {"__main__"},
 ]
