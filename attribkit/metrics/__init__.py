@@ -29,8 +29,6 @@ def attribkit_metrics() -> list[type[Metric]]:
         AOPC,
         RelevanceMass,
         PointingGame,
-        RelevanceMass,
-        PointingGame,
         SensitivityN,
         FaithfulnessCorrelation,
         MuFidelity,
