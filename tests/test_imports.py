@@ -23,7 +23,7 @@ RANKS = [
     {"figures", "clips"},
     {"preprocessing"},
     {"loading"},
-    {"demo", "explain_files", "inspect_files"},
+    {"demo", "explain_files", "inspect_files", "benchmark"},
     {"cli", "testing"},
     {"__main__"},
 ]
@@ -58,6 +58,7 @@ def test_core_files_import_each_other_in_one_direction():
         "shapes",
         "errors",
         "axes",
+        "devices",
         "signs",
         "snapshot",
         "hooks",
