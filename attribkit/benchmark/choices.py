@@ -35,6 +35,11 @@ class ModelChoice(Choice):
         """What tables call it."""
         return self.label or self.name
 
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether it is untrained."""
+        return self.weights is None and not self.pretrained and not self.name.startswith(("zoo:", "hf-hub:"))
+
     def load(self) -> LoadedModel:
         """The model in evaluation mode, with its preprocessing."""
         return load_model(self.name, pretrained=self.pretrained, weights=self.weights, **self.arguments)

@@ -31,7 +31,7 @@ def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
         "versions": _versions(plan),
         "data": {configuration.data.kind: data.fingerprint()},
         "models": {each.title: _of_model(loaded(each, configuration.seed)) for each in configuration.models},
-        "methods": {title: repr(method) for title, method in plan.methods.items()},
+        "methods": {title: repr(method or "the mask") for title, method in plan.methods.items()},
         "metrics": {title: repr(metric) for title, metric in plan.metrics.items()},
     }
 
@@ -52,8 +52,8 @@ def claim(folder: Path, told: Identity, configuration: Configuration) -> None:
     """Make the folder that of this run, or refuse one of another and say what is different."""
     path = folder / _FILE
     if not path.exists():
-        record = {"name": configuration.name, "identity": told, "configuration": configuration.model_dump(mode="json")}
-        text = json.dumps(record, indent=2)
+        record = {"name": configuration.name, "identity": told, "configuration": configuration.model_dump()}
+        text = json.dumps(record, indent=2, default=str)
         write_whole(path, lambda path: path.write_text(text, encoding="utf-8"))
         return
     try:

@@ -13,6 +13,7 @@ from attribkit.benchmark.plan import Group, Plan, planned
 from attribkit.benchmark.reading import read_configuration
 from attribkit.benchmark.serial import run_serially
 from attribkit.benchmark.store import Failure, Store
+from attribkit.core.devices import device_named
 from attribkit.core.errors import UnreadableFile
 
 Execute = Callable[[Configuration, Plan, Store, Sequence[Group]], None]
@@ -36,6 +37,8 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
     """
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
+    if configuration.device == "auto":  # numbers of two kinds of device are not of one run
+        configuration = configuration.model_copy(update={"device": device_named("auto").type})
     data = configuration.data.make()
     plan = planned(configuration, len(data))
     folder = _made(configuration.output)

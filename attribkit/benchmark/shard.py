@@ -67,9 +67,7 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     predicted, finite = _predicted(explainer, x)
     kept = [place for place, is_finite in enumerate(finite.tolist()) if is_finite]
     left_out = {
-        sample.id: "The model's scores are not finite."
-        for place, sample in enumerate(samples)
-        if place not in kept
+        sample.id: "The model's scores are not finite." for place, sample in enumerate(samples) if place not in kept
     }
     labels = [samples[place].label if wanted == "label" else None for place in kept]
     classes = (predicted[place] if label is None else label for place, label in zip(kept, labels, strict=True))

@@ -32,6 +32,10 @@ class Failure:
     metric: str | None = None  # whose rows alone are missing
     image: str | None = None  # that was left out
 
+    def __str__(self) -> str:
+        where = (self.model, self.method, self.metric, self.image, f"shard {self.shard}")
+        return f"{', '.join(each for each in where if each)}: {self.error}"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -114,7 +118,9 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 return dict(zip(json.loads(file.metadata()["images"]), file.get_tensor("scores"), strict=True))
         except (OSError, SafetensorError) as error:
-            raise UnreadableFile(f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?") from error
+            raise UnreadableFile(
+                f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
+            ) from error
 
     def _path(self, unit: Unit, kind: str, ending: str) -> Path:
         names = (quote(name, safe=" ,=+") for name in (unit.model, unit.method))

@@ -46,9 +46,7 @@ def _of_metric(title: str, metric: Metric) -> Row:
     }
 
 
-def _of_images(
-    unit: Unit, shard: Shard, column: Column, metric: Metric, details: Collection[str]
-) -> Iterator[Row]:
+def _of_images(unit: Unit, shard: Shard, column: Column, metric: Metric, details: Collection[str]) -> Iterator[Row]:
     values = column.values.double().tolist()
     known: Mapping[str, list[Any]] = {
         name: detail.tolist() for name, detail in column.details.items() if name in details

@@ -24,6 +24,7 @@ from attribkit.core.hooks import random_kept
 from attribkit.core.method import Method
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
+from attribkit.loading import described
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Worker:
         self.device = device_named(configuration.device)
         self.data = configuration.data.make()
         module, self.preprocessing = loaded(choice, configuration.seed)
-        self.explainer = Explainer(module.to(self.device), batch_size=configuration.batch_size)
+        spec = described(module, self.preprocessing)
+        self.explainer = Explainer(module.to(self.device), spec=spec, batch_size=configuration.batch_size)
         self._warm: set[str] = set()  # methods that have answered once
 
     def __call__(self, group: Group) -> None:

@@ -12,7 +12,7 @@ def device_named(name: str) -> torch.device:
     try:
         torch.zeros(1, device=name).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidInput(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise InvalidInput(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return torch.device(name)
 
 
