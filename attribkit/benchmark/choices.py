@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.errors import PydanticUserError
 
 from attribkit import datasets, registry
@@ -68,7 +68,7 @@ class MethodChoice(Choice):
 
     @field_validator("options")
     @classmethod
-    def _can_be_made(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _can_be_made(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         if "name" in info.data:
             _check(Method, info.data["name"], options)
         return options
@@ -98,14 +98,14 @@ class MetricChoice(Choice):
 
     @field_validator("preset")
     @classmethod
-    def _is_preset(cls, preset: str | None, info: ValidationInfo) -> str | None:
+    def _is_preset(cls, preset: str | None, info: Any) -> str | None:
         if preset is not None and "name" in info.data:
             _known(f"preset of {info.data['name']!r}", preset, registry.metrics()[info.data["name"]].presets)
         return preset
 
     @field_validator("options")
     @classmethod
-    def _can_be_made(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _can_be_made(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         if {"name", "preset"} <= info.data.keys():
             _check(Metric, info.data["name"], _with_preset(options, info.data["preset"]))
         return options
@@ -128,7 +128,7 @@ class DataChoice(Choice):
 
     @field_validator("options")
     @classmethod
-    def _are_known(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _are_known(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         if "kind" in info.data:
             known = registry.options_of(datasets.DATASETS[info.data["kind"]])
             for option in options:

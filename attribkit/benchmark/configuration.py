@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from attribkit import registry
 from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
@@ -68,7 +68,7 @@ class Configuration(Choice):
 
     @field_validator("oracle")
     @classmethod
-    def _oracle_is_known(cls, oracle: str | bool, info: ValidationInfo) -> str | bool:
+    def _oracle_is_known(cls, oracle: str | bool, info: Any) -> str | bool:
         known = [*(method.title for method in info.data.get("methods", ())), *registry.methods()]
         if isinstance(oracle, str) and oracle not in known:
             raise ValueError(str(UnknownName("method", oracle, known)))

@@ -38,7 +38,7 @@ def costed(explainer: Explainer, device: torch.device, call: Callable[[], Result
     milliseconds = 1000 * (_now(device) - start)
     after = peak(device, forget=False)
     grown = None if before is None or after is None else max(0.0, after - before)
-    return result, Cost(milliseconds, explainer.model.images_seen - seen, grown)
+    return result, Cost(milliseconds, float(explainer.model.images_seen - seen), grown)
 
 
 def _now(device: torch.device) -> float:

@@ -56,9 +56,9 @@ class Numbers:
             self._measure(titles, subjects)
             return
         except Exception as error:
-            why = told(error)
-        gc.collect()
-        if torch.cuda.is_available():
+            why, is_full = told(error), isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_full:
+            gc.collect()
             torch.cuda.empty_cache()
         methods = list(dict.fromkeys(method for method, _ in subjects))
         if len(titles) == len(methods) == 1:

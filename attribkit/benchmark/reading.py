@@ -36,11 +36,11 @@ def example() -> str:
 
 
 def _complaints(error: ValidationError, path: str, text: str) -> Iterator[str]:
+    """A sentence for each error, in the order of the file; what is missing from all of it comes first."""
     lines = lines_of(text)
-    for each in error.errors():
-        place = each["loc"]
-        line = line_of(place, lines)
-        yield f"{path}, line {line}: {_sentence(each)}" if line else f"{path}: {_sentence(each)}"
+    found = [(line_of(each["loc"], lines) or 0, _sentence(each)) for each in error.errors()]
+    for line, sentence in sorted(found):
+        yield f"{path}, line {line}: {sentence}" if line else f"{path}: {sentence}"
 
 
 def _sentence(error: Any) -> str:

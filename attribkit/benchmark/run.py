@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from attribkit.benchmark.store import Failure, Store
 from attribkit.core.devices import device_named
 from attribkit.core.errors import UnreadableFile
 
-Execute = Callable[[Configuration, Plan, Store, Sequence[Group]], None]
+Execute = Callable[[Configuration, Plan, Any, Store, Sequence[Group]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         store = Store(folder, fingerprint(told))
         store.tidy()
         missing = [unit for unit in plan.units() if not store.is_finished(unit)]
-        _EXECUTORS[configuration.executor](configuration, plan, store, plan.groups(missing))
+        _EXECUTORS[configuration.executor](configuration, plan, data, store, plan.groups(missing))
         units = list(plan.units())
         return Results(configuration, store, plan, store.rows(units), store.failures(units))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.plan import Group, Plan
@@ -10,10 +11,10 @@ from attribkit.benchmark.work import Worker
 from attribkit.core.progress import tracked
 
 
-def run_serially(configuration: Configuration, plan: Plan, store: Store, groups: Sequence[Group]) -> None:
+def run_serially(configuration: Configuration, plan: Plan, data: Any, store: Store, groups: Sequence[Group]) -> None:
     """Do the groups one after the other, model by model."""
     waiting = tracked(groups, "shards", len(groups))
     for model, of_model in groupby(waiting, key=lambda group: group.model):
-        worker = Worker(configuration, plan, store, model)
+        worker = Worker(configuration, plan, data, store, model)
         for group in of_model:
             worker(group)

@@ -25,7 +25,12 @@ class Shard:
 
     samples: Sequence[Prepared]
     x: Images
-    target: ClassLogit
+    classes: tuple[int, ...]  # for which they are explained
+
+    @property
+    def target(self) -> ClassLogit:
+        """The classes as what is explained."""
+        return ClassLogit(self.classes)
 
     @property
     def ids(self) -> list[str]:
@@ -62,7 +67,7 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     """
     some = next(explainer.model.module.parameters())
     if not samples:
-        return Shard([], some.new_empty(0), ClassLogit(())), {}
+        return Shard([], some.new_empty(0, 1, 1, 1), ()), {}
     x = torch.stack([sample.x for sample in samples]).to(some)
     predicted, finite = _predicted(explainer, x)
     kept = [place for place, is_finite in enumerate(finite.tolist()) if is_finite]
@@ -71,7 +76,7 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     }
     labels = [samples[place].label if wanted == "label" else None for place in kept]
     classes = (predicted[place] if label is None else label for place, label in zip(kept, labels, strict=True))
-    shard = Shard([samples[place] for place in kept], x[kept], ClassLogit(tuple(classes)))
+    shard = Shard([samples[place] for place in kept], x[kept], tuple(classes))
     return shard, left_out
 
 

@@ -19,7 +19,8 @@ def lines_of(text: str) -> dict[Place, int]:
     for line, statement, told in _statements(text):
         if statement.startswith("["):
             table = _entered(told, entries, is_array=statement.startswith("[["))
-            found.setdefault(table, line)
+            for depth in range(1, len(table) + 1):
+                found.setdefault(table[:depth], line)
         else:
             found |= {(*table, *place): line for place in _places(told)}
     return found

@@ -60,7 +60,7 @@ def _of_images(unit: Unit, shard: Shard, column: Column, metric: Metric, details
             "group": sample.group,
             "category": sample.category,
             "subsets": sorted(sample.subsets),
-            "target": shard.target.index[place],
+            "target": shard.classes[place],
             "label": sample.label,
             "value": float("nan") if nobody_told else values[place],
         } | {name: detail[place] for name, detail in known.items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,10 @@ class Explained:
 class Worker:
     """A model, loaded once, that does one group of units after the other."""
 
-    def __init__(self, configuration: Configuration, plan: Plan, store: Store, model: str) -> None:
+    def __init__(self, configuration: Configuration, plan: Plan, data: Any, store: Store, model: str) -> None:
         choice = next(each for each in configuration.models if each.title == model)
-        self.configuration, self.plan, self.store = configuration, plan, store
+        self.configuration, self.plan, self.data, self.store = configuration, plan, data, store
         self.device = device_named(configuration.device)
-        self.data = configuration.data.make()
         module, self.preprocessing = loaded(choice, configuration.seed)
         spec = described(module, self.preprocessing)
         self.explainer = Explainer(module.to(self.device), spec=spec, batch_size=configuration.batch_size)
