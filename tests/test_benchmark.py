@@ -1,5 +1,6 @@
 """Benchmarks: what a configuration may say, units that end once or not at all, and rows that nothing changes."""
 
+import csv
 import errno
 import json
 import math
@@ -24,11 +25,20 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attribkit import Explainer, zoo
-from attribkit.benchmark import Configuration, benchmark, choices, example, read_configuration, store
-from attribkit.benchmark.configuration import TRUTH
+from attribkit.benchmark import (
+    Configuration,
+    Summary,
+    benchmark,
+    choices,
+    example,
+    read_configuration,
+    store,
+    write_summary,
+)
 from attribkit.benchmark.lock import locked
-from attribkit.benchmark.plan import CONTROLS, Unit, planned
+from attribkit.benchmark.plan import Unit, planned
 from attribkit.benchmark.rows import SCHEMA
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.benchmark.toml_lines import line_of, lines_of
 from attribkit.cli import app
 from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile
@@ -135,7 +145,7 @@ def test_options_are_checked_before_anything_runs(tmp_path):
         "run.toml, line 20: No option of 'gradcam' is named 'layr'. Did you mean 'layer'? Known: layer, relu.",
     ]
     mended = TABLES.replace('"many"', "9").replace("layr = 1", "")
-    assert "line 8: 'truth' is what tables call the mask as a map" in complaints(tmp_path, mended)
+    assert "line 8: 'truth' is what tables call a control: give " in complaints(tmp_path, mended)
 
 
 def test_lines_of_quoted_keys_multi_line_values_and_nested_tables():
@@ -545,6 +555,9 @@ def test_a_model_that_raises_costs_no_other_its_rows(tmp_path, monkeypatch):
     assert {row["model"] for row in results.rows.to_pylist()} == {"zoo:cnn"}
     assert {each.model for each in results.failures} == {"zoo:vit"}
     assert len(results.failures) == 2 * 6
+    alone = benchmark(configured(tmp_path / "alone", models=["zoo:vit"], methods=["gradcam"], oracle=False))
+    with pytest.raises(InvalidInput, match="nothing was measured"):
+        write_summary(alone)
 
 
 def test_out_of_memory_on_a_large_batch_is_halved(tmp_path, undisturbed, monkeypatch):
@@ -590,6 +603,40 @@ def test_a_model_without_weights_is_the_same_each_time(tmp_path):
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
 
 
+# --- ray -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Ray's own
+def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
+    pytest.importorskip("ray")
+    flag = tmp_path / "killed"
+
+    def fatal():
+        """The picture, but once the end of the process that asks for it."""
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Image.fromarray(zoo.scene(3).image)
+
+    items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(6)]
+    expected = benchmark(configured(tmp_path / "serial", data={"kind": "given", "options": {"items": items}}))
+    items[3]["image"] = fatal
+    changes = {"data": {"kind": "given", "options": {"items": items}}, "executor": "ray", "ray": {"workers": 2}}
+    results = benchmark(configured(tmp_path / "ray", **changes))
+    assert flag.exists()
+    assert not results.failures
+    assert certain(results.rows) == certain(expected.rows)
+    assert len(list((tmp_path / "ray").rglob("*.parquet"))) == 3 * 7
+
+
+def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(AttribkitError, match=r"pip install 'attribkit\[ray\]'"):
+        benchmark(configured(tmp_path, executor="ray"))
+
+
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -610,6 +657,13 @@ def test_command_line(tmp_path):
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "out").exists()
     assert len(list((tmp_path / "other").rglob("*.parquet"))) == 2 * 6
+    assert "zoo:cnn: localization" in result.output
+    with (tmp_path / "other" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * 2 * 2 * 3
+    assert {row["method"] for row in rows} == {"gradcam", *CONTROLS, TRUTH}
+    assert Summary.load(tmp_path / "other" / "summary.json").scores
+    assert "\\toprule" in (tmp_path / "other" / "tables" / "tables.tex").read_text()
     assert CliRunner().invoke(app, ["benchmark"]).exit_code == 2
     path.write_text("nonsense")
     result = CliRunner().invoke(app, ["benchmark", str(path)])

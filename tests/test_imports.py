@@ -23,7 +23,8 @@ RANKS = [
     {"figures", "clips"},
     {"preprocessing"},
     {"loading", "datasets"},
-    {"demo", "explain_files", "inspect_files", "benchmark"},
+    {"benchmark"},
+    {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},
 ]

@@ -8,9 +8,8 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from attribkit import registry
 from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.core.errors import UnknownName
-
-TRUTH = "truth"  # the control whose map is the mask
 
 
 class RayOptions(Choice):
@@ -61,9 +60,10 @@ class Configuration(Choice):
 
     @field_validator("methods")
     @classmethod
-    def _leave_the_truth_its_name(cls, methods: list[MethodChoice]) -> list[MethodChoice]:
-        if any(method.title == TRUTH for method in methods):
-            raise ValueError(f"{TRUTH!r} is what tables call the mask as a map: give the method another label.")
+    def _leave_controls_their_names(cls, methods: list[MethodChoice]) -> list[MethodChoice]:
+        for method in methods:
+            if method.title == TRUTH or (method.title in CONTROLS and method.name != method.title):
+                raise ValueError(f"{method.title!r} is what tables call a control: give the method another label.")
         return methods
 
     @field_validator("oracle")

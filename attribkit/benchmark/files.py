@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 from attribkit.core.errors import UnreadableFile
 
@@ -11,7 +12,7 @@ UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, and put it there once the disk has it."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    beside = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)

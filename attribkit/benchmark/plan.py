@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from itertools import product
 
 from attribkit import registry
-from attribkit.benchmark.configuration import TRUTH, Configuration
+from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
-
-CONTROLS = ("random", "centre", "edges", "constant")  # what every method must be better than
 
 
 @dataclass(frozen=True, order=True)

@@ -11,6 +11,7 @@ from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.identity import claim, fingerprint, identity
 from attribkit.benchmark.lock import locked
 from attribkit.benchmark.plan import Group, Plan, planned
+from attribkit.benchmark.ray_data import run_on_ray
 from attribkit.benchmark.reading import read_configuration
 from attribkit.benchmark.serial import run_serially
 from attribkit.benchmark.store import Failure, Store
@@ -54,7 +55,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         return Results(configuration, store, plan, store.rows(units), store.failures(units))
 
 
-_EXECUTORS: dict[str, Execute] = {"serial": run_serially}
+_EXECUTORS: dict[str, Execute] = {"serial": run_serially, "ray": run_on_ray}
 
 
 def _made(folder: Path) -> Path:

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from attribkit.benchmark.configuration import TRUTH
 from attribkit.benchmark.cost import Cost
 from attribkit.benchmark.numbers import Column, Numbers
 from attribkit.benchmark.plan import Unit
 from attribkit.benchmark.shard import Shard
+from attribkit.benchmark.statistics.roles import TRUTH
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 
 _KINDS = (Faithfulness, Localization, Complexity, Robustness)

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attribkit.cli.app import app, told
+from attribkit.cli.app import app, show, told
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from attribkit.benchmark import Results
+
+_SHOWN = 20  # failures; the folder has them all
 
 
 @app.command()
@@ -45,6 +47,16 @@ def benchmark(
 
 
 def _show(results: "Results") -> None:
-    for failure in results.failures:
+    from attribkit.benchmark import write_summary
+    from attribkit.benchmark.tables import tables
+
+    for failure in results.failures[:_SHOWN]:
         typer.echo(f"left out: {failure}", err=True)
-    typer.echo(f"written: {results.configuration.output}")
+    if (more := len(results.failures) - _SHOWN) > 0:
+        typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
+    summary = write_summary(results)
+    for table in tables(summary):
+        show(table)
+    for note in summary.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"written: {results.store.folder}")
