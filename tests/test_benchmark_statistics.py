@@ -16,7 +16,8 @@ from rich.console import Console
 
 from attribkit.benchmark.csv_files import write_csv
 from attribkit.benchmark.latex import escaped, latex
-from attribkit.benchmark.panels import panels
+from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
+from attribkit.benchmark.panels import cell, panels
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.statistics.agreement import kendall, spearman
 from attribkit.benchmark.statistics.comparisons import holm, signed_rank
@@ -379,6 +380,18 @@ def test_ranking_over_images_on_which_all_are_defined():
     np.testing.assert_allclose(dict(zip(found.methods, found.ranks, strict=True))["saliency"], 7 / 3)
 
 
+def test_a_method_without_numbers_takes_no_part():
+    rng = np.random.default_rng(0)
+    parts = [
+        rows_of(rng.normal(size=9), name, metric=m) for name in ("a", "b", "c", "random", "occlusion") for m in "de"
+    ]
+    empty = [rows_of([NAN] * 9, name, metric=m) for name in ("broken", "constant") for m in "de"]
+    without, found = summary(*parts), summary(*parts, *empty)
+    assert found.rankings == without.rankings
+    assert [each.kendall for each in found.agreements] == [each.kendall for each in without.agreements]
+    assert math.isnan(score(found, "broken", metric="d").estimate.value)
+
+
 def test_methods_that_nothing_tells_apart_are_one_clique():
     (found,) = summary(*(rows_of([1, 1, 1, 1], name) for name in "abc")).rankings
     assert math.isnan(found.p)
@@ -538,11 +551,14 @@ def test_a_method_whose_inverse_is_not_worse_is_told():
         rows_of([3, 3, 3, 3, 3, 4], "worse", inverted=True),
         rows_of([5, 5, 5, 5, 5, 6], "fine"),
         rows_of([3, 3, 3, 3, 3, 4], "fine", inverted=True),
+        rows_of([1, 2, 1, 2, 1, 2], "random"),
+        rows_of([1, 2, 1, 2, 2, 1], "random", inverted=True),
     )
+    assert score(found, "random").notes == ()  # a control is to fail
     assert score(found, "same").notes == ("no better than its inverse",)
     assert score(found, "worse").notes == ("worse than its inverse",)
     assert score(found, "fine").notes == ()
-    (panel,) = panels(found)
+    panel = panels(found)[0]
     assert [line.remarks for line in panel.methods] == [
         (),
         ("insertion: no better than its inverse",),
@@ -570,6 +586,14 @@ def test_bold_only_where_no_interval_overlaps(sign):
     assert best(gradcam=2, rise=1, constant=NAN) == ["gradcam"]
     assert best(gradcam=2) == []  # of one
     assert best(gradcam=2, random=1) == []
+
+
+def test_bold_needs_images():
+    def best(n):
+        return any(each.best for each in summary(rows_of([1] * n), rows_of([0] * n, "rise")).scores)
+
+    assert best(6)
+    assert not best(5)  # all alike, so that the intervals have no width, but no test could tell
 
 
 def test_bold_leaves_out_the_truth_and_what_has_no_direction():
@@ -632,6 +656,37 @@ def test_terminal_tables(rich_summary):
     assert "19 of 20" in text
     first = text[: text.index("Means over")]
     assert first.index("gradcam") < first.index("occlusion") < first.index("centre") < first.index("random")
+
+
+def test_labels_are_no_markup():
+    parts = [
+        rows_of(values_near(k), name, model="[m]", metric=m) for k, name in enumerate("abc") for m in ("[x]", "[y]")
+    ]
+    found = summary(*parts, rows_of(values_near(5), "[red]", model="[m]", metric="[x]"))
+    console = Console(width=160, record=True, file=io.StringIO())
+    for each in (*tables(found), *ranking_tables(found), *agreement_tables(found)):
+        console.print(each)
+    text = console.export_text()
+    assert (text.count("[m]: "), text.count("[x]"), text.count("[red]")) == (4, 3, 2)
+
+
+def test_tables_of_ranks_and_agreement():
+    parts = [
+        part
+        for k, name in enumerate("abc")
+        for part in (
+            rows_of(values_near([1, 1, 2][k], seed=k), name),
+            rows_of(-values_near([1, 1, 2][k], seed=k), name, metric="mass"),
+        )
+    ]
+    found = summary(*parts)
+    console = Console(width=160, record=True, file=io.StringIO())
+    for each in (*ranking_tables(found), *agreement_tables(found)):
+        console.print(each)
+    lines = console.export_text().splitlines()
+    assert ["c", "1.00"] in [line.split() for line in lines]  # told apart from both others
+    assert [line.split()[-1] for line in lines if line.split()[:1] in (["a"], ["b"])] == ["a"] * 4
+    assert any(line.split()[:2] == ["insertion", "-1.00"] for line in lines)
 
 
 def test_latex_is_well_formed(rich_summary):
@@ -782,3 +837,10 @@ def test_one_image_of_one_method():
     assert found.comparisons == found.rankings == found.agreements == ()
     assert len(tables(found)) == 2
     assert "0.500" in latex(found)
+
+
+def test_no_negative_zero_and_no_noise_in_tables():
+    found = summary(rows_of([-1e-9, 1e-10, 0, 0, 0, 0]), rows_of([0.3] * 6, "rise"), rows_of([0.1, 0.5] * 3, "b"))
+    assert [cell(score(found, name), 3)[0] for name in ("gradcam", "rise")] == ["0.000", "0.300"]
+    (column,) = panels(summary(rows_of([0.3] * 7))).pop().columns
+    assert column.decimals == 3

@@ -8,6 +8,7 @@ from statistics import median
 from attribkit.benchmark.statistics.summary import Estimate, Score, Summary
 
 _DIGITS = 6  # at most, behind the point
+_NOISE = 1e-9  # an interval that is narrower, relative to its value, has no width but rounding
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def cell(score: Score | None, decimals: int) -> tuple[str, str]:
     if score is None or math.isnan(score.estimate.value):
         return "-", ""
     estimate = score.estimate
-    value = f"{estimate.value:.{decimals}f}"
-    interval = f"[{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    value = f"{estimate.value:z.{decimals}f}"
+    interval = f"[{estimate.low:z.{decimals}f}, {estimate.high:z.{decimals}f}]"
     if math.isnan(estimate.low):
         interval = "[-, -]"
     left_out = estimate.undefined + estimate.missing
@@ -104,8 +105,7 @@ def _column(metric: str, statistic: str, scores: Iterable[Score]) -> Column:
 
 def _decimals(estimates: Iterable[Estimate]) -> int:
     """So many that half an interval has two digits, in the middle of the column."""
-    halves = [(each.high - each.low) / 2 for each in estimates]
-    halves = [half for half in halves if half > 0]
+    halves = [(each.high - each.low) / 2 for each in estimates if each.high - each.low > _NOISE * abs(each.value)]
     return min(max(1 - math.floor(math.log10(median(halves))), 0), _DIGITS) if halves else 3
 
 

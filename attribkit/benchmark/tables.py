@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -13,15 +14,19 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def tables(summary: Summary) -> list[Table]:
-    """A Rich table for each panel; controls below a line, and what fails or misleads in the last column."""
+    """A Rich table for each panel; controls below a line, what fails or misleads in the last column.
+
+    What could not be said at all is in `summary.notes`.
+    """
     return [_table(panel) for panel in panels(summary)]
 
 
 def _table(panel: Panel) -> Table:
-    table = Table(title=panel.title, caption=panel.caption, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(title=escape(panel.title), caption=escape(panel.caption), box=SIMPLE_HEAD, title_justify="left")
+    table.caption_justify = "left"
     table.add_column("method", no_wrap=True)
     for column in panel.columns:
-        table.add_column(f"{column.title}{_ARROWS[column.higher_is_better]}")
+        table.add_column(escape(f"{column.title}{_ARROWS[column.higher_is_better]}"))
     remarks = any(line.remarks for line in (*panel.methods, *panel.controls))
     if remarks:
         table.add_column("beware")

@@ -56,7 +56,7 @@ def make(kind: str, **options: Any) -> Dataset:
             raise UnknownName(f"option of the data set {kind!r}", name, sorted(known))
     try:
         made = DATASETS[kind](**options)
+        len(made)  # reads the annotations
     except TypeError as error:
         raise InvalidInput(f"The data set {kind!r} cannot be made: {error}. Its options: {sorted(known)}.") from error
-    len(made)  # reads the annotations
     return made

@@ -38,8 +38,14 @@ def existing_folder(path: str | Path) -> Path:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and those in it, by name."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    """The images in a folder and its own folders, by name, without hidden ones."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Those directly in a folder, by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def json_of(path: Path) -> Any:

@@ -78,7 +78,7 @@ class Coco(Dataset):
         categories = {each["category_id"] for each in instances}
         for category in (each for each in names if each in categories and names[each] in asked):
             own = [each for each in instances if each["category_id"] == category]
-            area = sum(float(each["area"]) for each in own)
+            area = sum(float(each.get("area", each["bbox"][2] * each["bbox"][3])) for each in own)
             yield Sample(
                 id=f"{file.with_suffix('').as_posix()} {names[category]}",
                 group=file.with_suffix("").as_posix(),

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from attribkit.datasets.sample import Corners, Mask, Size
 from attribkit.preprocessing import Preprocessing
 
-Seen = Bool[Tensor, "h w"]  # True on the object, in the model's pixels
+Seen = Bool[Tensor, "rows columns"]  # True on the object, in the pixels that the model sees
 
 
 def pixel_sides(size: Size, preprocessing: Preprocessing) -> Float[Tensor, " 2"]:
@@ -46,7 +46,7 @@ def seen_mask(mask: Mask, preprocessing: Preprocessing) -> Seen:
     return seen_boxes(pixels, Size(*mask.shape), preprocessing)
 
 
-def _under(low: Float[Tensor, " n"], high: Float[Tensor, " n"], count: int) -> Bool[Tensor, "n count"]:
+def _under(low: Float[Tensor, " n"], high: Float[Tensor, " n"], count: int) -> Bool[Tensor, "n cells"]:
     """Which of a row of pixels lie under spans."""
     centres = torch.arange(count, dtype=low.dtype) + 0.5
     under = (low[:, None] <= centres) & (centres < high[:, None])

@@ -20,7 +20,7 @@ def grid_mosaics(
     count: int = 500,
     seed: int = 0,
 ) -> Iterator[Prepared]:
-    """Mosaics of images of distinct classes, for models that take images of any size (Rao et al., CVPR 2022, sec. 3.1).
+    """Mosaics of images of distinct classes, for models that take images of any size (Rao et al., CVPR 2022).
 
     images: of one size. probabilities: of the model's classes for each. cells: along a side. least: probability of an
     image's class, its label or else the predicted one; others are left out. Gives count mosaics, each once for each of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from attribkit.datasets.annotations import existing_folder, image_files
+from attribkit.datasets.annotations import existing_folder, image_files, subfolders
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.labels import Labels, model_classes
 from attribkit.datasets.sample import Sample
@@ -23,7 +23,7 @@ class ImageFolder(Dataset):
 
     def read(self) -> Iterator[Sample]:
         root = existing_folder(self.root)
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = subfolders(root)
         asked = model_classes(self.labels, [folder.name for folder in folders])
         for folder in folders:
             if folder.name in asked:

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from attribkit.core.errors import InvalidInput
-from attribkit.datasets.annotations import corners, existing_folder, image_files, reading, xml_box, xml_of, xml_size
+from attribkit.datasets.annotations import (
+    corners,
+    existing_folder,
+    image_files,
+    reading,
+    subfolders,
+    xml_box,
+    xml_of,
+    xml_size,
+)
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.sample import Corners, Sample, Size
 from attribkit.datasets.sources import PhotographFile
@@ -33,7 +42,7 @@ class ImageNet(Dataset):
         labels = _labels()
         root = existing_folder(self.root)
         drawn = {} if self.boxes is None else {path.stem: path for path in existing_folder(self.boxes).rglob("*.xml")}
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for folder in subfolders(root):
             if folder.name not in labels:
                 raise InvalidInput(
                     f"{str(folder)!r} is not named by a synset of ImageNet-1k, such as 'n01440764': use the data set "

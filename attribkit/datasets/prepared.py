@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +22,9 @@ class Prepared:
     id: str
     group: str
     x: Float[Tensor, "c h w"]
-    mask: Seen | None  # the union of the boxes where no mask is drawn; None where there are no boxes either
+    mask: (
+        Bool[Tensor, "h w"] | None
+    )  # the union of the boxes where no mask is drawn; None where there are no boxes either
     pixel: Float[Tensor, " 2"]  # height and width of a pixel of x, in pixels of the photograph
     label: int | None
     category: str | None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.datasets.sample import ImageSource, Mask, MaskSource, Size
@@ -26,6 +26,11 @@ class PhotographFile(ImageSource):
             raise UnreadableFile(
                 f"{str(self.path)!r} is {image.width}x{image.height} upright and its annotations are for "
                 f"{self.size.width}x{self.size.height} (width x height): fetch the image that was annotated."
+            )
+        if self.size is not None and _turned_unseen(self.path):
+            raise UnreadableFile(
+                f"{str(self.path)!r} is stored turned, and whether its annotations are for the stored or for the "
+                "upright image cannot be told: save it upright."
             )
         return image
 
@@ -98,6 +103,14 @@ class HeldMask(MaskSource):
 
     def stamp(self) -> str:
         return f"{self.mask.shape} {digest(np.packbits(self.mask).tobytes())}"
+
+
+def _turned_unseen(path: Path) -> bool:
+    """Whether EXIF data turn or mirror an image without a change of its size."""
+    with Image.open(path) as file:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+        swaps = orientation in (5, 6, 7, 8) and file.width != file.height
+        return orientation != 1 and not swaps
 
 
 def held_mask(mask: object) -> HeldMask:

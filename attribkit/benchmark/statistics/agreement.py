@@ -12,7 +12,6 @@ from attribkit.benchmark.statistics.means import estimates
 from attribkit.benchmark.statistics.per_group import group_means
 from attribkit.benchmark.statistics.question import Question
 from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples
-from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import Agreement
 
 _LEAST = 3  # methods; two are always in full agreement or in none
@@ -33,7 +32,7 @@ class _Side:
 
 
 def _side(question: Question, images: dict[str, int]) -> _Side:
-    chosen = [k for k in question.upright() if role(question.contestants[k].method) == "method"]
+    chosen = question.competing()
     goodness = np.full((len(chosen), len(images)), np.nan)
     places = [images[identity] for identity in question.identities]
     goodness[:, places] = group_means(question.values[chosen], question.groups) * question.direction

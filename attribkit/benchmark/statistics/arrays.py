@@ -9,5 +9,3 @@ Groups = Int64[ndarray, " n"]  # the group of each sample, ascending from 0, non
 Categories = Int64[ndarray, " n"]  # -1 where it has none
 Weights = UInt8[ndarray, "r g"]  # how often each resample drew each group
 Chosen = Int[ndarray, " p"]  # indices of rows
-Each = Float64[ndarray, " k"]
-EachSign = Bool[ndarray, " k"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
+from attribkit.benchmark.statistics.comparisons import LEAST_PAIRS
 from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import Comparison, Estimate
 
@@ -14,8 +15,8 @@ def best(
 ) -> str | None:
     """The method whose interval lies on the better side of every other method's and control's; None if none does.
 
-    compared: it must be ahead in these too, over the images that both have. Never one that fails a sanity check, and
-    never an only method. Maps without a number compete with none.
+    compared: it must be ahead in these too, over the images that both have. Never one that fails a sanity check,
+    never an only method, and never of so few images that no test can tell. Maps without a number compete with none.
     """
     rivals = {name: each for name, each in found.items() if role(name) != "truth" and each.samples}
     methods = [name for name in rivals if role(name) == "method"]
@@ -26,7 +27,8 @@ def best(
     others = [each for name, each in rivals.items() if name != winner]
     apart = all(_ahead(rivals[winner], other, higher_is_better) for other in others)
     wins = all(_wins(winner, each, higher_is_better) for each in compared if each.difference.samples)
-    return winner if apart and wins and winner not in flagged else None
+    trusted = winner not in flagged and rivals[winner].groups >= LEAST_PAIRS
+    return winner if apart and wins and trusted else None
 
 
 def _ahead(one: Estimate, other: Estimate, higher_is_better: bool) -> bool:

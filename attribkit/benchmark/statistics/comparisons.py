@@ -12,7 +12,7 @@ from attribkit.benchmark.statistics.question import Question
 from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import Comparison
 
-_LEAST = 6  # pairs; the smallest p of five is 1/16, so that nothing can be told from them
+LEAST_PAIRS = 6  # pairs; the smallest p of five is 1/16, so that nothing can be told from them
 _EXACT = 50  # pairs; of more the normal approximation is as good
 
 
@@ -55,7 +55,7 @@ def signed_rank(differences: Float64[np.ndarray, " pairs"]) -> float:
     Zeros take part in the ranking and are then dropped (Pratt, JASA 1959). Exact for up to 50 pairs without zeros and
     ties, the normal approximation with the variance corrected for ties else.
     """
-    if len(differences) < _LEAST:
+    if len(differences) < LEAST_PAIRS:
         return float("nan")
     if not differences.any():
         return 1.0

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from attribkit.benchmark.statistics.arrays import Categories, Groups, PerSample, Present
+from attribkit.benchmark.statistics.roles import role
 
 ALL = "all"
 
@@ -43,6 +44,11 @@ class Question:
     def upright(self) -> list[int]:
         """The contestants that are not inverted."""
         return [k for k, contestant in enumerate(self.contestants) if not contestant.inverted]
+
+    def competing(self) -> list[int]:
+        """The methods that have a number: no controls, no negatives, not the truth."""
+        methods = [k for k in self.upright() if role(self.contestants[k].method) == "method"]
+        return [k for k in methods if not np.isnan(self.values[k]).all()]
 
     def among(self, chosen: Bool[np.ndarray, " n"], subset: str) -> "Question | None":
         """The same question of some of the samples; None where there are none."""

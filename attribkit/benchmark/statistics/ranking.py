@@ -8,7 +8,6 @@ from scipy.stats import f, rankdata, studentized_range
 
 from attribkit.benchmark.statistics.per_group import group_means
 from attribkit.benchmark.statistics.question import Question
-from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import Ranking
 
 
@@ -18,12 +17,14 @@ def ranking(question: Question, confidence: float) -> Ranking | None:
     The blocks of Friedman's test are images. Its p is that of Iman and Davenport's F. Methods are told apart where it
     rejects that all are alike and their mean ranks differ by more than Nemenyi's critical difference.
     """
-    methods = [k for k in question.upright() if role(question.contestants[k].method) == "method"]
+    methods = question.competing()
+    if len(methods) < 2:
+        return None
     values = question.values[methods]
     values = np.where(np.isnan(values).any(0), np.nan, values)
     blocks = group_means(values, question.groups) * -question.direction
     blocks = blocks[:, ~np.isnan(blocks).any(0)]
-    if blocks.shape[0] < 2 or blocks.shape[1] < 2:
+    if blocks.shape[1] < 2:
         return None
     ranks = rankdata(blocks, axis=0)
     mean = ranks.mean(1)

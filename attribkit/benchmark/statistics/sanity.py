@@ -6,6 +6,7 @@ import numpy as np
 
 from attribkit.benchmark.statistics.means import Means, estimates
 from attribkit.benchmark.statistics.question import Contestant, Question
+from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import SanityCheck
 
 
@@ -46,7 +47,8 @@ def flags(checks: Iterable[SanityCheck]) -> dict[tuple[str, str], tuple[str, ...
 def inverse_notes(question: Question, means: Means, confidence: float) -> dict[str, str]:
     """Of methods whose negated maps are not worse, or even better, what to tell, by method."""
     places = {contestant: k for k, contestant in enumerate(question.contestants)}
-    both = [each.method for each in question.contestants if each.inverted and (each.method, False) in places]
+    inverted = [each.method for each in question.contestants if each.inverted and role(each.method) == "method"]
+    both = [method for method in inverted if Contestant(method, False) in places]
     if not both or question.higher_is_better is None:
         return {}
     upright, inverse = (np.array([places[Contestant(method, side)] for method in both]) for side in (False, True))

@@ -40,10 +40,7 @@ def summarise(
     resamples: of the bootstrap over groups. oracle: the method whose faithfulness is 1 in normalised scores; of
     localization it is the mask itself. InvalidInput where rows contradict each other, or come twice.
     """
-    if not 0 < confidence < 1:
-        raise InvalidInput(f"confidence={confidence} must be between 0 and 1, such as 0.95.")
-    if resamples < 1:
-        raise InvalidInput(f"resamples={resamples} must be a number from 1, such as 10_000.")
+    _check_options(confidence, resamples)
     table = reading.read(rows)
     asked = list(reading.questions(table))
     drawn = Resamples(resamples, seed)
@@ -69,6 +66,13 @@ def summarise(
         sanity_checks=checks,
         notes=tuple(note for answer in answers for note in answer.notes),
     )
+
+
+def _check_options(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise InvalidInput(f"confidence={confidence} must be between 0 and 1, such as 0.95.")
+    if resamples < 1:
+        raise InvalidInput(f"resamples={resamples} must be a number from 1, such as 10_000.")
 
 
 @dataclass(frozen=True)
