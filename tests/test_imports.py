@@ -23,7 +23,9 @@ RANKS = [
     {"figures", "clips"},
     {"preprocessing"},
     {"loading", "datasets"},
-    {"demo", "explain_files", "inspect_files", "benchmark"},
+    {"loading", "datasets"},
+    {"benchmark"},
+    {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},
 ]
@@ -58,6 +60,7 @@ def test_core_files_import_each_other_in_one_direction():
         "shapes",
         "errors",
         "axes",
+        "devices",
         "signs",
         "snapshot",
         "hooks",
