@@ -83,6 +83,14 @@ def test_methods_as_json():
     assert all(set(row) == {"name", "options", "source", "plugin"} for row in rows)
 
 
+def test_metrics_as_json_and_as_a_table():
+    rows = {row["name"]: row for row in json.loads(run("metrics", "--json").output)}
+    assert rows.keys() == registry.metrics().keys()
+    assert rows["deletion"]["better"] == "lower"
+    assert "rise" in rows["deletion"]["presets"]
+    assert "pointing_game" in run("metrics").output
+
+
 def test_methods_and_plugins_as_tables():
     assert "Selvaraju" in run("methods").output
     assert "gradcam, gradcam++" in run("plugins").output
@@ -144,7 +152,7 @@ def test_random_weights_are_said(photo, tmp_path):
         (["--target", "8"], "There is no class 8: the model has 8 classes, 0 to 7."),
         (["--target", "stars"], "Did you mean 'star'?"),
         (["--top", "9"], "top=9"),
-        (["--device", "warp"], "--device warp cannot be used"),
+        (["--device", "warp"], "device='warp' cannot be used"),
         (["--mean", "a,b"], "no list of numbers"),
         (["--weights", "nowhere.safetensors"], "There are no weights"),
         (["-o", "out.docx"], "no ending of a figure"),
@@ -154,7 +162,7 @@ def test_random_weights_are_said(photo, tmp_path):
         (["--target=--5"], "No label is named '--5'"),
         (["--mean", "0.5"], "must have a number for each"),
         (["--resize", "8"], "smaller than the crop"),
-        (["--device", "meta"], "--device meta cannot be used"),
+        (["--device", "meta"], "device='meta' cannot be used"),
         (["--model", "timm:resnet10t", "--model-arg", "in_chans=1"], "3 channels"),
         (["--model", "timm:resnet10t", "--model-arg", "pretrained=True"], "has an option of its own"),
         (["no-such-image.png"], "There is no image 'no-such-image.png'"),
