@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
+from attribkit.core.targets.asked import Each
 from attribkit.core.targets.logits import ClassLogit, Probability, as_probability
 from attribkit.core.targets.target import Target
 
@@ -12,9 +13,11 @@ Score = Literal["probability", "logit"]  # of the explained class; other targets
 
 
 def asked_target(target: Target, score: Score) -> Target:
-    """The explained class's probability or logit; a target that is neither as it is."""
+    """The explained class's probability or logit, image by image; a target that is neither as it is."""
     if score not in get_args(Score):
         raise InvalidInput(f"score={score!r} is neither 'probability' nor 'logit'.")
+    if isinstance(target, Each):
+        return Each(tuple(asked_target(each, score) for each in target.targets))
     if score == "probability":
         return as_probability(target)
     return ClassLogit(target.index) if isinstance(target, Probability) else target

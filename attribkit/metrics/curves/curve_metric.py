@@ -15,7 +15,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
 from attribkit.core.substrates import Given, Imputer, Substrate
-from attribkit.core.targets.asked import Score
+from attribkit.metrics.asked_score import Score
 from attribkit.metrics.curves.order import Channels, Order
 from attribkit.metrics.curves.ranks import Ties
 from attribkit.metrics.curves.stops import Area, Ends, LastStep, Stops

@@ -14,8 +14,8 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.substrates import Fill, Imputer, filling
-from attribkit.core.targets.asked import Score, scored_as
 from attribkit.core.targets.target import Target
+from attribkit.metrics.asked_score import Score, asked_target, score_of_whole
 from attribkit.metrics.curves.order import Order
 from attribkit.metrics.curves.stops import Area, Stops, area_weights
 
@@ -71,12 +71,12 @@ class Walk:
 
     def image_score(self, model: HookedModel, attributions: Sequence[Attribution]) -> PerImage:
         """The score of the images as they are, asked once."""
-        return self._image_score(model, *self._question(model, attributions))
+        return score_of_whole(model, *self._question(model, attributions))
 
     def _question(self, model: HookedModel, attributions: Sequence[Attribution]) -> tuple[Images, Target]:
         """The images, the very tensor that the model is explaining, and what is asked of them."""
         target: Any = attributions[0].target  # one that is only on record does not get here
-        return attributions[0].x, scored_as(model.resolved(target), self.score)
+        return attributions[0].x, asked_target(model.resolved(target), self.score)
 
     def _curve(self, model: HookedModel, x: Images, target: Target, attribution: Attribution) -> Curve:
         ranking, fill = self.order(attribution), self._fill(model, x)
@@ -84,7 +84,7 @@ class Walk:
         between = [count for count in counts if 0 < count < ranking.units]
         changed = (fill(self._removed(ranking.ranks, count)) for count in between)
         scores = iter(model.scores(changed, target, len(between)) if between else ())
-        first = partial(self._image_score, model, x, target)
+        first = partial(score_of_whole, model, x, target)
         last = partial(self._substrate_score, model, x, target)
         if self.direction == "insert":
             first, last = last, first
@@ -99,9 +99,6 @@ class Walk:
     def _fill(self, model: HookedModel, x: Images) -> Fill:
         key = ("filling", self.substrate, self.seed)
         return model.remembered(key, lambda: filling(x, self.substrate, self.seed))
-
-    def _image_score(self, model: HookedModel, x: Images, target: Target) -> PerImage:
-        return model.remembered(("score", target), lambda: model.score(x, target))
 
     def _substrate_score(self, model: HookedModel, x: Images, target: Target) -> PerImage:
         """The score where nothing of the images is left, asked once."""
