@@ -58,8 +58,8 @@ class PointingGame(Localization):
         value = (counts[0] > 0).to(heatmap.dtype) if self.maxima == "any" else counts[0] / counts[1]
         return torch.where(truth.mask.flatten(1).any(1), value, torch.nan)
 
-    def _points(self, heatmap: Heatmaps) -> Int[Tensor, "points 1+axes"]:
-        """The image and the place of each maximum that counts."""
+    def _points(self, heatmap: Heatmaps) -> Int[Tensor, "points place"]:
+        """Each maximum that counts: its image, and where it is along each axis."""
         if self.maxima == "first":
             places = torch.unravel_index(heatmap.flatten(1).argmax(1), heatmap.shape[1:])
             return torch.stack([torch.arange(len(heatmap), device=heatmap.device), *places], 1)
@@ -83,7 +83,7 @@ class PointingGame(Localization):
 
 
 def _touches(
-    mask: Masks, points: Int[Tensor, "points 1+axes"], offsets: Int[Tensor, "k axes"], near: Bool[Tensor, "b k"]
+    mask: Masks, points: Int[Tensor, "points place"], offsets: Int[Tensor, "k axes"], near: Bool[Tensor, "b k"]
 ) -> Bool[Tensor, " points"]:
     """Whether the object is in the window around each point."""
     margin = offsets[-1].tolist()  # the largest steps
