@@ -55,10 +55,6 @@ def uniform(metric, shape):
     return [(2 * torch.rand(shape, generator=random) - 1) * metric.radius for _ in range(metric.samples)]
 
 
-def _tuple(images):
-    return images if isinstance(images, tuple) else (images,)
-
-
 @pytest.mark.parametrize("metric", EVERY, ids=repr)
 def test_the_gradient_of_a_linear_model_does_not_move(metric):
     explainer = Explainer(Linear())
@@ -95,8 +91,9 @@ def test_max_sensitivity_is_captums(method):
     metric = MaxSensitivity(samples=4, seed=5, radius=0.1)
 
     def explained(images):  # as captum's own methods: a tuple for a tuple
-        heatmaps = [explainer.attribute(each, method, target=1, **options).heatmap() for each in _tuple(images)]
-        return tuple(heatmaps) if isinstance(images, tuple) else heatmaps[0]
+        if isinstance(images, tuple):
+            return tuple(explained(each) for each in images)
+        return explainer.attribute(images, method, target=1, **options).heatmap()
 
     def perturbed(images):  # the samples of the first image, those of the second ...
         return images + torch.cat(uniform(metric, (1, 3, 16, 16))).to(x).repeat(len(x), 1, 1, 1)
@@ -168,6 +165,26 @@ def test_a_method_from_a_file_is_refused_by_name(tmp_path):
     for name in ("max_sensitivity", "local_lipschitz", "parameter_randomisation", "class_randomisation"):
         with pytest.raises(AttribkitError, match=rf"'{name}' runs the method again, and GradCAM\("):
             explainer.evaluate(loaded, name)
+
+
+@dataclass(frozen=True)
+class Careless(Method):
+    """Writes into the images that it is given."""
+
+    name: ClassVar[str] = "careless"
+    source: ClassVar[str] = "a test"
+
+    def __call__(self, model, x, target):
+        return model.gradient(x.mul_(2), target)
+
+
+@pytest.mark.parametrize("name", ["max_sensitivity", "parameter_randomisation", "class_randomisation"])
+def test_the_attribution_is_left_as_it_was(name):
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    attribution = explainer.attribute(x, Careless(), target=1)
+    seen = attribution.x.clone()
+    explainer.evaluate(attribution, name)
+    assert torch.equal(attribution.x, seen)
 
 
 @pytest.mark.parametrize("metric", EVERY, ids=repr)

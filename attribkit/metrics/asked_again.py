@@ -27,5 +27,5 @@ def asked_again(
             f"{metric.name!r} runs the method again, and {method!r} of {question!r} comes from a file: explain the "
             "images anew by Explainer.attribute."
         )
-    images = attribution.x if x is None else x
+    images = (attribution.x if x is None else x).clone()  # what a plugin writes into them, the attribution keeps
     return metric.heatmap(explained(method, model.explaining(images, model.inputs), images, question))

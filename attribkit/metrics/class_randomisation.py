@@ -48,8 +48,9 @@ class ClassRandomisation(Robustness):
         return similarity(self.similarity, own, self._map_of(model, attribution, 0))
 
     def details(self, model: HookedModel, attribution: Attribution) -> Mapping[str, Tensor]:
-        if _classes(model, attribution.x) < 3:
-            return {"floor": torch.full_like(attribution.x.flatten(1)[:, 0], torch.nan, dtype=torch.float64)}
+        x = attribution.x
+        if _classes(model, x) < 3:
+            return {"floor": torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)}
         return {"floor": similarity(self.similarity, *(self._map_of(model, attribution, i) for i in range(2)))}
 
     def _map_of(self, model: HookedModel, attribution: Attribution, which: int) -> Heatmaps:
