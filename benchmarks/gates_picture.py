@@ -3,12 +3,13 @@
 python benchmarks/gates_picture.py    # some minutes on one core
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
+from fitting import fit
 from PIL import Image
 from torch import Tensor, nn
 from train_zoo import HELD_OUT_SEED, TRAINING_SEED, accuracy, draw, normalised
@@ -29,7 +30,8 @@ MAPS = {
 
 def main() -> None:
     model = with_cbam()
-    train(model, *draw(6_000, TRAINING_SEED))
+    training = batches(*draw(6_000, TRAINING_SEED))
+    fit(model, training, STEPS, learning_rate=2e-3, weight_decay=0.02, smoothing=0.05)
     print(f"{accuracy(model, *draw(500, HELD_OUT_SEED)):.1%} of 500 scenes that it was not trained on")
     scenes = list(zoo.scenes(SCENES))
     preprocessing = load_model("zoo:cnn").preprocessing
@@ -52,20 +54,10 @@ def with_cbam() -> nn.Module:
     return model
 
 
-def train(model: nn.Module, pictures: Tensor, labels: Tensor) -> None:
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS)
-    for step in range(STEPS):
+def batches(pictures: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
         chosen = torch.randint(len(labels), (IMAGES,))
-        loss = F.cross_entropy(model(normalised(pictures[chosen])), labels[chosen], label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 25 == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
-    model.eval()
+        yield normalised(pictures[chosen]), labels[chosen]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from fitting import fit
 from matplotlib.figure import Figure
 from numpy.random import Generator
 from PIL import Image
@@ -71,19 +71,9 @@ def trained(draw: Callable[[Generator], Drawn], classes: int) -> tuple[Explainer
         *(nn.Conv3d(24, 32, 3, 1, 1, bias=False), nn.BatchNorm3d(32), nn.ReLU()),
         *(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, classes)),
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
-    for step in range(STEPS):
-        x, labels = batch(draw, random)
-        loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(f"{draw.__name__} step {step}: loss {loss.item():.3f}", flush=True)
+    fit(model, (batch(draw, random) for _ in range(STEPS)), STEPS, learning_rate=5e-3)
     x, labels = batch(draw, np.random.default_rng(1), 100)
-    right = model.eval()(x).argmax(1) == labels
+    right = model(x).argmax(1) == labels
     print(f"{draw.__name__}: {right.float().mean():.0%} of 100 that it was not trained on", flush=True)
     return Explainer(model), x[right]
 

@@ -22,6 +22,7 @@ VITS = {
     "deit distilled": ("deit_tiny_distilled_patch16_224", SMALL, "2 prefix + 4x4"),
     "beit": ("beit_base_patch16_224", SMALL, "1 prefix + 4x4"),
     "dinov3": ("vit_small_patch16_dinov3", SMALL | {"embed_dim": 48}, "5 prefix + 4x4"),
+    "eva02": ("eva02_tiny_patch14_224", SMALL, "1 prefix + 4x4"),
     "relative positions": ("vit_relpos_small_patch16_224", SMALL, "4x4"),
     "not square": ("vit_tiny_patch16_224", SMALL | {"img_size": (32, 64)}, "1 prefix + 2x4"),
 }

@@ -11,11 +11,10 @@ from attribkit.core.errors import UnsupportedModel
 from attribkit.testing import (
     METHOD_CHECKS,
     changes,
-    check_double_precision,
-    check_half_precision,
     model_state,
     tiny_cnn,
 )
+from attribkit.testing.methods import check_double_precision, check_half_precision
 
 
 def tiny_vit():

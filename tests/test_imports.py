@@ -22,7 +22,7 @@ RANKS = [
     {"explainer", "heads"},
     {"figures", "clips"},
     {"preprocessing"},
-    {"loading"},
+    {"loading", "datasets"},
     {"demo", "explain_files", "inspect_files"},
     {"cli", "testing"},
     {"__main__"},

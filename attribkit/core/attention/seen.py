@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -122,13 +122,9 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         if static_k is not None or static_v is not None:
             raise _unopened("gives nn.MultiheadAttention keys or values that are projected already")
         unbatched = query.ndim == 2  # tokens and channels
-        own: Any = (q_proj_weight, k_proj_weight, v_proj_weight)  # where queries, keys and values have their own width
-        matrices = own if in_proj_weight is None else in_proj_weight.chunk(3)
-        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(each.unsqueeze(1) if unbatched else each, matrix, bias)
-            for each, matrix, bias in zip((query, key, value), matrices, biases, strict=True)
-        )
+        own = (q_proj_weight, k_proj_weight, v_proj_weight)  # where queries, keys and values have their own width
+        given = [each.unsqueeze(1) if unbatched else each for each in (query, key, value)]
+        q, k, v = _projected(given, own if in_proj_weight is None else in_proj_weight.chunk(3), in_proj_bias)
         if bias_k is not None and bias_v is not None:
             k, v = (torch.cat([each, one.expand(1, *each.shape[1:])]) for each, one in ((k, bias_k), (v, bias_v)))
         if add_zero_attn:
@@ -174,6 +170,13 @@ class gathering_watched(TorchFunctionMode):  # used as a context manager, like t
         elif known and outputs is args[0]:
             del self._numbers[outputs]  # rewritten in place
         return outputs
+
+
+def _projected(tensors: Sequence[Tensor], matrices: Sequence[Tensor | None], bias: Tensor | None) -> Iterator[Tensor]:
+    """Queries, keys and values, each by its own matrix and its third of the bias."""
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    for tensor, matrix, part in zip(tensors, matrices, biases, strict=True):
+        yield F.linear(tensor, matrix, part)  # type: ignore[arg-type]  # torch has checked that it is there
 
 
 def _gathered(weights: Tensor, value: Tensor, dropout_p: float) -> Tensor:

@@ -17,11 +17,10 @@ from attribkit.core.targets.target import Remark, Target
 _CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
 
 
-@dataclass(frozen=True)
-class EmbeddingNorm(Target):
-    """How strongly the model responds at all: the Euclidean norm of its embedding; for models without classes."""
+class _OfEmbedding(Target):
+    """A score of what the model, or one of its layers, makes of an image."""
 
-    layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
+    layer: str | None  # dotted name of the layer that puts the embedding out; None is what the model returns
 
     @property
     def kind(self) -> Any:
@@ -30,6 +29,13 @@ class EmbeddingNorm(Target):
     @property
     def read_layer(self) -> str | None:
         return self.layer
+
+
+@dataclass(frozen=True)
+class EmbeddingNorm(_OfEmbedding):
+    """How strongly the model responds at all: the Euclidean norm of its embedding; for models without classes."""
+
+    layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
 
     def __call__(self, outputs: Any) -> PerImage:
         return precise(embedding(outputs)).norm(dim=1)
@@ -49,7 +55,7 @@ class EmbeddingNorm(Target):
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity(Target):
+class Similarity(_OfEmbedding):
     """How alike the model finds an image and a reference: the cosine of the angle between their embeddings.
 
     The reference's embedding is computed once, and kept.
@@ -68,14 +74,6 @@ class Similarity(Target):
     def count(self) -> int | None:
         known = self.to if self.embedding is None else self.embedding
         return len(known) if known.ndim > 1 and len(known) > 1 else None
-
-    @property
-    def kind(self) -> Any:
-        return "embedding", self.layer
-
-    @property
-    def read_layer(self) -> str | None:
-        return self.layer
 
     def __call__(self, outputs: Any) -> PerImage:
         if self.embedding is None:

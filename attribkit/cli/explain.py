@@ -1,0 +1,78 @@
+"""`attribkit explain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attribkit.cli.app import app, print_table, told
+from attribkit.cli.options import (
+    ModelArguments,
+    ModelName,
+    class_index,
+    device_named,
+    load,
+    overridden,
+)
+from attribkit.core.errors import InvalidInput
+
+
+@app.command()
+@told
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="photographs; for a model of video, clips (mp4, avi, gif ...)")],
+    model: ModelName = "zoo:cnn",
+    model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
+    weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="fetch the published weights")] = False,
+    method: Annotated[list[str], typer.Option(help="may be repeated; see `attribkit methods`")] = ["gradcam"],  # noqa: B006
+    target: Annotated[str | None, typer.Option(help="class index or label; default: the predicted class")] = None,
+    top: Annotated[int, typer.Option(min=1, help="explain so many of the predicted classes")] = 1,
+    mean: Annotated[str | None, typer.Option(help="of each channel, values 0 to 1: 0.5,0.5,0.5")] = None,
+    std: Annotated[str | None, typer.Option(help="of each channel")] = None,
+    resize: Annotated[int | None, typer.Option(help="shorter side before the crop, in pixels")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="of each clip, chosen evenly; default: the model's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), of clips also mp4 or gif")
+    ] = Path("explanation.png"),
+) -> None:
+    """Explain photographs, or clips, by a model: which pixels speak for a class?"""
+    from rich.progress import track
+
+    from attribkit.explain_files import explain as explain_files
+    from attribkit.explain_files import prepare, read_inputs, save, told_of_clips
+    from attribkit.explainer import Explainer
+
+    clips = _clip_preprocessing(model, frames)
+    prepare(output, clips=clips is not None)
+    if target is not None and top > 1:
+        raise InvalidInput("--top chooses among the predicted classes: give it or --target, not both.")
+    files = read_inputs(images, clips)
+    loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
+    preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
+    explainer = Explainer(loaded.model.to(device_named(device)))
+    wanted = class_index(target)
+    explained = explain_files(explainer, preprocessing, files, method, target=wanted, top=top)
+    done = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
+    save(done, output)
+    rows = [{"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in done]
+    print_table(rows, model)
+    notes = [note for each in done for a in each.attributions for note in a.notes]
+    for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
+        typer.echo(f"note: {note}")
+    typer.echo(f"written: {output}")
+
+
+def _clip_preprocessing(model: str, frames: int | None) -> Any:
+    """What clips go through for a model of video, with as many frames as asked for; None for one of photographs."""
+    from dataclasses import replace
+
+    from attribkit.loading import clip_preprocessing
+
+    clips = clip_preprocessing(model)
+    if frames is None:
+        return clips
+    if clips is None:
+        raise InvalidInput(f"--frames is for models of clips, and {model} explains photographs: leave it out.")
+    return replace(clips, frames=frames)

@@ -1,0 +1,78 @@
+"""`attribkit methods`, `plugins` and `layers`: what there is."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from attribkit.cli.app import app, print_table, told
+from attribkit.cli.options import (
+    ModelArguments,
+    load,
+)
+
+
+@app.command()
+@told
+def methods(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
+    """List the attribution methods: name, options, source, plugin."""
+    from attribkit import registry
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "options": {option: repr(default) for option, default in registry.options_of(cls).items()},
+            "source": cls.source,
+            "plugin": registry.plugin_of(cls).distribution,
+        }
+        for name, cls in registry.methods().items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    told = [row | {"options": ", ".join(f"{k}={v}" for k, v in row["options"].items())} for row in rows]
+    print_table(told, "attribution methods")
+
+
+@app.command()
+@told
+def plugins() -> None:
+    """List the plugins that were loaded and what each offers."""
+    from attribkit import registry
+
+    rows = [
+        {
+            "plugin": p.name,
+            "distribution": p.distribution,
+            "offers": ", ".join(cls.name for cls in p.offers) or "model specs",
+        }
+        for p in registry.plugins()
+    ]
+    print_table(rows, "plugins")
+
+
+@app.command()
+@told
+def layers(
+    model: Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")],
+    model_arg: ModelArguments = [],  # noqa: B006
+) -> None:
+    """List the layers of a model that are maps of the image, and why one of them is chosen."""
+    import torch
+
+    from attribkit.explainer import Explainer
+
+    loaded = load(model, model_arg, weights=None, pretrained=False, quiet=True)
+    x = torch.zeros(1, *loaded.preprocessing.shape)
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "output": "x".join(map(str, layer.shape)),
+            "layout": str(layer.layout),
+            "grid": "x".join(map(str, layer.layout.grid)),
+            "": f"chosen: {layer.reason}" if layer.chosen else "",
+        }
+        for layer in Explainer(loaded.model).layers(x)
+    ]
+    print_table(rows, model)

@@ -1,0 +1,94 @@
+"""Reading what annotators wrote, or telling in one sentence why it cannot be read."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from attribkit.core.errors import AttribkitError, UnreadableFile
+from attribkit.datasets.sample import Corners, Size
+
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the file of annotations becomes one sentence that names it."""
+    try:
+        yield
+    except AttribkitError:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableFile(f"There are no annotations {str(path)!r}: look at the path.") from error
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{str(path)!r} holds no annotations that can be read ({type(error).__name__}: {error}): fetch it anew."
+        ) from error
+
+
+def existing_folder(path: str | Path) -> Path:
+    """The folder, if it is there."""
+    if not Path(path).is_dir():
+        raise UnreadableFile(f"There is no folder {str(path)!r}: look at the path.")
+    return Path(path)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and its own folders, by name, without hidden ones."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Those directly in a folder, by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def json_of(path: Path) -> Any:
+    """What a JSON file holds."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list, without empty ones and comments."""
+    with reading(path):
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line and not line.startswith("#")]
+
+
+def xml_of(path: Path) -> ElementTree.Element:
+    """The root of an XML file."""
+    with reading(path):
+        return ElementTree.fromstring(path.read_bytes())
+
+
+def xml_text(element: ElementTree.Element, tag: str) -> str:
+    """The words of a tag; a ValueError names one that is missing."""
+    found = element.findtext(tag)
+    if found is None:
+        raise ValueError(f"no <{tag}> in <{element.tag}>")
+    return found.strip()
+
+
+def xml_size(root: ElementTree.Element) -> Size:
+    """The size of the image that the annotations are for."""
+    return Size(int(xml_text(root, "size/height")), int(xml_text(root, "size/width")))
+
+
+def xml_box(element: ElementTree.Element) -> list[float]:
+    """The four numbers of an object's box as they are written: left, top, right, bottom."""
+    return [float(xml_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+
+
+def corners(boxes: Any) -> Corners:
+    """Boxes, (n, 4); a ValueError names one that is none."""
+    found = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    wrong = ~np.isfinite(found).all(1) | (found[:, 2:] < found[:, :2]).any(1)
+    if wrong.any():
+        raise ValueError(f"{found[wrong][0].tolist()} is no box left, top, right, bottom")
+    return found

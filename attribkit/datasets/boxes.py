@@ -1,0 +1,55 @@
+"""Images with boxes in a plain JSON file."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attribkit.datasets.annotations import corners, existing_folder, json_of, reading
+from attribkit.datasets.dataset import Dataset
+from attribkit.datasets.sample import Sample, Size
+from attribkit.datasets.sources import PhotographFile
+
+_KEYS = ("boxes", "label", "category", "subsets", "size", "photograph")
+
+
+@dataclass(frozen=True)
+class Boxes(Dataset):
+    """Images with boxes: a JSON file maps each image's file to what is known of it.
+
+    {"a.jpg": {"boxes": [[left, top, right, bottom], ...], "label": 207}}: edges in pixels of the file. Optional are
+    label, category, subsets (a list), size ([height, width] of the file, checked) and photograph ([height, width] of
+    what the file was made from by resizing, whose pixels distances are told in).
+    """
+
+    kind: ClassVar[str] = "boxes"
+
+    root: str | Path  # of the images
+    annotations: str | Path
+
+    def read(self) -> Iterator[Sample]:
+        root, path = existing_folder(self.root), Path(self.annotations)
+        told = json_of(path)
+        with reading(path):
+            for name, each in sorted(told.items()):
+                yield _sample(root, name, each)
+
+
+def _sample(root: Path, name: str, told: Mapping[str, Any]) -> Sample:
+    if strange := sorted(set(told) - set(_KEYS)):
+        raise ValueError(f"{name!r} has {strange[0]!r}, known are {', '.join(_KEYS)}")
+    return Sample(
+        id=name,
+        group=name,
+        image_source=PhotographFile(root / name, _size(told.get("size"))),
+        label=None if told.get("label") is None else index(told["label"]),
+        boxes=corners(told["boxes"]),
+        category=told.get("category"),
+        subsets=frozenset(told.get("subsets", ())),
+        photograph=_size(told.get("photograph")),
+    )
+
+
+def _size(told: Any) -> Size | None:
+    return None if told is None else Size(*(int(side) for side in told))

@@ -1,0 +1,100 @@
+"""COCO."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from attribkit.core.errors import InvalidInput
+from attribkit.datasets.annotations import corners, existing_folder, json_of, reading
+from attribkit.datasets.dataset import Dataset
+from attribkit.datasets.labels import Labels, model_classes
+from attribkit.datasets.outlines import outlined
+from attribkit.datasets.sample import Corners, Mask, MaskSource, Sample, Size
+from attribkit.datasets.sources import PhotographFile, digest
+from attribkit.datasets.subsets import difficult
+
+Record = Mapping[str, Any]  # as the file has it
+
+
+@dataclass(frozen=True, eq=False)
+class _Outlines(MaskSource):
+    """The union of segmentations, drawn when it is asked for."""
+
+    segmentations: tuple[Any, ...]
+    size: Size
+    path: Path  # of the annotations
+
+    def read(self) -> Mask:
+        with reading(self.path):
+            return np.logical_or.reduce([outlined(each, self.size) for each in self.segmentations])
+
+    def stamp(self) -> str:
+        return digest(json.dumps(self.segmentations).encode())
+
+
+@dataclass(frozen=True)
+class Coco(Dataset):
+    """Images with instances of COCO (Lin et al., ECCV 2014) or in its format, a sample for each image and category.
+
+    The object is the union of the category's instances. Images without instances are left out.
+    """
+
+    kind: ClassVar[str] = "coco"
+
+    root: str | Path  # of the images
+    annotations: str | Path  # such as instances_val2017.json
+    regions: Literal["masks", "boxes"] = "masks"
+    crowds: bool = True  # regions of crowds belong to the object; False leaves them out
+    labels: Labels = None  # category -> the model's class; "own" numbers them by their ids; None: not known
+
+    def __post_init__(self) -> None:
+        if self.regions not in ("masks", "boxes"):
+            raise InvalidInput(f"regions={self.regions!r} is neither 'masks' nor 'boxes'.")
+
+    def read(self) -> Iterator[Sample]:
+        existing_folder(self.root)
+        path = Path(self.annotations)
+        told = json_of(path)
+        with reading(path):
+            names = {each["id"]: str(each["name"]) for each in sorted(told["categories"], key=lambda each: each["id"])}
+            asked = model_classes(self.labels, list(names.values()))
+            instances: dict[Any, list[Record]] = defaultdict(list)
+            for each in told["annotations"]:
+                if self.crowds or not each.get("iscrowd"):
+                    instances[each["image_id"]].append(each)
+            for image in sorted(told["images"], key=lambda each: each["id"]):
+                yield from self._samples(image, instances[image["id"]], names, asked)
+
+    def _samples(
+        self, image: Record, instances: list[Record], names: dict[Any, str], asked: dict[str, int | None]
+    ) -> Iterator[Sample]:
+        size = Size(int(image["height"]), int(image["width"]))
+        file = Path(image["file_name"])
+        categories = {each["category_id"] for each in instances}
+        for category in (each for each in names if each in categories and names[each] in asked):
+            own = [each for each in instances if each["category_id"] == category]
+            area = sum(float(each.get("area", each["bbox"][2] * each["bbox"][3])) for each in own)
+            yield Sample(
+                id=f"{file.with_suffix('').as_posix()} {names[category]}",
+                group=file.with_suffix("").as_posix(),
+                image_source=PhotographFile(Path(self.root) / file, size),
+                label=asked[names[category]],
+                boxes=_boxes(own),
+                mask_source=self._outlines(own, size) if self.regions == "masks" else None,
+                category=names[category],
+                subsets=difficult(area, size.height * size.width, len(categories)),
+            )
+
+    def _outlines(self, instances: list[Record], size: Size) -> MaskSource:
+        return _Outlines(tuple(each["segmentation"] for each in instances), size, Path(self.annotations))
+
+
+def _boxes(instances: list[Record]) -> Corners:
+    """Left, top, width, height as edges."""
+    told = np.array([each["bbox"] for each in instances], dtype=np.float64)
+    return corners(np.concatenate([told[:, :2], told[:, :2] + told[:, 2:]], axis=1))

@@ -1,0 +1,85 @@
+"""Whatever the user has."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.datasets.annotations import corners
+from attribkit.datasets.dataset import Dataset
+from attribkit.datasets.sample import Corners, ImageSource, Sample, Size
+from attribkit.datasets.sources import CalledImage, HeldImage, PhotographFile, held_mask
+
+_KEYS = ("image", "label", "boxes", "mask", "id", "category", "group", "subsets", "photograph")
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Dataset):
+    """Any data set with a length and items by index that are dicts.
+
+    image: a picture of Pillow's, an array (h, w, 3) of bytes, a path, or a function without arguments that makes one;
+    items are read at once, so a path or a function keeps memory small. Optional are label (the model's class), boxes
+    (n, 4), mask (h, w), id, category, group, subsets and photograph, as in `Sample`.
+    """
+
+    kind: ClassVar[str] = "given"
+
+    items: Any
+
+    def read(self) -> Iterator[Sample]:
+        return (_sample(self.items[place], str(place)) for place in range(len(self.items)))
+
+
+def _sample(item: Mapping[str, Any], place: str) -> Sample:
+    if not isinstance(item, Mapping) or "image" not in item:
+        raise InvalidInput(f"Item {place} is no dict with an 'image' but {type(item).__name__}: give {{'image': ...}}.")
+    for key in item:
+        if key not in _KEYS:
+            raise UnknownName("key of an item", str(key), _KEYS)
+    told = {key: value for key, value in item.items() if value is not None}
+    name = str(told.get("id", place))
+    return Sample(
+        id=name,
+        group=str(told.get("group", name)),
+        image_source=_image_source(told["image"], name),
+        label=_label(told["label"], name) if "label" in told else None,
+        boxes=_boxes(told["boxes"], name) if "boxes" in told else None,
+        mask_source=held_mask(told["mask"]) if "mask" in told else None,
+        category=told.get("category"),
+        subsets=frozenset(told.get("subsets", ())),
+        photograph=Size(*told["photograph"]) if "photograph" in told else None,
+    )
+
+
+def _image_source(image: Any, name: str) -> ImageSource:
+    if isinstance(image, Image.Image):
+        return HeldImage(image)
+    if isinstance(image, str | Path):
+        return PhotographFile(Path(image))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return HeldImage(Image.fromarray(image))
+    if callable(image):
+        return CalledImage(image)
+    raise InvalidInput(
+        f"The image of item {name!r} is a {type(image).__name__}: give a picture of Pillow's, an array (h, w, 3) of "
+        "bytes, a path, or a function that makes a picture."
+    )
+
+
+def _label(label: Any, name: str) -> int:
+    try:
+        return index(label)
+    except TypeError as error:
+        raise InvalidInput(f"The label of item {name!r} is {label!r}: give an index of the model's classes.") from error
+
+
+def _boxes(boxes: Any, name: str) -> Corners:
+    try:
+        return corners(boxes)
+    except ValueError as error:
+        raise InvalidInput(f"The boxes of item {name!r} are none: {error}.") from error

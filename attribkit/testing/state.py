@@ -1,0 +1,106 @@
+"""What must be as it was, and models and images to find out on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attribkit.registry import options_of
+
+
+def tiny_cnn() -> nn.Module:
+    """Two convolutions with batch norm, an in-place ReLU and dropout, in training mode; (b, 3, 16, 16) to 5 classes."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+            nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 5),
+        )  # fmt: skip
+        nn.init.uniform_(model[1].get_buffer("running_var"), 0.5, 2.0)
+    return model
+
+
+def images() -> Tensor:
+    """Three images of noise for `tiny_cnn`."""
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """All that an explanation must leave as it was, in a form that `changes` compares."""
+    modules = dict(model.named_modules())
+    return {
+        "random numbers": (repr(np.random.get_state()), torch.get_rng_state().tolist()),  # noqa: NPY002
+        "modules": {name: id(module) for name, module in modules.items()},
+        "training flags": {name: module.training for name, module in modules.items()},
+        "hooks": {name: _hooks(module) for name, module in modules.items()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "identity of .grad": {name: id(p.grad) for name, p in model.named_parameters()},
+        "values of .grad": {name: _values(p.grad) for name, p in model.named_parameters()},
+        "parameters": {name: (id(p), _values(p)) for name, p in model.named_parameters()},
+        "buffers": {name: (id(b), _values(b)) for name, b in model.named_buffers()},
+    }
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The kinds of state that differ between two answers of `model_state`."""
+    return [kind for kind in before if before[kind] != after[kind]]
+
+
+def assert_described(what: Any) -> None:
+    """A frozen, hashable dataclass with a name, a source and a docstring."""
+    cls = type(what)
+    options = {name: getattr(what, name) for name in options_of(cls)}
+    assert hash(what) == hash(cls(**options)), "equal options must have equal hashes: use frozen=True"
+    assert what.name, "the class attribute `name` is missing"
+    assert what.source, "the class attribute `source` (authors, venue, year) is missing"
+    assert (cls.__doc__ or "").strip(), "the docstring is missing"
+
+
+def assert_survives(error: BaseException, model: nn.Module, call: Callable[[], object]) -> None:
+    """The error comes out, and the model is as it was."""
+    call()  # so that what is done once per model does not meet the error first
+    handle = list(model.modules())[-1].register_forward_hook(_raiser(error))
+    before = model_state(model)
+    try:
+        call()
+    except (RuntimeError, KeyboardInterrupt) as raised:
+        assert raised is error, f"another error came out: {raised!r}"  # noqa: PT017
+    finally:
+        after = model_state(model)
+        handle.remove()
+    assert not changes(before, after), f"changed after {type(error).__name__}: {changes(before, after)}"
+
+
+def predicted_classes(model: nn.Module, x: Tensor) -> list[int]:
+    """The class that the model scores highest, for each image."""
+    classes: list[int] = outputs_of(model, x).argmax(1).tolist()
+    return classes
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The class scores in evaluation mode."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.no_grad():
+        outputs: Tensor = model(x)
+    for module, flag in training.items():
+        module.training = flag
+    return outputs
+
+
+def _hooks(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(hooks) for name, hooks in vars(module).items() if "_hooks" in name and hooks}
+
+
+def _values(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().cpu().tolist()
+
+
+def _raiser(error: BaseException) -> Callable[..., None]:
+    def hook(*_: Any) -> None:
+        raise error
+
+    return hook
