@@ -22,7 +22,6 @@ from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, of, same, square
 
 TRUTH = square(4, 4)
-NOWHERE = Truth(torch.zeros(1, 4, 4, dtype=torch.bool))
 EVERY = [
     RelevanceMass(),
     RelevanceRank(),
@@ -183,9 +182,9 @@ def test_ranks_count_equal_pixels_by_their_share():
         assert top * 7 == pytest.approx(expected_over_ties(maps[i], masks[i], 7), abs=0.06)
 
 
-def test_more_pixels_than_there_are_is_refused():
-    with pytest.raises(AttribkitError, match="k=1000 is more than the 16 pixels"):
-        TopKIntersection()(of(torch.ones(4, 4)), TRUTH)
+def test_there_is_no_top_of_more_pixels_than_there_are():
+    same(TopKIntersection(k=17)(of(torch.ones(4, 4)), TRUTH), [NAN])
+    same(TopKIntersection(k=16)(of(torch.ones(4, 4)), TRUTH), [0.25])
 
 
 def test_the_area_under_the_curve_counts_pairs():

@@ -17,7 +17,7 @@ from attribkit.metrics.ranks import expected_inside
 class TopKIntersection(Localization):
     """The share of the k largest pixels that are on the object, 0 to 1; of equal pixels each counts by its share.
 
-    Images without an object give NaN.
+    Images without an object, or of fewer than k pixels, give NaN.
     """
 
     name: ClassVar[str] = "top_k_intersection"
@@ -34,7 +34,7 @@ class TopKIntersection(Localization):
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         mask = truth.mask.flatten(1)
         if self.k > mask.shape[1]:
-            raise InvalidInput(f"k={self.k} is more than the {mask.shape[1]} pixels of the mask: choose a smaller k.")
+            return torch.full((len(mask),), torch.nan, device=mask.device)
         count = torch.full((len(mask),), self.k, device=mask.device)
         share = expected_inside(self.heatmap_on(attribution, truth).flatten(1), mask, count) / self.k
         size = mask.double().mean(1)
