@@ -10,14 +10,14 @@ import torch
 from attribkit import AttribkitError, Explainer, Truth, registry
 from attribkit.core.metric import Localization
 from attribkit.core.truth import as_truth
-from attribkit.metrics.box_iou import BoxIoU
-from attribkit.metrics.boxes import boxes_of, overlaps
-from attribkit.metrics.energy_pointing_game import EnergyPointingGame
-from attribkit.metrics.localization_auc import LocalizationAUC
-from attribkit.metrics.pointing_game import PointingGame
-from attribkit.metrics.relevance_mass import RelevanceMass
-from attribkit.metrics.relevance_rank import RelevanceRank
-from attribkit.metrics.top_k_intersection import TopKIntersection
+from attribkit.metrics.localization.box_iou import BoxIoU
+from attribkit.metrics.localization.boxes import boxes_of, overlaps
+from attribkit.metrics.localization.energy_pointing_game import EnergyPointingGame
+from attribkit.metrics.localization.localization_auc import LocalizationAUC
+from attribkit.metrics.localization.pointing_game import PointingGame
+from attribkit.metrics.localization.relevance_mass import RelevanceMass
+from attribkit.metrics.localization.relevance_rank import RelevanceRank
+from attribkit.metrics.localization.top_k_intersection import TopKIntersection
 from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, of, same, square
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from attribkit import AttribkitError, Attribution, Explainer, Method, registry
 from attribkit.core.metric import Robustness
-from attribkit.metrics.average_sensitivity import AverageSensitivity
-from attribkit.metrics.local_lipschitz import LocalLipschitz
-from attribkit.metrics.max_sensitivity import MaxSensitivity
+from attribkit.metrics.robustness.average_sensitivity import AverageSensitivity
+from attribkit.metrics.robustness.local_lipschitz import LocalLipschitz
+from attribkit.metrics.robustness.max_sensitivity import MaxSensitivity
 from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, same
 

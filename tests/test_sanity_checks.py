@@ -14,11 +14,11 @@ from torch import nn
 
 from attribkit import AttribkitError, Contrast, Explainer, Probability, load_model, registry, zoo
 from attribkit.core.metric import Robustness
-from attribkit.metrics.class_randomisation import ClassRandomisation
-from attribkit.metrics.parameter_randomisation import ParameterRandomisation
-from attribkit.metrics.random_weights import RandomCopy, stages_of
 from attribkit.metrics.ranks import average_ranks
-from attribkit.metrics.similarity import similarity
+from attribkit.metrics.sanity.class_randomisation import ClassRandomisation
+from attribkit.metrics.sanity.parameter_randomisation import ParameterRandomisation
+from attribkit.metrics.sanity.random_weights import RandomCopy, stages_of
+from attribkit.metrics.sanity.similarity import similarity
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, same
 from tests.test_robustness import Gradient
@@ -302,7 +302,7 @@ def test_similarities_are_those_of_scipy_and_skimage():
 def test_ranks_are_those_of_scipy():
     rankdata = pytest.importorskip("scipy.stats").rankdata
     values = np.random.default_rng(0).integers(0, 9, (3, 40)).astype(np.float32)
-    same(average_ranks(torch.from_numpy(values)), rankdata(values, axis=1))
+    same(average_ranks(torch.from_numpy(values)), rankdata(values, axis=1) - 1)
 
 
 def test_constant_maps_cannot_be_compared():

@@ -11,8 +11,8 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Masks, PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.boxes import boxes_of
-from attribkit.metrics.share import share_inside
+from attribkit.metrics.localization.boxes import boxes_of
+from attribkit.metrics.localization.share import share_inside
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from attribkit.core.targets.classes import indices
 from attribkit.core.targets.logits import ClassLogit, Counterfactual, Probability
 from attribkit.core.targets.outputs import class_scores
 from attribkit.metrics.asked_again import asked_again
-from attribkit.metrics.similarity import Similarity, check_similarity, similarity
+from attribkit.metrics.sanity.similarity import Similarity, check_similarity, similarity
 
 ClassTarget = ClassLogit | Probability | Counterfactual
 

@@ -10,7 +10,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import PerImage
-from attribkit.metrics.moves import check_noise, moves
+from attribkit.metrics.robustness.moves import check_noise, moves
 
 
 @dataclass(frozen=True)

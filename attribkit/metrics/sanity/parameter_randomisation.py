@@ -16,8 +16,8 @@ from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.metrics.asked_again import asked_again
-from attribkit.metrics.random_weights import RandomCopy, stages_of
-from attribkit.metrics.similarity import Similarity, check_similarity, similarity
+from attribkit.metrics.sanity.random_weights import RandomCopy, stages_of
+from attribkit.metrics.sanity.similarity import Similarity, check_similarity, similarity
 
 Order = Literal["cascading", "independent"]
 Value = Literal["last", "mean"]

@@ -10,7 +10,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.share import share_inside
+from attribkit.metrics.localization.share import share_inside
 
 
 @dataclass(frozen=True)

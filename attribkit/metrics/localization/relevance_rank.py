@@ -9,7 +9,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.ranks import expected_inside
+from attribkit.metrics.localization.largest import expected_inside
 
 
 @dataclass(frozen=True)

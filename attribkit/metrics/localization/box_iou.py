@@ -12,7 +12,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.boxes import boxes_of, overlaps
+from attribkit.metrics.localization.boxes import boxes_of, overlaps
 
 Chosen = Literal["largest", "every"]
 

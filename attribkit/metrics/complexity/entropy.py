@@ -8,7 +8,7 @@ import torch
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Complexity
 from attribkit.core.shapes import PerImage
-from attribkit.metrics.magnitudes import relative_magnitudes
+from attribkit.metrics.complexity.magnitudes import relative_magnitudes
 
 
 @dataclass(frozen=True)
