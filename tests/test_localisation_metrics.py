@@ -10,6 +10,7 @@ import torch
 from attribkit import AttribkitError, Explainer, Truth, registry
 from attribkit.core.metric import Localization
 from attribkit.core.truth import as_truth
+from attribkit.metrics.localization import near
 from attribkit.metrics.localization.box_iou import BoxIoU
 from attribkit.metrics.localization.boxes import boxes_of, overlaps
 from attribkit.metrics.localization.energy_pointing_game import EnergyPointingGame
@@ -69,8 +70,8 @@ def test_the_pointing_game_shares_a_tie():
 
 def test_a_tie_is_shared_with_the_pixels_that_are_near_enough():
     # 2x2 object: itself, 8 pixels beside it at one pixel, and 4 corners at the root of two
-    for tolerance, near in ((0.5, 4), (1.0, 12), (1.5, 16)):
-        assert PointingGame(tolerance=tolerance)(of(torch.zeros(4, 4)), TRUTH).item() == near / 16
+    for tolerance, hits in ((0.5, 4), (1.0, 12), (1.5, 16)):
+        assert PointingGame(tolerance=tolerance)(of(torch.zeros(4, 4)), TRUTH).item() == hits / 16
 
 
 @pytest.mark.parametrize(("closed", "hits"), [(False, 697), (True, 709)])
@@ -111,6 +112,21 @@ def test_the_pointing_game_equals_a_loop(maxima, closed, space):
         options = (tolerance, closed, maxima)
         expected = [slow_pointing_game(a, m, *options, s) for a, m, s in zip(maps, masks, rows, strict=True)]
         same(measured(metric, maps, masks, sides), expected)
+
+
+@pytest.mark.parametrize("space", [(9, 11), (4, 5, 6)], ids=str)
+def test_few_points_and_many_are_as_near(space, monkeypatch):
+    """A window around each point and a map of distances, of every pixel."""
+    _, masks = random_case(5, space)
+    truth = Truth(torch.from_numpy(masks), torch.rand(4, len(space)) * 2 + 0.3)
+    points = torch.ones(masks.shape).nonzero()
+    for tolerance in (0.0, 0.7, 2.0, 40.0):
+        found = []
+        for few in (0, points.numel()):
+            monkeypatch.setattr(near, "_FEW", few)
+            found.append(near.near_object(truth, points, tolerance, closed=True))
+        assert torch.equal(*found)
+        assert found[0].any()
 
 
 def test_presets_of_the_pointing_game():

@@ -141,21 +141,33 @@ class Scaled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = tiny_cnn()
+        self.inner = tiny_cnn().double()
 
     def forward(self, x, scale):
         return self.inner(x * scale[:, None, None, None])
 
 
-def test_images_are_asked_about_with_the_inputs_that_belong_to_them():
-    explainer, x = Explainer(Scaled()), torch.randn(2, 3, 16, 16)
-    scale = torch.tensor([1.0, 3.0])
+@pytest.mark.parametrize("name", ["local_lipschitz", "parameter_randomisation", "class_randomisation"])
+def test_images_are_asked_about_with_the_inputs_that_belong_to_them(name):
+    explainer, x = Explainer(Scaled()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    scale = torch.tensor([1.0, 3.0], dtype=torch.float64)
     both = explainer.attribute(x, Gradient(), target=1, inputs={"scale": scale})
-    found = explainer.evaluate(both, "local_lipschitz", samples=2, inputs={"scale": scale})
+    found = explainer.evaluate(both, name, inputs={"scale": scale})
     for i in range(2):
         own = {"scale": scale[i : i + 1]}
         alone = explainer.attribute(x[i : i + 1], Gradient(), target=1, inputs=own)
-        same(explainer.evaluate(alone, "local_lipschitz", samples=2, inputs=own), found[i : i + 1], 1e-5)
+        same(explainer.evaluate(alone, name, inputs=own), found[i : i + 1], 1e-9)
+
+
+@pytest.mark.parametrize("name", ["max_sensitivity", "parameter_randomisation", "class_randomisation"])
+def test_volumes(name):
+    module = nn.Sequential(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 4))
+    explainer = Explainer(module)
+    attribution = explainer.attribute(torch.randn(2, 1, 12, 13, 14), "input_x_gradient", target=1)
+    options = {} if name == "max_sensitivity" else {"similarity": "ssim"}
+    found = explainer.evaluate(attribution, name, **options)
+    assert (found.abs() < 1).all()
+    assert (found != 0).all()
 
 
 def test_a_method_from_a_file_is_refused_by_name(tmp_path):
