@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attribkit import zoo
+from attribkit import registry, zoo
 from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, listed
+from attribkit.core.spec import ModelSpec
 from attribkit.preprocessing import ClipPreprocessing, Preprocessing
 
 
@@ -38,6 +40,13 @@ def load_model(
         _fill(loaded.model, Path(weights), name)
     loaded.model.eval()
     return loaded
+
+
+def described(model: nn.Module, preprocessing: Any) -> ModelSpec:
+    """What the model's family says of it, with the size and the colours of its preprocessing."""
+    spec = registry.model_spec(model)
+    size = spec.input_size or preprocessing.shape
+    return replace(spec, mean=preprocessing.mean, std=preprocessing.std, input_size=size)
 
 
 def _timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:

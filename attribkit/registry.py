@@ -40,7 +40,7 @@ _KINDS: dict[str, type[Any]] = {
     "attribkit_metrics": Metric,
     "attribkit_imputers": Imputer,
 }
-_SUBSTRATES = ("substrate", "baseline")  # options that take an imputer, also by its name
+_SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take an imputer, also by its name
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from attribkit import (
     zoo,
 )
 from attribkit.core.metric import Complexity, Localization, Robustness
-from attribkit.testing import METHOD_CHECKS, tiny_cnn
+from attribkit.testing import METHOD_CHECKS, METRIC_CHECKS, tiny_cnn
 
 pytestmark = [
     pytest.mark.cuda,
@@ -114,3 +114,35 @@ def test_metrics_of_single_maps_equal_the_cpu(cls):
         found.append(explainer.evaluate(attribution, metric, mask=mask.to(device)))
     assert found[1].device.type == "cuda"
     torch.testing.assert_close(found[1].cpu(), found[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("check", METRIC_CHECKS, ids=lambda check: check.__name__.removeprefix("check_metric_"))
+@pytest.mark.parametrize("cls", registry.metrics().values(), ids=lambda cls: cls.name)
+def test_metric(cls, check):
+    check(cls(), tiny_cnn().cuda(), torch.randn(3, 3, 16, 16, device="cuda"))
+
+
+@pytest.mark.parametrize("metric", ["deletion", "insertion", "sensitivity_n", "infidelity"])
+def test_metric_equals_the_cpu(metric):
+    torch.backends.cudnn.allow_tf32 = False
+    model, x = tiny_cnn().eval().double(), torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    explained = Explainer(model).attribute(x, "saliency", target=1)
+    expected = Explainer(model).evaluate(explained, metric)
+    found = Explainer(model.cuda()).evaluate(explained.to("cuda"), metric)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_curve_is_copied_to_the_host_but_for_checks_of_the_input():
+    """The copies do not grow with the number of points."""
+    explainer, x = Explainer(tiny_cnn().cuda()), torch.randn(3, 3, 16, 16, device="cuda")
+    explained = explainer.attribute(x, "saliency", target=1)
+    few, many = (copies_to_host(explainer, explained, steps) for steps in (4, 128))
+    assert many == few
+
+
+def copies_to_host(explainer, explained, steps):
+    explainer.evaluate(explained, "deletion", steps=steps)  # what is done once
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        explainer.evaluate(explained, "deletion", steps=steps)
+    return sum("DtoH" in event.name for event in profile.events())

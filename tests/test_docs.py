@@ -1,4 +1,4 @@
-"""Every built-in method has a page that names its source, its options, its cost and when it lies."""
+"""Every built-in method and metric is documented: its source, its options, and when it lies."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from attribkit import registry
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
+METRICS = Path(__file__).parents[1] / "docs" / "metrics"
 BUILTIN = [cls for cls in registry.methods().values() if registry.plugin_of(cls).distribution == "attribkit"]
 
 
@@ -28,3 +29,26 @@ def test_a_page_for_every_method(cls):
 
 def test_no_page_without_a_method():
     assert {path.stem for path in PAGES.glob("*.md")} == {file_name(cls) for cls in BUILTIN}
+
+
+def of_metric(cls):
+    """The page of the metric's family, and its own section."""
+    line = f'`metric="{cls.name}"` · {cls.source}'
+    pages = [page for page in (path.read_text() for path in METRICS.glob("*.md")) if line in page]
+    assert len(pages) == 1, f"{line} is on {len(pages)} pages"
+    return pages[0], pages[0].split(line)[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [cls for cls in registry.metrics().values() if registry.plugin_of(cls).distribution == "attribkit"],
+    ids=lambda cls: cls.name,
+)
+def test_a_section_for_every_metric(cls):
+    page, section = of_metric(cls)
+    assert "**When it lies**" in section
+    for option, default in registry.options_of(cls).items():
+        told = f"`{option}={default!r}`".replace("'", '"')
+        assert told in page.replace("'", '"'), f"{cls.name} does not tell {told}"
+    for preset in cls.presets:
+        assert f'"{preset}"' in page or f"`{preset}`" in page, f"{cls.name} does not tell its preset {preset}"

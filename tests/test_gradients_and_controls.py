@@ -41,6 +41,7 @@ def test_controls(space):
     ]
     np.testing.assert_allclose(maps("edges", x)[0].numpy(), np.max(edges, axis=0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(maps("input_norm", x), x.square().sum(1).sqrt())
+    assert torch.equal(maps("constant", x), torch.ones(2, *space))
     random = maps("random", x)
     assert torch.equal(random[0], random[1])
     assert not torch.equal(random, maps(Random(seed=1), x))

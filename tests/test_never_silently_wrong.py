@@ -12,7 +12,7 @@ from attribkit.testing import changes, model_state, tiny_cnn
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
 ALL = list(registry.methods())
-CONTROLS = {"random", "centre", "edges", "input_norm"}  # they know nothing of the model, by design
+CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # they know nothing of the model, by design
 GUIDED = ["guided_backprop", "deconvnet", "guided_gradcam"]
 TOKENS = ["attention", "attention_rollout", "gradient_rollout"]
 CNN_METHODS = [name for name in ALL if name not in CONTROLS.union(TOKENS, ["attention_gates"])]

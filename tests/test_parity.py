@@ -10,7 +10,12 @@ from attribkit import registry
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 1e-5  # of the map's range
-BUILTIN = [name for name, cls in registry.methods().items() if registry.plugin_of(cls).distribution == "attribkit"]
+EVEN = {"constant"}  # the difference is a share of the map's range, and this one has none
+BUILTIN = [
+    name
+    for name, cls in registry.methods().items()
+    if registry.plugin_of(cls).distribution == "attribkit" and name not in EVEN
+]
 
 
 @pytest.fixture

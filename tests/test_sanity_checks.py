@@ -14,7 +14,6 @@ from torch import nn
 
 from attribkit import AttribkitError, Contrast, Explainer, Probability, load_model, registry, zoo
 from attribkit.core.metric import Robustness
-from attribkit.metrics.ranks import average_ranks
 from attribkit.metrics.sanity.class_randomisation import ClassRandomisation
 from attribkit.metrics.sanity.parameter_randomisation import ParameterRandomisation
 from attribkit.metrics.sanity.random_weights import RandomCopy, stages_of
@@ -297,12 +296,6 @@ def test_similarities_are_those_of_scipy_and_skimage():
     ):  # fmt: skip
         same(similarity(kind, first, second), expected, 1e-9)
         same(similarity(kind, first, first * 3), [1, 1], 1e-9)
-
-
-def test_ranks_are_those_of_scipy():
-    rankdata = pytest.importorskip("scipy.stats").rankdata
-    values = np.random.default_rng(0).integers(0, 9, (3, 40)).astype(np.float32)
-    same(average_ranks(torch.from_numpy(values)), rankdata(values, axis=1) - 1)
 
 
 def test_constant_maps_cannot_be_compared():

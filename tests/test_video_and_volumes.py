@@ -27,7 +27,7 @@ from attribkit.methods.occlusion import Occlusion
 from attribkit.methods.rise import RISE
 from attribkit.preprocessing import ClipPreprocessing, read_image
 
-CONTROLS = {"random", "centre", "edges", "input_norm"}  # know nothing of the model
+CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # know nothing of the model
 OF_ATTENTION = {"attention", "attention_rollout", "gradient_rollout", "attention_gates"}
 BUILTIN = [name for name, cls in registry.methods().items() if registry.plugin_of(cls).distribution == "attribkit"]
 OPTIONS = {

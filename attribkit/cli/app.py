@@ -34,8 +34,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
-    """A table in the terminal; plain and whole where the output is no terminal."""
-    from rich.console import Console
+    """Rows as a table in the terminal."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -43,6 +42,13 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
+    show(table)
+
+
+def show(table: Any) -> None:
+    """A table of rich's in the terminal; plain and whole where the output is no terminal."""
+    from rich.console import Console
+
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

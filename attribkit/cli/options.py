@@ -32,15 +32,10 @@ def load(
 
 def explainer_of(loaded: "LoadedModel", preprocessing: Any, device: str) -> Any:
     """An explainer that knows the model's preprocessing, where its family does not tell."""
-    from dataclasses import replace
-
-    from attribkit import registry
     from attribkit.explainer import Explainer
+    from attribkit.loading import described
 
-    spec = registry.model_spec(loaded.model)
-    size = spec.input_size or preprocessing.shape
-    spec = replace(spec, mean=preprocessing.mean, std=preprocessing.std, input_size=size)
-    return Explainer(loaded.model.to(device_named(device)), spec=spec)
+    return Explainer(loaded.model.to(device_named(device)), spec=described(loaded.model, preprocessing))
 
 
 def overridden(preprocessing: Any, *, mean: str | None, std: str | None, resize: int | None) -> Any:
@@ -53,15 +48,9 @@ def overridden(preprocessing: Any, *, mean: str | None, std: str | None, resize:
 
 def device_named(name: str) -> str:
     """The device by name; "auto" is a GPU where there is one."""
-    import torch
+    from attribkit.core import devices
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidInput(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return name
+    return str(devices.device_named(name))
 
 
 def class_index(target: str | None) -> str | int | None:

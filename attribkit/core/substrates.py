@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribkit.core.blurs import Blur, FoldedBlur, wide_blur
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Images
 
-# The mean colour of normalised images, each image's own mean, the image out of focus, standard normal noise.
-Substrate = Literal["zero", "mean", "blur", "noise"]
+# The mean colour of normalised images; each image's own mean colour; the image far out of focus; standard normal noise;
+# the image a little out of focus, as RISE has it; its own least value; and noise that is uniform from -1 to 1.
+Substrate = Literal["zero", "mean", "blur", "noise", "folded_blur", "minimum", "uniform"]
 
-_BLUR = 1 / 12  # standard deviation of the blur, as a share of each axis
 _RADIUS = 3  # pixels around a hole that inpainting looks at
 
 
@@ -46,11 +47,19 @@ class Imputer(ABC):
 
 Fill = Callable[[Tensor], Images]
 
+_MADE: dict[str, Callable[[Images], Images]] = {
+    "zero": torch.zeros_like,
+    "mean": lambda x: x.flatten(2).mean(2)[(...,) + (None,) * (x.ndim - 2)].expand_as(x),
+    "minimum": lambda x: x.flatten(1).amin(1)[(...,) + (None,) * (x.ndim - 1)].expand_as(x),
+    "blur": wide_blur,
+    "folded_blur": FoldedBlur(),
+}
+
 
 def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
     """What makes the images with some pixels replaced, told by a mask (1 or b, 1, *space), True where they are.
 
-    kind: the name of a substrate, "inpaint", images of the user's (a tensor or Given), or an Imputer.
+    kind: the name of a substrate, "inpaint", a Blur, images of the user's (a tensor or Given), or an Imputer.
     """
     if isinstance(kind, Imputer):
         return lambda removed: torch.where(removed, kind(x, removed), x)
@@ -60,25 +69,32 @@ def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
     return lambda removed: torch.where(removed, instead, x)
 
 
-def substrate(x: Images, kind: str | Given, seed: int = 0) -> Images:
+def substrate(x: Images, kind: str | Blur | Given, seed: int = 0) -> Images:
     """Images of the shape of x that hold less of what x shows; noise is the same for every image."""
     if isinstance(kind, Given):
         return _fitted(kind.images, x)
-    if kind == "zero":
-        return torch.zeros_like(x)
-    if kind == "mean":
-        return x.flatten(2).mean(2)[(...,) + (None,) * (x.ndim - 2)].expand_as(x)
-    if kind == "blur":
-        return _blurred(x)
+    if isinstance(kind, Blur):
+        return kind(x)
+    if kind in ("noise", "uniform"):
+        return _noise(x, kind, seed)
+    if not isinstance(kind, str) or kind not in _MADE:
+        known = ", ".join(get_args(Substrate))
+        raise InvalidInput(f"{kind!r} is no substrate; known: {known}, a blur, or a tensor of images.")
+    return _MADE[kind](x)
+
+
+def _noise(x: Images, kind: str, seed: int) -> Images:
+    """Noise of the CPU's generator, so that every device has the same."""
+    generator = torch.Generator().manual_seed(seed)
     if kind == "noise":
-        return torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x).expand_as(x)
-    raise InvalidInput(f"{kind!r} is no substrate; known: {', '.join(get_args(Substrate))}, or a tensor of images.")
+        return torch.randn(x.shape[1:], generator=generator).to(x).expand_as(x)
+    return torch.rand(x.shape[1:], generator=generator).mul_(2).sub_(1).to(x).expand_as(x)
 
 
 def inpainted(x: Images, holes: Tensor) -> Images:
     """The images with holes filled from around them (Telea, Journal of Graphics Tools 2004); on the CPU, in 256 levels.
 
-    holes: bool, (1 or b, 1, h, w).
+    holes: bool, (1 or b, 1, h, w). Of an image that is all hole nothing is left: it becomes its mean colour.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise InvalidInput(
@@ -93,6 +109,8 @@ def inpainted(x: Images, holes: Tensor) -> Images:
 def _filled(image: Tensor, hole: Tensor) -> Tensor:
     import cv2  # here, since few calls need it
 
+    if bool(hole.all()):
+        return substrate(image[None], "mean")[0]  # OpenCV would give the image back as it was
     low, high = image.amin(), image.amax()
     scale = (high - low).clamp(min=1e-12) / 255
     pixels = ((image - low) / scale).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
@@ -109,11 +127,3 @@ def _fitted(images: Tensor, x: Images) -> Images:
             "(c, *space), or one for each."
         )
     return wide.to(x).expand_as(x)
-
-
-def _blurred(x: Images) -> Images:
-    for axis in range(2, x.ndim):
-        place = torch.arange(x.shape[axis], device=x.device, dtype=torch.float32) / (_BLUR * x.shape[axis])
-        kernel = torch.softmax(-((place[:, None] - place) ** 2) / 2, dim=1).to(x.dtype)
-        x = (x.movedim(axis, -1) @ kernel.mT).movedim(-1, axis)
-    return x

@@ -6,7 +6,7 @@ from attribkit.methods.ablationcam import AblationCAM
 from attribkit.methods.attention import Attention, AttentionRollout, GradientRollout
 from attribkit.methods.attention_gates import AttentionGates
 from attribkit.methods.cam import CAM
-from attribkit.methods.controls import Centre, Edges, InputNorm, Random
+from attribkit.methods.controls import Centre, Constant, Edges, InputNorm, Random
 from attribkit.methods.eigencam import EigenCAM
 from attribkit.methods.gradcam import GradCAM
 from attribkit.methods.gradcam_plus_plus import GradCAMPlusPlus
@@ -34,4 +34,4 @@ def attribkit_methods() -> list[type[Method]]:
         Saliency, InputXGradient, SmoothGrad, IntegratedGradients, GuidedBackprop, DeconvNet, GuidedGradCAM,
     ]  # fmt: skip
     attention: list[type[Method]] = [Attention, AttentionRollout, GradientRollout, AttentionGates]
-    return [*maps, *gradients, *attention, Occlusion, RISE, Random, Centre, Edges, InputNorm]
+    return [*maps, *gradients, *attention, Occlusion, RISE, Random, Centre, Edges, InputNorm, Constant]

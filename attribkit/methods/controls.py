@@ -55,6 +55,17 @@ class Edges(Method):
 
 
 @dataclass(frozen=True)
+class Constant(Method):
+    """One everywhere: what a metric gives a map that prefers no pixel."""
+
+    name: ClassVar[str] = "constant"
+    source: ClassVar[str] = "a control"
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        return x.new_ones(len(x), 1, *x.shape[2:])
+
+
+@dataclass(frozen=True)
 class InputNorm(Method):
     """How far each pixel is from the mean colour: its norm over the channels of the normalised image."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.core.targets.classes import Labels
 from attribkit.core.targets.embeddings import EmbeddingNorm
-from attribkit.core.targets.logits import ClassLogit, Predicted
+from attribkit.core.targets.logits import ClassLogit, Predicted, as_logit, as_probability
 from attribkit.core.targets.target import Remark, Scored, Target
+
+Score = Literal["probability", "logit"]  # of a class
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,10 @@ def as_target(target: Any, labels: Labels = None, *, embeds: bool = False) -> Ta
             "a function of its outputs; leave target out for the norm of the embedding."
         )
     return read.with_indices(labels)
+
+
+def scored_as(target: Target, score: Score) -> Target:
+    """The probability, or the logit, of a class that a target scores, image by image; any other target as it is."""
+    if isinstance(target, Each):
+        return Each(tuple(scored_as(each, score) for each in target.targets))
+    return as_probability(target) if score == "probability" else as_logit(target)

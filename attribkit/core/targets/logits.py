@@ -153,6 +153,11 @@ def as_probability(target: Target) -> Target:
     return Probability(target.index) if isinstance(target, ClassLogit) else target
 
 
+def as_logit(target: Target) -> Target:
+    """The logit of the class whose probability the target scores; any other target as it is."""
+    return ClassLogit(target.index) if isinstance(target, Probability) else target
+
+
 def _logit(outputs: Any, index: Any) -> PerImage:
     """The class's logit; of a single one, the logit or its negation."""
     own = picked(class_scores(outputs), index)

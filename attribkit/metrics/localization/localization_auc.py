@@ -9,7 +9,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.ranks import average_ranks
+from attribkit.metrics.correlation import average_ranks
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,5 @@ class LocalizationAUC(Localization):
         mask = truth.mask.flatten(1)
         ranks = average_ranks(self.heatmap_on(attribution, truth).flatten(1))
         inside, outside = mask.sum(1).double(), (~mask).sum(1)
-        larger = (ranks * mask).sum(1) - inside * (inside - 1) / 2  # pairs, of U by Mann and Whitney
+        larger = (ranks * mask).sum(1) - inside * (inside + 1) / 2  # pairs, of U by Mann and Whitney
         return torch.where((inside > 0) & (outside > 0), larger / (inside * outside), torch.nan)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Heatmaps, PerImage
-from attribkit.metrics.ranks import average_ranks
+from attribkit.metrics.correlation import pearson, spearman
 
 Similarity = Literal["spearman", "cosine", "ssim", "hog"]
 
@@ -27,12 +27,12 @@ def similarity(kind: Similarity, first: Heatmaps, second: Heatmaps) -> PerImage:
     gradients (Dalal and Triggs, CVPR 2005) of the stretched maps, of images alone; on the CPU.
     """
     if kind == "spearman":
-        return _correlation(average_ranks(first.flatten(1)), average_ranks(second.flatten(1)))
+        return spearman(first.flatten(1), second.flatten(1))
     if kind == "cosine":
         return _cosine(first.flatten(1).double(), second.flatten(1).double())
     if kind == "ssim":
         return _structural(first, second)
-    return _correlation(_histograms(first), _histograms(second))
+    return pearson(_histograms(first), _histograms(second))
 
 
 def check_similarity(kind: str) -> None:
@@ -44,13 +44,6 @@ def check_similarity(kind: str) -> None:
 def _cosine(first: Float[Tensor, "b n"], second: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
     """Exactly 1 of equal vectors; NaN of one that is zero."""
     return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
-
-
-def _correlation(first: Float[Tensor, "b n"], second: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Pearson's; NaN of a constant vector, whose differences from its mean need not round to zero."""
-    constant = (first == first[:, :1]).all(1) | (second == second[:, :1]).all(1)
-    found = _cosine(*(each - each.mean(1, keepdim=True) for each in (first, second)))
-    return torch.where(constant, torch.nan, found)
 
 
 def _structural(first: Heatmaps, second: Heatmaps) -> PerImage:

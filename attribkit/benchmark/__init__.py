@@ -1,0 +1,30 @@
+"""How faithful attributions are, over many images: what is run, what is kept, and what the numbers say.
+
+Needs `pip install attribkit[bench]`.
+"""
+
+from importlib.util import find_spec
+
+from attribkit.core.errors import AttribkitError
+
+if missing := [package for package in ("pyarrow", "pydantic") if find_spec(package) is None]:
+    raise AttribkitError(f"Benchmarks need {' and '.join(missing)}: pip install 'attribkit[bench]'.")
+
+from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.reading import example, read_configuration
+from attribkit.benchmark.run import Results, benchmark
+from attribkit.benchmark.statistics import Summary, summarise
+from attribkit.benchmark.store import Failure
+from attribkit.benchmark.written import write_summary
+
+__all__ = [
+    "Configuration",
+    "Failure",
+    "Results",
+    "Summary",
+    "benchmark",
+    "example",
+    "read_configuration",
+    "summarise",
+    "write_summary",
+]

@@ -1,0 +1,178 @@
+"""What a benchmark chooses: a model, a method, a metric and the data, each by name and with options."""
+
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.errors import PydanticUserError
+
+from attribkit import datasets, registry
+from attribkit.core.errors import AttribkitError, UnknownName
+from attribkit.core.method import Method
+from attribkit.core.metric import Metric
+from attribkit.loading import LoadedModel, load_model
+
+Offered = TypeVar("Offered", Method, Metric)
+
+
+class Choice(BaseModel):
+    """A table of the file; what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class ModelChoice(Choice):
+    """A model as `attribkit.load_model` takes it."""
+
+    name: str
+    label: str | None = None  # in tables; None is the name
+    pretrained: bool = False
+    weights: Path | None = Field(None, strict=False)
+    arguments: dict[str, Any] = {}
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.label or self.name
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether it is untrained."""
+        return self.weights is None and not self.pretrained and not self.name.startswith(("zoo:", "hf-hub:"))
+
+    def load(self) -> LoadedModel:
+        """The model in evaluation mode, with its preprocessing."""
+        return load_model(self.name, pretrained=self.pretrained, weights=self.weights, **self.arguments)
+
+
+class MethodChoice(Choice):
+    """A method with its options."""
+
+    name: str
+    label: str | None = None  # in tables; None is the name
+    options: dict[str, Any] = Field({}, validate_default=True)
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.label or self.name
+
+    def make(self) -> Method:
+        """The method itself."""
+        return _made(Method, self.name, self.options)
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known("method", name, registry.methods())
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_made(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
+        if "name" in info.data:
+            _check(Method, info.data["name"], options)
+        return options
+
+
+class MetricChoice(Choice):
+    """A metric with its preset and options."""
+
+    name: str
+    label: str | None = None  # in tables; None is the name, with the preset
+    preset: str | None = None
+    options: dict[str, Any] = Field({}, validate_default=True)
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.label or (f"{self.name} {self.preset}" if self.preset else self.name)
+
+    def make(self) -> Metric:
+        """The metric itself."""
+        return _made(Metric, self.name, _with_preset(self.options, self.preset))
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known("metric", name, registry.metrics())
+
+    @field_validator("preset")
+    @classmethod
+    def _is_preset(cls, preset: str | None, info: Any) -> str | None:
+        if preset is not None and "name" in info.data:
+            _known(f"preset of {info.data['name']!r}", preset, registry.metrics()[info.data["name"]].presets)
+        return preset
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_made(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
+        if {"name", "preset"} <= info.data.keys():
+            _check(Metric, info.data["name"], _with_preset(options, info.data["preset"]))
+        return options
+
+
+class DataChoice(Choice):
+    """A data set with its options."""
+
+    kind: str
+    options: dict[str, Any] = Field({}, validate_default=True)
+
+    def make(self) -> Any:
+        """The data set itself."""
+        return datasets.make(self.kind, **self.options)
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        return _known("kind of data", kind, datasets.DATASETS)
+
+    @field_validator("options")
+    @classmethod
+    def _are_known(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
+        if "kind" in info.data:
+            known = registry.options_of(datasets.DATASETS[info.data["kind"]])
+            for option in options:
+                _known(f"option of {info.data['kind']!r}", option, known)
+        return options
+
+
+def _known(what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise ValueError(str(UnknownName(what, name, known)))
+    return name
+
+
+def _with_preset(options: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    return options if preset is None else {"preset": preset, **options}
+
+
+def _made(kind: type[Offered], name: str, options: dict[str, Any]) -> Offered:
+    return registry.make(name, kind, **{option: _fixed(value) for option, value in options.items()})
+
+
+def _check(kind: type[Offered], name: str, options: dict[str, Any]) -> None:
+    """Make it once, and see that each option is of its type, so that nothing fails hours later."""
+    try:
+        made = _made(kind, name, options)
+    except AttribkitError as error:
+        raise ValueError(str(error)) from error
+    hints = get_type_hints(type(made))
+    for option in options.keys() & hints.keys():
+        _check_type(option, getattr(made, option), hints[option])
+
+
+def _check_type(option: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticUserError:  # a type of a plugin's own that says how it is checked
+        return
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Input ")
+        raise ValueError(f"The option {option} = {value!r} {told}.") from error
+
+
+def _fixed(value: Any) -> Any:
+    """A value of TOML as options hold it: lists are tuples there."""
+    return tuple(_fixed(each) for each in value) if isinstance(value, list) else value

@@ -1,0 +1,75 @@
+"""The configuration of a benchmark, checked before anything runs."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator
+
+from attribkit import registry
+from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
+from attribkit.core.errors import UnknownName
+
+
+class RayOptions(Choice):
+    """Where Ray finds machines, and how many of their parts a worker takes."""
+
+    address: str | None = None  # of a running cluster, or "auto"; None starts one on this machine
+    workers: PositiveInt | None = None  # None is as many as there is room for
+    gpus: Annotated[float, Field(ge=0)] | None = None  # of each worker, also a fraction; None is 1 where there are some
+    cpus: Annotated[float, Field(gt=0)] = 1  # of each worker
+
+
+def _named(entries: Any) -> Any:
+    """A bare name stands for a table that holds no more."""
+    if not isinstance(entries, list):
+        return entries
+    return [{"name": each} if isinstance(each, str) else each for each in entries]
+
+
+class Configuration(Choice):
+    """All that a benchmark's numbers depend on, and where they go."""
+
+    name: str = "benchmark"
+    output: Annotated[Path, Field(strict=False)]
+    data: DataChoice
+    models: Annotated[list[ModelChoice], Field(min_length=1), BeforeValidator(_named)]
+    methods: Annotated[list[MethodChoice], Field(min_length=1), BeforeValidator(_named)]
+    metrics: Annotated[list[MetricChoice], Field(min_length=1), BeforeValidator(_named)]
+
+    target: Literal["label", "predicted"] = "label"  # a sample without a label is explained for the predicted class
+    oracle: str | Literal[False] = "occlusion"  # the method that faithfulness is measured against
+    controls: bool = True
+    seed: int = 0
+    shard_size: PositiveInt = 32  # images that are explained together
+    batch_size: PositiveInt | Literal["auto"] = "auto"  # images at a time, as for `Explainer`
+    device: str = "auto"
+    save_maps: bool = False
+    save_curves: bool = False
+    executor: Literal["serial", "ray"] = "serial"
+    ray: RayOptions = RayOptions()
+
+    @field_validator("models", "methods", "metrics")
+    @classmethod
+    def _are_told_apart(cls, entries: list[Any]) -> list[Any]:
+        taken = [title for title, count in Counter(each.title for each in entries).items() if count > 1]
+        if taken:
+            raise ValueError(f"Two entries are called {taken[0]!r} in tables: give one of them a label.")
+        return entries
+
+    @field_validator("methods")
+    @classmethod
+    def _leave_controls_their_names(cls, methods: list[MethodChoice]) -> list[MethodChoice]:
+        for method in methods:
+            if method.title == TRUTH or (method.title in CONTROLS and method.name != method.title):
+                raise ValueError(f"{method.title!r} is what tables call a control: give the method another label.")
+        return methods
+
+    @field_validator("oracle")
+    @classmethod
+    def _oracle_is_known(cls, oracle: str | bool, info: Any) -> str | bool:
+        known = [*(method.title for method in info.data.get("methods", ())), *registry.methods()]
+        if isinstance(oracle, str) and oracle not in known:
+            raise ValueError(str(UnknownName("method", oracle, known)))
+        return oracle

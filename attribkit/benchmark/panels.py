@@ -1,0 +1,139 @@
+"""What the tables show, however they are written."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from attribkit.benchmark.statistics.summary import Estimate, Score, Summary
+
+_DIGITS = 6  # at most, behind the point
+_NOISE = 1e-9  # an interval that is narrower, relative to its value, has no width but rounding
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric and what is told of it."""
+
+    metric: str
+    statistic: str
+    higher_is_better: bool | None
+    decimals: int
+
+    @property
+    def title(self) -> str:
+        """The metric's label, and that it is a class mean."""
+        return f"{self.metric} (class mean)" if self.statistic == "class_mean" else self.metric
+
+
+@dataclass(frozen=True)
+class Line:
+    """The maps of a method: a score for each column, or None, and what to tell beside them."""
+
+    method: str
+    cells: tuple[Score | None, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One table: the scores of a kind of metrics on one model and set of images."""
+
+    model: str
+    subset: str
+    kind: str
+    normalised: bool
+    columns: tuple[Column, ...]
+    methods: tuple[Line, ...]  # by name: no metric is the one that orders them
+    controls: tuple[Line, ...]  # set apart; the truth among them
+    caption: str
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        scale = ", from random (0) to oracle (1)" if self.normalised else ""
+        subset = "" if self.subset == "all" else f", {self.subset}"
+        return f"{self.model}{subset}: {self.kind}{scale}"
+
+
+def panels(summary: Summary) -> list[Panel]:
+    """A table for each model, set of images and kind of metrics, and one more where scores are normalised."""
+    groups: dict[tuple[str, str, str, bool], list[Score]] = {}
+    for score in summary.scores:
+        key = (score.model, score.subset, score.kind, score.statistic == "normalised")
+        if not score.inverted:
+            groups.setdefault(key, []).append(score)
+    return [_panel(summary, *key, scores) for key, scores in groups.items() if not _empty(scores)]
+
+
+def cell(score: Score | None, decimals: int) -> tuple[str, str]:
+    """The value and its interval as text; and over how many samples, where not over all."""
+    if score is None or math.isnan(score.estimate.value):
+        return "-", ""
+    estimate = score.estimate
+    value = f"{estimate.value:z.{decimals}f}"
+    interval = f"[{estimate.low:z.{decimals}f}, {estimate.high:z.{decimals}f}]"
+    if math.isnan(estimate.low):
+        interval = "[-, -]"
+    left_out = estimate.undefined + estimate.missing
+    return value, f"{interval} {estimate.samples} of {estimate.samples + left_out}" if left_out else interval
+
+
+def _panel(summary: Summary, model: str, subset: str, kind: str, normalised: bool, scores: list[Score]) -> Panel:
+    by_column: dict[tuple[str, str], dict[str, Score]] = {}
+    for score in scores:
+        by_column.setdefault((score.metric, score.statistic), {})[score.method] = score
+    columns = [_column(*key, column.values()) for key, column in by_column.items()]
+    roles = {score.method: score.role for score in scores}
+    lines = {method: _line(method, [column.get(method) for column in by_column.values()]) for method in sorted(roles)}
+    return Panel(
+        model=model,
+        subset=subset,
+        kind=kind,
+        normalised=normalised,
+        columns=tuple(columns),
+        methods=tuple(line for method, line in lines.items() if roles[method] == "method"),
+        controls=tuple(line for method, line in lines.items() if roles[method] != "method"),
+        caption=_caption(summary, scores),
+    )
+
+
+def _column(metric: str, statistic: str, scores: Iterable[Score]) -> Column:
+    scores = list(scores)
+    return Column(metric, statistic, scores[0].higher_is_better, _decimals(score.estimate for score in scores))
+
+
+def _decimals(estimates: Iterable[Estimate]) -> int:
+    """So many that half an interval has two digits, in the middle of the column."""
+    halves = [(each.high - each.low) / 2 for each in estimates if each.high - each.low > _NOISE * abs(each.value)]
+    return min(max(1 - math.floor(math.log10(median(halves))), 0), _DIGITS) if halves else 3
+
+
+def _line(method: str, cells: list[Score | None]) -> Line:
+    flags = [flag for score in cells if score is not None for flag in score.flags]
+    notes = [
+        f"{score.metric}{' (class mean)' * (score.statistic == 'class_mean')}: {note}"
+        for score in cells
+        if score is not None
+        for note in score.notes
+    ]
+    return Line(method, tuple(cells), tuple(dict.fromkeys([*flags, *notes])))
+
+
+def _caption(summary: Summary, scores: list[Score]) -> str:
+    metrics: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(score.metric for score in scores):
+        own = [score.estimate for score in scores if score.metric == metric]
+        samples, groups = max(each.samples for each in own), max(each.groups for each in own)
+        over = f"{groups} images" if samples == groups else f"{samples} samples of {groups} images"
+        metrics.setdefault(over, []).append(metric)
+    over = next(iter(metrics)) if len(metrics) == 1 else ", ".join(f"{o} ({', '.join(m)})" for o, m in metrics.items())
+    return (
+        f"Means over {over} and their {summary.confidence:.0%} bootstrap intervals ({summary.resamples} resamples of "
+        "images). Bold: no interval of another method or control overlaps."
+    )
+
+
+def _empty(scores: list[Score]) -> bool:
+    """Whether they are normalised scores of which none is defined; the summary's notes say why."""
+    return scores[0].statistic == "normalised" and all(math.isnan(score.estimate.value) for score in scores)

@@ -1,0 +1,80 @@
+"""What there is to do: a map and its numbers for each model, method and shard of images."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from attribkit import registry
+from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
+from attribkit.core.errors import InvalidInput
+from attribkit.core.method import Method
+from attribkit.core.metric import Metric
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """What is done, stored and repeated as a whole."""
+
+    model: str  # as tables call it
+    method: str
+    shard: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The units that share a model and its images, so that those are prepared once."""
+
+    model: str
+    shard: int
+    images: range  # places in the data set
+    methods: tuple[str, ...]  # that are still to be done
+
+    @property
+    def units(self) -> list[Unit]:
+        """One for each method."""
+        return [Unit(self.model, method, self.shard) for method in self.methods]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The methods, controls among them, the metrics and the shards."""
+
+    models: tuple[str, ...]
+    methods: Mapping[str, Method | None]  # by what tables call them; None: the mask is the map
+    metrics: Mapping[str, Metric]
+    images: int
+    shard_size: int
+
+    def units(self) -> Iterator[Unit]:
+        """Everything, in the order of the tables."""
+        return (Unit(*each) for each in product(self.models, self.methods, range(len(self._shards()))))
+
+    def groups(self, missing: Iterable[Unit]) -> list[Group]:
+        """What is missing, shard by shard of each model."""
+        wanted = set(missing)
+        groups = (
+            Group(model, shard, images, tuple(each for each in self.methods if Unit(model, each, shard) in wanted))
+            for model in self.models
+            for shard, images in enumerate(self._shards())
+        )
+        return [group for group in groups if group.methods]
+
+    def _shards(self) -> list[range]:
+        starts = range(0, self.images, self.shard_size)
+        return [range(start, min(start + self.shard_size, self.images)) for start in starts]
+
+
+def planned(configuration: Configuration, images: int) -> Plan:
+    """The plan for so many images."""
+    if images < 1:
+        raise InvalidInput(f"The data {configuration.data.kind!r} have no images: look at their options.")
+    methods: dict[str, Method | None] = {each.title: each.make() for each in configuration.methods}
+    if configuration.oracle and configuration.oracle not in methods:
+        methods[configuration.oracle] = registry.make(configuration.oracle, Method)
+    if configuration.controls:
+        methods |= {name: registry.make(name, Method) for name in CONTROLS if name not in methods}
+        methods[TRUTH] = None
+    metrics = {each.title: each.make() for each in configuration.metrics}
+    models = tuple(each.title for each in configuration.models)
+    return Plan(models, methods, metrics, images, configuration.shard_size)

@@ -1,0 +1,66 @@
+"""A benchmark from its configuration to its rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.identity import claim, fingerprint, identity
+from attribkit.benchmark.lock import locked
+from attribkit.benchmark.plan import Group, Plan, planned
+from attribkit.benchmark.ray_data import run_on_ray
+from attribkit.benchmark.reading import read_configuration
+from attribkit.benchmark.serial import run_serially
+from attribkit.benchmark.store import Failure, Store
+from attribkit.core.devices import device_named
+from attribkit.core.errors import UnreadableFile
+
+Execute = Callable[[Configuration, Plan, Any, Store, Sequence[Group]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a benchmark gave, and what it could not."""
+
+    configuration: Configuration
+    store: Store
+    plan: Plan
+    rows: pa.Table  # one for each image, map and metric
+    failures: Sequence[Failure]
+
+
+def benchmark(configuration: Configuration | str | Path) -> Results:
+    """Explain images by several methods and models and measure the maps; what the output folder has is kept.
+
+    configuration: or the TOML file that holds it. A folder of another run is refused, and so is one in use.
+    """
+    if not isinstance(configuration, Configuration):
+        configuration = read_configuration(configuration)
+    if configuration.device == "auto":  # numbers of two kinds of device are not of one run
+        configuration = configuration.model_copy(update={"device": device_named("auto").type})
+    data = configuration.data.make()
+    plan = planned(configuration, len(data))
+    folder = _made(configuration.output)
+    with locked(folder):
+        told = identity(configuration, plan, data)
+        claim(folder, told, configuration)
+        store = Store(folder, fingerprint(told))
+        store.tidy()
+        missing = [unit for unit in plan.units() if not store.is_finished(unit)]
+        _EXECUTORS[configuration.executor](configuration, plan, data, store, plan.groups(missing))
+        units = list(plan.units())
+        return Results(configuration, store, plan, store.rows(units), store.failures(units))
+
+
+_EXECUTORS: dict[str, Execute] = {"serial": run_serially, "ray": run_on_ray}
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnreadableFile(f"The output {str(folder)!r} cannot be made ({error}): choose another.") from error
+    return folder

@@ -1,0 +1,107 @@
+"""Whether metrics agree on which methods are good."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.stats import rankdata
+
+from attribkit.benchmark.statistics.means import estimates
+from attribkit.benchmark.statistics.per_group import group_means
+from attribkit.benchmark.statistics.question import Question
+from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples
+from attribkit.benchmark.statistics.summary import Agreement
+
+_LEAST = 3  # methods; two are always in full agreement or in none
+
+_Goodness = Float64[np.ndarray, "methods images"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """How good the methods are on each image by one metric, more being better."""
+
+    metric: str
+    methods: list[str]
+    goodness: _Goodness
+
+    def of(self, methods: Iterable[str]) -> _Goodness:
+        return self.goodness[[self.methods.index(method) for method in methods]]
+
+
+def _side(question: Question, images: dict[str, int]) -> _Side:
+    chosen = question.competing()
+    goodness = np.full((len(chosen), len(images)), np.nan)
+    places = [images[identity] for identity in question.identities]
+    goodness[:, places] = group_means(question.values[chosen], question.groups) * question.direction
+    return _Side(question.metric, [question.contestants[k].method for k in chosen], goodness)
+
+
+def agreements(asked: list[Question], resamples: Resamples, confidence: float) -> tuple[Agreement, ...]:
+    """All pairs of metrics of one model and subset; asked: a question for each metric."""
+    directed = [question for question in asked if question.higher_is_better is not None]
+    identities = sorted({identity for question in directed for identity in question.identities})
+    images = {identity: k for k, identity in enumerate(identities)}
+    sides = [_side(question, images) for question in directed]
+    pairs = [(a, b, shared) for a, b in itertools.combinations(sides, 2) if len(shared := _shared(a, b)) >= _LEAST]
+    if not pairs:
+        return ()
+    ranks = [_complete_ranks(a.of(shared), b.of(shared)) for a, b, shared in pairs]
+    per_image = np.stack([correlation(a, b) for a, b in ranks for correlation in (kendall, spearman)])
+    own = np.arange(len(images))
+    drawn = Bootstrap(own, resamples.weights(len(images))).means(per_image)
+    found = estimates(drawn, ~np.isnan(per_image), own, confidence)
+    return tuple(
+        Agreement(
+            model=directed[0].model,
+            subset=directed[0].subset,
+            first=a.metric,
+            second=b.metric,
+            methods=len(shared),
+            kendall=_of_means(kendall, *ranks[k]),
+            spearman=_of_means(spearman, *ranks[k]),
+            kendall_per_image=found[2 * k],
+            spearman_per_image=found[2 * k + 1],
+        )
+        for k, (a, b, shared) in enumerate(pairs)
+    )
+
+
+def kendall(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
+    """Tau-b over methods (Kendall, Biometrika 1945), image by image; NaN where a metric ties them all, or has NaN."""
+    upper = np.triu_indices(len(first), 1)
+    a, b = (np.sign(side[upper[0]] - side[upper[1]]) for side in (first, second))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+
+
+def spearman(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
+    """Correlation of ranks over methods (Spearman, 1904), image by image; NaN where a metric ties them all."""
+    a, b = (_centred_ranks(side) for side in (first, second))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+
+
+def _centred_ranks(side: _Goodness) -> _Goodness:
+    return rankdata(side, axis=0) - (len(side) + 1) / 2
+
+
+def _shared(a: _Side, b: _Side) -> list[str]:
+    return sorted(set(a.methods) & set(b.methods))
+
+
+def _complete_ranks(a: _Goodness, b: _Goodness) -> tuple[_Goodness, _Goodness]:
+    """Ranks on each image; NaN on those where a method is not defined by both metrics."""
+    complete = ~(np.isnan(a) | np.isnan(b)).any(0)
+    found = np.full((2, *a.shape), np.nan)
+    found[0][:, complete], found[1][:, complete] = rankdata(a[:, complete], axis=0), rankdata(b[:, complete], axis=0)
+    return found[0], found[1]
+
+
+def _of_means(correlation: Callable[[_Goodness, _Goodness], np.ndarray], a: _Goodness, b: _Goodness) -> float:
+    complete = ~np.isnan(a[0])
+    if not complete.any():
+        return float("nan")
+    return float(correlation(a[:, complete].mean(1)[:, None], b[:, complete].mean(1)[:, None])[0])

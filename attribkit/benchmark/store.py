@@ -1,0 +1,144 @@
+"""What is finished: a folder with a file of rows for each unit, written whole."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from attribkit.benchmark.files import remove_unfinished, write_whole
+from attribkit.benchmark.plan import Unit
+from attribkit.benchmark.rows import SCHEMA
+from attribkit.core.errors import UnreadableFile
+
+_PROVENANCE = b"attribkit"  # key of a file's metadata
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that could not be done, and why; tried again by the next run."""
+
+    model: str
+    shard: int
+    error: str
+    method: str | None = None  # None: the model alone, or an image
+    metric: str | None = None  # whose rows alone are missing
+    image: str | None = None  # that was left out
+
+    def __str__(self) -> str:
+        where = (self.model, self.method, self.metric, self.image, f"shard {self.shard}")
+        return f"{', '.join(each for each in where if each)}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one run in a folder; several processes, also on several machines, may write different units.
+
+    rows/MODEL/METHOD/SHARD.parquet: rows, with their provenance in the file's metadata.
+    maps/MODEL/METHOD/SHARD.safetensors: scores at the method's own resolution, if they are kept.
+    failures/MODEL/METHOD/SHARD.json: why a unit, or the rows of a metric in it, are missing.
+    """
+
+    folder: Path
+    fingerprint: str  # of all that the numbers depend on
+
+    def tidy(self) -> None:
+        """Remove what killed runs left half written."""
+        remove_unfinished(self.folder)
+
+    def is_finished(self, unit: Unit) -> bool:
+        """Whether the unit's rows are there, whole and of this run, and nothing of it failed."""
+        if self._path(unit, "failures", "json").exists():
+            return False
+        try:
+            return self._read(unit).schema.equals(SCHEMA)
+        except UnreadableFile:
+            return False
+
+    def finish(self, unit: Unit, rows: pa.Table, failures: Iterable[Failure], provenance: Mapping[str, Any]) -> None:
+        """Keep the rows of a unit; failures: of it, or of images that it lacks."""
+        told = [asdict(failure) for failure in failures]
+        again = [each for each in told if each["image"] is None]
+        # Failures are there before the rows that lack something, and go after those that lack nothing.
+        if again:
+            self._write_json(unit, again)
+        record = {"unit": asdict(unit), "fingerprint": self.fingerprint, **provenance}
+        record["left_out"] = [each for each in told if each["image"] is not None]
+        metadata = {_PROVENANCE: json.dumps(record).encode()}
+        marked = rows.replace_schema_metadata(metadata)
+        write_whole(
+            self._path(unit, "rows", "parquet"), lambda path: pq.write_table(marked, path, write_page_checksum=True)
+        )
+        if not again:
+            self._path(unit, "failures", "json").unlink(missing_ok=True)
+
+    def fail(self, unit: Unit, failure: Failure) -> None:
+        """Remember why a unit has no rows."""
+        self._write_json(unit, [asdict(failure)])
+        self._path(unit, "rows", "parquet").unlink(missing_ok=True)
+
+    def rows(self, units: Iterable[Unit]) -> pa.Table:
+        """The rows of all finished units among these, in their order."""
+        tables = [self._read(unit) for unit in units if self._path(unit, "rows", "parquet").exists()]
+        return pa.concat_tables([SCHEMA.empty_table(), *(each.replace_schema_metadata(None) for each in tables)])
+
+    def failures(self, units: Iterable[Unit]) -> list[Failure]:
+        """What these units lack; an image that several of them lack is told once."""
+        found: dict[Failure, None] = {}
+        for unit in units:
+            path = self._path(unit, "failures", "json")
+            told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            if self._path(unit, "rows", "parquet").exists():
+                told += self.provenance(unit)["left_out"]
+            found |= {Failure(**each): None for each in told}
+        return list(found)
+
+    def provenance(self, unit: Unit) -> dict[str, Any]:
+        """What made a unit's rows: the unit, the fingerprint of its run, packages and the device."""
+        told: dict[str, Any] = json.loads(self._read(unit).schema.metadata[_PROVENANCE])
+        return told
+
+    def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
+        """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
+        metadata = {"images": json.dumps(images), "method": method, "fingerprint": self.fingerprint}
+        tensors = {"scores": scores.cpu().contiguous()}
+        write_whole(self._path(unit, "maps", "safetensors"), lambda path: save_file(tensors, path, metadata))
+
+    def maps(self, unit: Unit) -> dict[str, Tensor]:
+        """The maps of a unit by the ids of their images, each (k, *grid)."""
+        path = self._path(unit, "maps", "safetensors")
+        try:
+            with safe_open(path, framework="pt") as file:
+                return dict(zip(json.loads(file.metadata()["images"]), file.get_tensor("scores"), strict=True))
+        except (OSError, SafetensorError) as error:
+            raise UnreadableFile(
+                f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
+            ) from error
+
+    def _path(self, unit: Unit, kind: str, ending: str) -> Path:
+        names = (quote(name, safe=" ,=+") for name in (unit.model, unit.method))
+        return self.folder.joinpath(kind, *names, f"{unit.shard:05}.{ending}")
+
+    def _read(self, unit: Unit) -> pa.Table:
+        """A unit's rows, checked against their sums."""
+        path = self._path(unit, "rows", "parquet")
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                rows = file.read()
+            told = json.loads((rows.schema.metadata or {})[_PROVENANCE])["fingerprint"]
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise UnreadableFile(f"{str(path)!r} is broken ({error}): run the benchmark again.") from error
+        if told != self.fingerprint:
+            raise UnreadableFile(f"{str(path)!r} is of another run: give each run an output of its own.")
+        return rows
+
+    def _write_json(self, unit: Unit, told: Any) -> None:
+        text = json.dumps(told, indent=2)
+        write_whole(self._path(unit, "failures", "json"), lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,0 +1,50 @@
+"""Tables of a summary in the terminal."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from attribkit.benchmark.panels import Column, Line, Panel, cell, panels
+from attribkit.benchmark.statistics.summary import Score, Summary
+
+_ARROWS = {True: " ↑", False: " ↓", None: ""}
+
+
+def tables(summary: Summary) -> list[Table]:
+    """A Rich table for each panel; controls below a line, what fails or misleads in the last column.
+
+    What could not be said at all is in `summary.notes`.
+    """
+    return [_table(panel) for panel in panels(summary)]
+
+
+def _table(panel: Panel) -> Table:
+    table = Table(title=escape(panel.title), caption=escape(panel.caption), box=SIMPLE_HEAD, title_justify="left")
+    table.caption_justify = "left"
+    table.add_column("method", no_wrap=True)
+    for column in panel.columns:
+        table.add_column(escape(f"{column.title}{_ARROWS[column.higher_is_better]}"))
+    remarks = any(line.remarks for line in (*panel.methods, *panel.controls))
+    if remarks:
+        table.add_column("beware")
+    for part in (panel.methods, panel.controls):
+        for row in _rows(part, panel.columns, remarks):
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def _rows(lines: tuple[Line, ...], columns: tuple[Column, ...], remarks: bool) -> Iterator[list[Text]]:
+    for line in lines:
+        cells = [_text(score, column.decimals) for score, column in zip(line.cells, columns, strict=True)]
+        told = [Text("; ".join(line.remarks), style="red")] if remarks else []
+        yield [Text(line.method), *cells, *told]
+
+
+def _text(score: Score | None, decimals: int) -> Text:
+    value, rest = cell(score, decimals)
+    bold = "bold" if score is not None and score.best else ""
+    return Text.assemble((value, bold), " ", (rest, "dim")) if rest else Text(value)

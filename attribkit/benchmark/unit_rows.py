@@ -1,0 +1,66 @@
+"""The rows of a unit: for each metric, for the map and its inverse, one for each image."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from attribkit.benchmark.cost import Cost
+from attribkit.benchmark.numbers import Column, Numbers
+from attribkit.benchmark.plan import Unit
+from attribkit.benchmark.shard import Shard
+from attribkit.benchmark.statistics.roles import TRUTH
+from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
+
+_KINDS = (Faithfulness, Localization, Complexity, Robustness)
+
+Row = dict[str, Any]
+
+
+def unit_rows(unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, details: Collection[str]) -> Iterator[Row]:
+    """The rows of one method's maps of a shard.
+
+    details: of the metrics, those that rows have a column for.
+    """
+    if unit.method not in numbers.maps:
+        return
+    of_method = {
+        "model": unit.model,
+        "method": unit.method,
+        "method_options": repr(numbers.maps[unit.method].method),
+        **(vars(cost) if cost else {}),
+    }
+    for title, metric in numbers.metrics.items():
+        for inverted in (False, True):
+            column = numbers.columns.get((title, (unit.method, inverted)))
+            if column is not None:
+                shared = of_method | {"inverted": inverted} | _of_metric(title, metric)
+                yield from (shared | each for each in _of_images(unit, shard, column, metric, details))
+
+
+def _of_metric(title: str, metric: Metric) -> Row:
+    kind = next(each for each in _KINDS if isinstance(metric, each))
+    return {
+        "metric": title,
+        "metric_options": repr(metric),
+        "higher_is_better": metric.higher_is_better,
+        "kind": kind.__name__.lower(),
+    }
+
+
+def _of_images(unit: Unit, shard: Shard, column: Column, metric: Metric, details: Collection[str]) -> Iterator[Row]:
+    values = column.values.double().tolist()
+    known: Mapping[str, list[Any]] = {
+        name: detail.tolist() for name, detail in column.details.items() if name in details
+    }
+    for place, sample in enumerate(shard.samples):
+        if sample.mask is None and unit.method == TRUTH:
+            continue
+        nobody_told = sample.mask is None and isinstance(metric, Localization)
+        yield {
+            "image": sample.id,
+            "group": sample.group,
+            "category": sample.category,
+            "subsets": sorted(sample.subsets),
+            "target": shard.classes[place],
+            "label": sample.label,
+            "value": float("nan") if nobody_told else values[place],
+        } | {name: detail[place] for name, detail in known.items()}

@@ -1,0 +1,130 @@
+"""The work itself: the maps of a shard by every method that is missing, and their numbers."""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.cost import Cost, costed
+from attribkit.benchmark.identity import loaded
+from attribkit.benchmark.numbers import Numbers
+from attribkit.benchmark.plan import Group, Plan, Unit
+from attribkit.benchmark.rows import table
+from attribkit.benchmark.shard import LeftOut, Shard, asked_shard, read_samples, told
+from attribkit.benchmark.store import Failure, Store
+from attribkit.benchmark.unit_rows import unit_rows
+from attribkit.core.attribution import Attribution, Recorded
+from attribkit.core.devices import device_named, told_device
+from attribkit.core.hooks import random_kept
+from attribkit.core.method import Method
+from attribkit.core.truth import Truth
+from attribkit.explainer import Explainer
+from attribkit.loading import described
+
+
+@dataclass
+class Explained:
+    """The maps of a shard by the methods that answered, their cost where they have one, and why others did not."""
+
+    maps: dict[str, Attribution] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """A model, loaded once, that does one group of units after the other."""
+
+    def __init__(self, configuration: Configuration, plan: Plan, data: Any, store: Store, model: str) -> None:
+        choice = next(each for each in configuration.models if each.title == model)
+        self.configuration, self.plan, self.data, self.store = configuration, plan, data, store
+        self.device = device_named(configuration.device)
+        module, self.preprocessing = loaded(choice, configuration.seed)
+        spec = described(module, self.preprocessing)
+        self.explainer = Explainer(module.to(self.device), spec=spec, batch_size=configuration.batch_size)
+        self._warm: set[str] = set()  # methods that have answered once
+
+    def __call__(self, group: Group) -> None:
+        """Do what is missing of a shard, and store it; an error of a model, a method or a metric is stored too.
+
+        Raises UnreadableFile where nothing can be stored.
+        """
+        samples, left_out = read_samples(self.data, group.images, self.preprocessing)
+        with self._seeded():
+            try:
+                shard, not_finite = asked_shard(samples, self.explainer, self.configuration.target)
+            except Exception as error:  # of the model's own forward
+                for unit in group.units:
+                    self._fail(unit, told(error))
+            else:
+                self._do(group, shard, left_out | not_finite)
+
+    def _do(self, group: Group, shard: Shard, left_out: LeftOut) -> None:
+        truth = shard.truth()
+        explained = self._explained(group, shard, truth)
+        numbers = Numbers(self.explainer, self.plan.metrics, explained.maps, truth)
+        if shard.samples:
+            numbers.find()
+        for unit in group.units:
+            if unit.method in explained.failures:
+                self._fail(unit, explained.failures[unit.method])
+            else:
+                self._finish(unit, shard, numbers, explained.costs.get(unit.method), left_out)
+
+    def _explained(self, group: Group, shard: Shard, truth: Truth) -> Explained:
+        found = Explained()
+        for title in group.methods if shard.samples else ():
+            method = self.plan.methods[title]
+            if method is None:
+                found.maps[title] = Attribution(
+                    truth.mask[:, None].to(shard.x), shard.x, shard.target, Recorded(title, title)
+                )
+                continue
+            try:
+                found.maps[title], found.costs[title] = self._map(title, method, shard)
+            except Exception as error:  # also a plugin's, and memory that one image alone exceeds
+                found.failures[title] = told(error)
+        return found
+
+    def _map(self, title: str, method: Method, shard: Shard) -> tuple[Attribution, Cost]:
+        """The maps and their cost, without what is done once for a model."""
+        if title not in self._warm:
+            self.explainer.attribute(shard.x[:1], method, target=shard.target.part(slice(0, 1)))
+            self._warm.add(title)
+        explain = partial(self.explainer.attribute, shard.x, method, target=shard.target)
+        attribution, cost = costed(self.explainer, self.device, explain)
+        return attribution, cost.per_image(len(shard.samples))
+
+    def _finish(
+        self, unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, left_out: Mapping[str, str]
+    ) -> None:
+        lacking = [Failure(unit.model, unit.shard, why, image=image) for image, why in left_out.items()]
+        lacking += [
+            Failure(unit.model, unit.shard, why, method, metric)
+            for method, metric, why in numbers.failures
+            if method == unit.method
+        ]
+        if self.configuration.save_maps and unit.method in numbers.maps:
+            attribution = numbers.maps[unit.method]
+            self.store.keep_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
+        details = {"tie_share", "floor", "curve"} if self.configuration.save_curves else {"tie_share", "floor"}
+        rows = table(unit_rows(unit, shard, numbers, cost, details))
+        self.store.finish(unit, rows, lacking, {"device": told_device(self.device)})
+
+    def _fail(self, unit: Unit, why: str) -> None:
+        self.store.fail(unit, Failure(unit.model, unit.shard, why, unit.method))
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Each group begins with the same random numbers; the user's are put back."""
+        seed = self.configuration.seed
+        with random_kept(self.explainer.model.module):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002  # what a plugin may draw from
+            torch.manual_seed(seed)
+            yield

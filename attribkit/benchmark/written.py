@@ -1,0 +1,26 @@
+"""What a benchmark leaves for readers: its summary, as JSON and as tables."""
+
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from attribkit.benchmark.csv_files import write_csv
+from attribkit.benchmark.files import write_whole
+from attribkit.benchmark.latex import latex
+from attribkit.benchmark.run import Results
+from attribkit.benchmark.statistics import Summary, summarise
+
+
+def write_summary(results: Results) -> Summary:
+    """Summarise the rows, and write into the output folder what can be read without attribkit.
+
+    results.csv holds the rows, tables/ what they say, summary.json the same for figures and reports.
+    """
+    configuration, folder = results.configuration, results.store.folder
+    summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or "occlusion")
+    joined = pc.binary_join(results.rows["subsets"], "; ")
+    rows = results.rows.drop_columns(["subsets", "curve"]).append_column("subsets", joined)
+    write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
+    summary.save(folder / "summary.json")
+    write_csv(summary, folder / "tables")
+    (folder / "tables" / "tables.tex").write_text(latex(summary), encoding="utf-8")
+    return summary

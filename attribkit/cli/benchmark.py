@@ -1,0 +1,62 @@
+"""`attribkit benchmark`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attribkit.cli.app import app, show, told
+from attribkit.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from attribkit.benchmark import Results
+
+_SHOWN = 20  # failures; the folder has them all
+
+
+@app.command()
+@told
+def benchmark(
+    configuration: Annotated[Path | None, typer.Argument(help="TOML file; --example prints one")] = None,
+    example: Annotated[bool, typer.Option("--example", help="print a configuration to begin with")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder, in place of the file's own")] = None,
+) -> None:
+    """Measure methods on models and data that a file names; one that was stopped goes on where it was."""
+    from attribkit import benchmark as bench
+
+    if example:
+        typer.echo(bench.example(), nl=False)
+        return
+    if configuration is None:
+        raise InvalidInput("Name a configuration: `attribkit benchmark --example > run.toml` makes one.")
+    chosen = bench.read_configuration(configuration)
+    if output is not None:
+        chosen = chosen.model_copy(update={"output": output})
+    for model in chosen.models:
+        if model.has_random_weights:
+            typer.echo(f"attribkit: {model.title} has random weights; give weights or pretrained = true.", err=True)
+    try:
+        results = bench.benchmark(chosen)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"attribkit: stopped. What is finished is in {chosen.output}; start the same command again to go on.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    _show(results)
+
+
+def _show(results: "Results") -> None:
+    from attribkit.benchmark import write_summary
+    from attribkit.benchmark.tables import tables
+
+    for failure in results.failures[:_SHOWN]:
+        typer.echo(f"left out: {failure}", err=True)
+    if (more := len(results.failures) - _SHOWN) > 0:
+        typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
+    summary = write_summary(results)
+    for table in tables(summary):
+        show(table)
+    for note in summary.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"written: {results.store.folder}")

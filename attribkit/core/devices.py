@@ -1,0 +1,21 @@
+"""Devices by name."""
+
+import torch
+
+from attribkit.core.errors import InvalidInput
+
+
+def device_named(name: str) -> torch.device:
+    """A device that works; "auto" is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInput(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return torch.device(name)
+
+
+def told_device(device: torch.device) -> str:
+    """What a record of numbers says of the device that computed them."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,78 @@
+"""What deletion, insertion and their kin share: the options of a walk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.axes import PerAxis
+from attribkit.core.blurs import Blur
+from attribkit.core.errors import InvalidInput
+from attribkit.core.metric import Faithfulness
+from attribkit.core.model import HookedModel
+from attribkit.core.substrates import Given, Imputer, Substrate
+from attribkit.core.targets.asked import Score
+from attribkit.metrics.curves.order import Channels, Order
+from attribkit.metrics.curves.ranks import Ties
+from attribkit.metrics.curves.stops import Area, Ends, LastStep, Stops
+from attribkit.metrics.curves.walk import Direction, Walk
+
+Filling = Substrate | Literal["inpaint"] | Blur | Given | Imputer | Tensor
+
+_CHOICES = {"score": Score, "last_step": LastStep, "ends": Ends, "area": Area, "channels": Channels, "ties": Ties}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveMetric(Faithfulness):
+    """A number from curves of the model's score along the order of a map; the options say which curve."""
+
+    substrate: Filling = "zero"  # what is where the image is not
+    score: Score = "probability"  # of the attributed class; "logit" for that; other targets are scored as they are
+    steps: int | None = None  # all units in so many steps at most; None is 28, where nothing else says
+    per_step: int | None = None  # units a step, instead: pixels, or patches, or channels of pixels
+    until: int | None = None  # units changed in the end; None is all of them
+    fractions: tuple[float, ...] | None = None  # the shares of units at which the model is asked, instead of steps
+    last_step: LastStep = "shorter"
+    ends: Ends = "both"
+    area: Area = "trapezoid"
+    channels: Channels = "together"
+    patch: PerAxis = 1  # sides of a unit, in pixels; a patch has the sum of its scores
+    ties: Ties = "random"
+    seed: int = 0  # of random ties and of noise
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(map(repr, get_args(choices)))
+                raise InvalidInput(f"{name}={getattr(self, name)!r} is not known; it is one of {known}.")
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                object.__setattr__(self, name, Given(value))
+            elif isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        self._walk("delete")
+
+    def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
+        """The heights of each curve, the shares of changed units at which they are, and of units that are tied."""
+        walks = {name: walk.curves(model, attributions) for name, walk in self._walks().items()}
+        heights = {name: torch.stack([curve.heights for curve in curves]) for name, curves in walks.items()}
+        curves = next(iter(walks.values()))  # the order and the stops are the same for all
+        fractions = torch.stack([curve.fractions() for curve in curves])
+        return {**heights, "fractions": fractions, "tie_share": torch.stack([curve.tie_share for curve in curves])}
+
+    def _area(self, walk: Walk, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
+        return torch.stack([curve.area(self.area) for curve in walk.curves(model, attributions)])
+
+    def _walks(self) -> dict[str, Walk]:
+        """The curves that the number is made of, by the names that the details give them."""
+        return {"curve": self._walk("delete")}
+
+    def _walk(self, direction: Direction, substrate: Any = None) -> Walk:
+        order = Order(self.reduce, self.channels, self.patch, self.ties, self.seed)
+        stops = Stops(self.steps, self.per_step, self.until, self.fractions, self.last_step, self.ends)
+        filled = self.substrate if substrate is None else substrate
+        return Walk(direction, order, stops, filled, self.seed, self.score)

@@ -1,0 +1,94 @@
+"""How faithful are ten methods on photographs? Two trained models, 150 images with human boxes.
+
+python benchmarks/faithfulness.py --assets FOLDER                    # an hour or more on two cores
+python benchmarks/faithfulness.py --assets FOLDER --images 16        # a first look
+
+FOLDER: the project's assets. A run that was stopped goes on where it was. Writes benchmarks/results/faithfulness/:
+the tables as CSV and LaTeX, and summary.json with every number, the options and the environment.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from boxed_photographs import boxed_photographs
+from environment import environment
+from rich.console import Console
+
+from attribkit.benchmark import Configuration, benchmark
+from attribkit.benchmark.csv_files import write_csv
+from attribkit.benchmark.latex import latex
+from attribkit.benchmark.statistics import summarise
+from attribkit.benchmark.tables import tables
+
+RESULTS = Path(__file__).parent / "results" / "faithfulness"
+HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of the images that both models were trained on
+MODELS = [
+    {
+        "name": "timm:mobilenetv2_100",
+        "label": "MobileNetV2",
+        "weights": "mobilenetv2_in1k",
+        "arguments": {"pad_type": "same"},
+    },
+    {"name": "timm:vit_tiny_patch16_224", "label": "ViT-Tiny", "weights": "vit_tiny_in1k"},
+]
+METHODS = [
+    *("gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "saliency", "input_x_gradient"),
+    {"name": "smoothgrad", "options": {"samples": 10}},
+    {"name": "integrated_gradients", "options": {"steps": 20}},
+    "occlusion",
+]
+METRICS = [
+    {"name": "deletion", "options": {"steps": 10}},
+    {"name": "insertion", "options": {"steps": 10}},
+    {"name": "insertion_minus_deletion", "options": {"steps": 10, "insertion_substrate": "folded_blur"}},
+    {"name": "sensitivity_n", "options": {"sizes": 5, "subsets": 20}},
+    {"name": "pointing_game", "preset": "torchray"},
+    "energy_pointing_game",
+]
+
+
+def main() -> None:
+    arguments = parsed()
+    data = boxed_photographs(arguments.assets, arguments.output)
+    configuration = Configuration(
+        name="faithfulness",
+        output=arguments.output,
+        data={"kind": data.pop("kind"), "options": {**data, "count": arguments.images}},
+        models=[model | {"weights": weights(arguments.assets / model["weights"])} | COLOURS for model in MODELS],
+        methods=METHODS,
+        metrics=METRICS,
+        shard_size=16,
+    )
+    results = benchmark(configuration)
+    summary = summarise(results.rows)
+    console = Console(width=160)
+    for table in tables(summary):
+        console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}")
+    for failure in results.failures:
+        console.print(f"failed: {failure}")
+    write_csv(summary, RESULTS)
+    (RESULTS / "tables.tex").write_text(latex(summary))
+    record = {"environment": environment(), "images": arguments.images, "models": MODELS, "metrics": METRICS}
+    (RESULTS / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/faithfulness"))
+    parser.add_argument("--images", type=int, default=150)
+    return parser.parse_args()
+
+
+COLOURS = {"mean": HALF, "std": HALF}
+
+
+def weights(folder: Path) -> str:
+    return str(next(folder.glob("*.safetensors")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What deletion and insertion cost, in units of the bare forwards that they need, beside the peers that are installed.
+
+    python benchmarks/speed_metrics.py                        # ResNet-50: 5 maps of 8 images, 28 steps
+    python benchmarks/speed_metrics.py --maps 1 --rounds 5
+    python benchmarks/speed_metrics.py --device cuda
+
+Ours: deletion on zero and insertion on the blurred image of all maps, 2M(n - 1) + 3 forwards an image for M maps and n
+steps. Bare: as many plain forwards of contiguous images, in packs of the size that is fastest. Beside the peers: the
+same images, one map and few steps, on zero; Quantus, which has deletion alone, with a channel a step. Everyone's
+time is divided by that of the forwards that the same points need, each once, in the same round; the median of rounds.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import timm
+import torch
+from environment import save
+
+from attribkit import Attribution, ClassLogit, Explainer
+from attribkit.methods.gradcam import GradCAM
+from attribkit.metrics.curves.deletion import Deletion
+from attribkit.metrics.curves.insertion import Insertion
+
+PACKS = (8, 16, 32, 64)  # sizes that the bare forwards are tried in
+Work = Callable[[], object]
+PEERS = {name: name for name in ("torchcam", "quantus") if importlib.util.find_spec(name)}
+
+
+class Subject:
+    """A model, images and maps."""
+
+    def __init__(self, name: str, images: int, maps: int, device: str) -> None:
+        torch.manual_seed(0)
+        self.model = timm.create_model(name).eval().requires_grad_(False).to(device)
+        self.x = torch.randn(images, *self.model.pretrained_cfg["input_size"], device=device)
+        self.explainer = Explainer(self.model)
+        self.attributions = [
+            Attribution(torch.randn(images, 1, 7, 7, device=device), self.x, ClassLogit(1), GradCAM())
+            for _ in range(maps)
+        ]
+        self.pack = min(PACKS, key=lambda pack: seconds(lambda: self.forwards(pack, pack), device, times=3) / pack)
+
+    def forwards(self, images: int, pack: int) -> None:
+        """Plain forwards of so many images."""
+        many = self.x[:1].expand(pack, -1, -1, -1).contiguous()
+        with torch.inference_mode():
+            for start in range(0, images, pack):
+                self.model(many[: images - start])
+
+
+def seconds(work: Work, device: str, times: int = 1) -> float:
+    """The median time of the work."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def full(subject: Subject, steps: int) -> tuple[Work, int]:
+    """All maps by both metrics, and the forwards that it takes."""
+    maps, images = len(subject.attributions), len(subject.x)
+
+    def work() -> None:
+        subject.explainer.measure(subject.attributions, [Deletion(steps=steps), Insertion(steps=steps)])
+
+    return work, images * (2 * maps * (steps - 1) + 3)
+
+
+def ours(subject: Subject, steps: int) -> tuple[Work, int]:
+    """One map by both metrics, on zero."""
+
+    def work() -> None:
+        metrics = [metric(steps=steps, substrate="zero") for metric in (Deletion, Insertion)]
+        subject.explainer.measure(subject.attributions[:1], metrics)
+
+    return work, len(subject.x) * 2 * steps
+
+
+def torchcam(subject: Subject, steps: int) -> tuple[Work, int]:
+    """The same by torch-cam, which is handed the map."""
+    from torchcam.metrics import DeletionInsertionMetric
+
+    class Extractor:
+        model = subject.model
+
+        def __call__(self, _classes: object, _scores: object) -> list[torch.Tensor]:
+            return [subject.attributions[0].heatmap()]
+
+        def fuse_cams(self, maps: list[torch.Tensor]) -> torch.Tensor:
+            return maps[0]
+
+        def _hooks_off(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+    softmax = torch.nn.Softmax(-1)
+
+    def work() -> None:
+        metric = DeletionInsertionMetric(Extractor(), softmax, steps=steps, batch_size=subject.pack)
+        metric.update(subject.x, class_idx=1)
+
+    return work, len(subject.x) * 2 * steps
+
+
+def quantus(subject: Subject, _steps: int) -> tuple[Work, int]:
+    """Deletion alone by Quantus, a channel of all pixels a step, since its steps must divide that number."""
+    from quantus import PixelFlipping
+
+    heatmaps = subject.attributions[0].heatmap()[:, None].cpu().numpy()
+    images, labels = subject.x.cpu().numpy(), np.full(len(subject.x), 1)
+    metric = PixelFlipping(features_in_step=images[0, 0].size, normalise=False, disable_warnings=True)
+    device = str(subject.x.device)
+
+    def work() -> None:
+        metric(subject.model, images, labels, a_batch=heatmaps, device=device)
+
+    return work, len(images) * images.shape[1]
+
+
+def ratios(subject: Subject, contestants: dict[str, tuple[Work, int]], rounds: int, device: str) -> dict[str, float]:
+    """Median over the rounds of each one's time over that of the bare forwards that it needs, which run beside it."""
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, (work, forwards) in contestants.items():
+            own = seconds(work, device)
+            bare = seconds(lambda count=forwards: subject.forwards(count, subject.pack), device)
+            found[name].append(own / bare)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50", help="a timm model, random weights")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--maps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--peer-steps", type=int, default=4, help="beside the peers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    subject = Subject(arguments.model, arguments.images, arguments.maps, arguments.device)
+    few = {"attribkit": ours(subject, arguments.peer_steps)}
+    few |= {name: {"torchcam": torchcam, "quantus": quantus}[name](subject, arguments.peer_steps) for name in PEERS}
+    for warming_up, _ in few.values():
+        warming_up()
+    beside = ratios(subject, few, arguments.rounds, arguments.device)
+    work, forwards = full(subject, arguments.steps)
+    before = subject.explainer.model.images_seen
+    whole = ratios(subject, {"attribkit": (work, forwards)}, arguments.rounds, arguments.device)["attribkit"]
+    taken = (subject.explainer.model.images_seen - before) / arguments.rounds
+    print(f"{arguments.maps} maps of {arguments.images} images, {arguments.steps} steps: {whole:.3f} bare forwards")
+    print(f"forwards: {taken:.0f} taken, {forwards} needed; bare ones in packs of {subject.pack}")
+    for name, ratio in beside.items():
+        print(f"one map, {arguments.peer_steps} steps: {name:12} {ratio:6.3f} bare forwards")
+    suffix = "" if arguments.device == "cpu" else f"_{arguments.device}"
+    result = {
+        "arguments": vars(arguments),
+        "pack": subject.pack,
+        "forwards": {"taken": taken, "needed": forwards},
+        "time_in_forwards": whole,
+        "time_in_forwards_of_few_steps": beside,
+    }
+    save(f"speed_metrics_{arguments.model}{suffix}", result, ["torch", "timm", *PEERS.values()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,671 @@
+"""Benchmarks: what a configuration may say, units that end once or not at all, and rows that nothing changes."""
+
+import csv
+import errno
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from attribkit import Explainer, zoo
+from attribkit.benchmark import (
+    Configuration,
+    Summary,
+    benchmark,
+    choices,
+    example,
+    read_configuration,
+    store,
+    write_summary,
+)
+from attribkit.benchmark.lock import locked
+from attribkit.benchmark.plan import Unit, planned
+from attribkit.benchmark.rows import SCHEMA
+from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
+from attribkit.benchmark.toml_lines import line_of, lines_of
+from attribkit.cli import app
+from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile
+from attribkit.loading import LoadedModel, load_model
+from attribkit.methods.saliency import Saliency
+from attribkit.metrics import PointingGame
+
+MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
+HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
+TINY = HEAD + 'models = ["zoo:cnn"]\nmethods = ["gradcam"]\nmetrics = ["pointing_game"]\n'
+
+
+def configured(folder, **changes):
+    """Three scenes in shards of two, one model, two methods of which one is the oracle."""
+    told = {
+        "output": str(folder),
+        "data": {"kind": "scenes", "options": {"count": 3}},
+        "models": ["zoo:cnn"],
+        "methods": ["gradcam", "saliency"],
+        "metrics": ["pointing_game", "relevance_mass"],
+        "oracle": "saliency",
+        "shard_size": 2,
+    }
+    return Configuration.model_validate(told | changes)
+
+
+def certain(rows):
+    """The rows without what is measured anew each time; a string, in which NaN equals NaN."""
+    return repr(rows.drop_columns(list(MEASURED)).to_pylist())
+
+
+def only(rows, **wanted):
+    return [row for row in rows.to_pylist() if all(row[name] == value for name, value in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run that nothing happened to."""
+    return benchmark(configured(tmp_path_factory.mktemp("runs") / "undisturbed"))
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def complaints(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(AttribkitError) as error:
+        read_configuration(path)
+    return str(error.value).replace(str(path), "run.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TINY + "sed = 1\n", "run.toml, line 6: No setting is named 'sed'. Did you mean 'seed'? Known: name, output"),
+        (TINY.replace("gradcam", "gradcan"), "line 4: No method is named 'gradcan'. Did you mean 'gradcam'?"),
+        (TINY.replace("pointing_game", "x"), "line 5: No metric is named 'x'. Known: "),
+        (TINY.replace("scenes", "scene"), "line 2: No kind of data is named 'scene'. Did you mean 'scenes'?"),
+        (TINY.replace("count", "cout"), "line 2: No option of 'scenes' is named 'cout'. Did you mean 'count'?"),
+        (TINY + 'executor = "slurm"\n', "line 6: executor = 'slurm' does not do: input should be 'serial' or 'ray'."),
+        (TINY + "shard_size = 0\n", "line 6: shard_size = 0 does not do: input should be greater than 0."),
+        (TINY + 'seed = "1"\n', "line 6: seed = '1' does not do: input should be a valid integer."),
+        (TINY + 'oracle = "occlusio"\n', "line 6: No method is named 'occlusio'. Did you mean 'occlusion'?"),
+        (TINY + 'oracle = true\n', "line 6: "),
+        (TINY.replace('"gradcam"', '"rise", "rise"'), "line 4: Two entries are called 'rise' in tables: give one of "),
+        (HEAD + 'models = []\nmethods = ["cam"]\nmetrics = ["pointing_game"]', "line 3: models = [] does not do: "),
+        (HEAD + 'methods = ["cam"]\nmetrics = ["pointing_game"]', "run.toml: The setting 'models' is missing."),
+        (TINY[:-1] + "]", "run.toml is no TOML: "),
+        (TINY + '[ray]\ngpu = 1', "line 7: No setting of [ray] is named 'gpu'. Did you mean 'gpus'? Known: address, "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(tmp_path, text, expected):
+    assert expected in complaints(tmp_path, text)
+
+
+TABLES = """output = "out"
+data = {kind = "scenes"}
+metrics = ["pointing_game"]
+
+[[models]]
+name = "zoo:cnn"
+
+[[methods]]
+name = "rise"
+
+[methods.options]
+cells = 7
+masks = "many"
+
+[[methods]]
+label = "truth"
+name = "cam"
+[[methods]]
+name = "gradcam"
+options = {layr = 1}
+"""
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_options_are_checked_before_anything_runs(tmp_path):
+    assert complaints(tmp_path, TABLES).splitlines() == [
+        "run.toml, line 11: The option masks = 'many' should be a valid integer.",
+        "run.toml, line 20: No option of 'gradcam' is named 'layr'. Did you mean 'layer'? Known: layer, relu.",
+    ]
+    mended = TABLES.replace('"many"', "9").replace("layr = 1", "")
+    assert "line 8: 'truth' is what tables call a control: give " in complaints(tmp_path, mended)
+
+
+def test_lines_of_quoted_keys_multi_line_values_and_nested_tables():
+    text = "\n".join(
+        [
+            '"a b".c = """',
+            "[no]",
+            '"""  # comment',
+            "list = [",
+            "  1,  # ] not yet",
+            "  {x = 2},",
+            "]",
+            "[[t]]",
+            "k = 1",
+            "[t.inner]",
+            "k = 1",
+            "[[t]]",
+            "[[t.deep]]",
+            "[[t.deep]]",
+            "k = '''x'''",
+        ]
+    )
+    lines = lines_of(text)
+    expected = {
+        ("a b", "c"): 1,
+        ("list",): 4,
+        ("list", 1, "x"): 4,
+        ("t", 0): 8,
+        ("t", 0, "k"): 9,
+        ("t", 0, "inner"): 10,
+        ("t", 0, "inner", "k"): 11,
+        ("t", 1): 12,
+        ("t", 1, "deep", 1): 14,
+        ("t", 1, "deep", 1, "k"): 15,
+    }
+    assert {place: lines[place] for place in expected} == expected
+    assert tomllib.loads(text)["t"][1]["deep"] == [{}, {"k": "x"}]
+    assert line_of(("t", 1, "deep", 1, "absent"), lines) == 14
+    assert line_of(("absent",), lines) is None
+
+
+def test_no_file_is_told(tmp_path):
+    with pytest.raises(UnreadableFile, match="benchmark --example` prints one"):
+        read_configuration(tmp_path / "none.toml")
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_controls_and_the_oracle_are_added_once(tmp_path):
+    plan = planned(configured(tmp_path, methods=["random", "gradcam"], oracle="occlusion"), 3)
+    assert list(plan.methods) == ["random", "gradcam", "occlusion", "centre", "edges", "constant", TRUTH]
+    assert len(list(plan.units())) == 7 * 2
+    bare = planned(configured(tmp_path, methods=["cam"], oracle=False, controls=False), 3)
+    assert list(bare.methods) == ["cam"]
+
+
+def test_groups_hold_what_is_missing(tmp_path):
+    plan = planned(configured(tmp_path), 5)
+    groups = plan.groups([Unit("zoo:cnn", TRUTH, 2), Unit("zoo:cnn", "gradcam", 2), Unit("zoo:cnn", "edges", 0)])
+    assert [(group.shard, list(group.images), group.methods) for group in groups] == [
+        (0, [0, 1], ("edges",)),
+        (2, [4], ("gradcam", TRUTH)),
+    ]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_complete(undisturbed):
+    rows = undisturbed.rows
+    assert rows.schema.equals(SCHEMA)
+    rows.validate(full=True)
+    methods = ["gradcam", "saliency", *CONTROLS, TRUTH]
+    cells = {(row["method"], row["inverted"], row["metric"], row["image"]) for row in rows.to_pylist()}
+    assert len(cells) == rows.num_rows == len(methods) * 2 * 2 * 3
+    assert not undisturbed.failures
+    truth = only(rows, method=TRUTH, inverted=False)
+    assert all(row["value"] == 1 and row["milliseconds"] is None for row in truth)
+    gradcam = only(rows, method="gradcam")
+    assert all(row["milliseconds"] > 0 and row["forwards"] == 1 for row in gradcam)
+    assert {row["kind"] for row in gradcam} == {"localization"}
+    assert {row["method_options"] for row in gradcam} == {"GradCAM(layer=None, relu=True)"}
+    assert [row["group"] for row in truth][:2] == ["scene 0", "scene 1"]
+
+
+def test_numbers_are_those_of_the_explainer(undisturbed):
+    model, preprocessing = load_model("zoo:cnn")
+    scenes = list(zoo.scenes(2))
+    x = torch.stack([preprocessing(Image.fromarray(scene.image)) for scene in scenes])
+    mask = torch.from_numpy(np.stack([scene.target.mask for scene in scenes]))
+    explainer = Explainer(model)
+    straight = explainer.attribute(x, "gradcam", target=[scene.label for scene in scenes])
+    for attribution, inverted in ((straight, False), (replace(straight, scores=-straight.scores), True)):
+        expected = explainer.evaluate(attribution, "relevance_mass", mask=mask)
+        found = only(undisturbed.rows, method="gradcam", inverted=inverted, metric="relevance_mass")[:2]
+        assert [row["value"] for row in found] == expected.tolist()
+        assert [row["target"] for row in found] == [scene.label for scene in scenes] == [r["label"] for r in found]
+
+
+def test_the_predicted_class_is_explained_if_asked_for_or_if_there_is_no_label(tmp_path):
+    items = [{"image": scene.image, "id": str(i), "label": 3} for i, scene in enumerate(zoo.scenes(2))]
+    del items[1]["label"]
+    data = {"kind": "given", "options": {"items": items}}
+    fast = {"data": data, "methods": ["gradcam"], "oracle": False, "controls": False}
+    predicted = [scene.label for scene in zoo.scenes(2)]
+    labelled = benchmark(configured(tmp_path / "label", **fast)).rows
+    assert [row["target"] for row in only(labelled, metric="pointing_game", inverted=False)] == [3, predicted[1]]
+    asked = benchmark(configured(tmp_path / "predicted", target="predicted", **fast)).rows
+    assert [row["target"] for row in only(asked, metric="pointing_game", inverted=False)] == predicted
+    assert {row["label"] for row in asked.to_pylist()} == {3, None}
+    assert all(math.isnan(row["value"]) for row in asked.to_pylist()), "no mask tells where the object is"
+
+
+def test_metrics_that_read_magnitudes_have_no_inverse(tmp_path):
+    changes = {"methods": ["saliency"], "oracle": False, "controls": False}
+    metrics = [{"name": "pointing_game", "label": f"by {r}", "options": {"reduce": r}} for r in REDUCTIONS]
+    rows = benchmark(configured(tmp_path, metrics=metrics, **changes)).rows
+    inverted = {(row["metric"], row["inverted"]) for row in rows.to_pylist()}
+    assert inverted == {("by sum", False), ("by sum", True), ("by largest_magnitude", False)}
+
+
+REDUCTIONS = ("sum", "largest_magnitude")
+
+
+def test_maps_are_kept_at_their_own_resolution(tmp_path):
+    results = benchmark(configured(tmp_path, save_maps=True))
+    maps = results.store.maps(Unit("zoo:cnn", "gradcam", 0))
+    assert {name: tuple(each.shape) for name, each in maps.items()} == {"scene 0": (1, 8, 8), "scene 1": (1, 8, 8)}
+    x = torch.stack([load_model("zoo:cnn").preprocessing(Image.fromarray(zoo.scene(i).image)) for i in (0, 1)])
+    expected = Explainer(load_model("zoo:cnn").model).attribute(
+        x, "gradcam", target=[zoo.scene(0).label, zoo.scene(1).label]
+    )
+    assert torch.equal(torch.stack(list(maps.values())), expected.scores)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, undisturbed, monkeypatch):
+    benchmark(configured(tmp_path))
+    lost = tmp_path / "rows" / "zoo%3Acnn" / "saliency" / "00001.parquet"
+    lost.unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    asked = []
+    attribute = Explainer.attribute
+    monkeypatch.setattr(Explainer, "attribute", lambda *a, **k: asked.append(a[2].name) or attribute(*a, **k))
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+    assert set(asked) == {"saliency"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert lost.exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path):
+    """One bit of a column's values."""
+    content = bytearray(path.read_bytes())
+    column = pq.read_metadata(path).row_group(0).column(SCHEMA.get_field_index("value"))
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [cut, flipped, emptied])
+def test_a_broken_file_is_done_again(tmp_path, undisturbed, harm):
+    benchmark(configured(tmp_path))
+    path = tmp_path / "rows" / "zoo%3Acnn" / "gradcam" / "00000.parquet"
+    whole = path.read_bytes()
+    harm(path)
+    assert path.read_bytes() != whole
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from attribkit.benchmark import benchmark
+from attribkit.benchmark.configuration import Configuration
+
+left, replace = int(sys.argv[2]), Path.replace
+def killing(self, target):
+    global left
+    left -= target.suffix == ".parquet"
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = killing
+benchmark(Configuration.model_validate_json(sys.argv[1]))
+"""
+
+
+def test_a_run_that_is_killed_while_it_writes_goes_on(tmp_path, undisturbed):
+    told = configured(tmp_path).model_dump_json()
+    killed = subprocess.run([sys.executable, "-c", KILLED, told, "9"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert len(list(tmp_path.rglob("*.parquet"))) == 9
+    assert len(list(tmp_path.rglob("*.unfinished"))) == 1
+    assert (tmp_path / "lock").read_text().startswith("process "), "which locks nothing, since that process is dead"
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_loses_nothing(tmp_path):
+    """At random moments, each later than the last; what is done between two kills is kept."""
+    changes = {"data": {"kind": "scenes", "options": {"count": 40}}, "methods": ["gradcam", "occlusion"]}
+    expected = benchmark(configured(tmp_path / "whole", **changes)).rows
+    told = configured(tmp_path / "killed", **changes).model_dump_json()
+    rng, kept = random.Random(0), 0
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, told, "1000000"])
+        wanted, delay = kept + rng.randrange(1, 15), rng.uniform(0, 0.3)
+        while len(list((tmp_path / "killed").rglob("*.parquet"))) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        now = len(list((tmp_path / "killed").rglob("*.parquet")))
+        assert now >= kept
+        kept = now
+    assert 0 < kept < 7 * 20
+    assert certain(benchmark(configured(tmp_path / "killed", **changes)).rows) == certain(expected)
+
+
+def test_ctrl_c_leaves_what_is_finished(tmp_path, undisturbed, monkeypatch):
+    path = tmp_path / "run.toml"
+    path.write_text(as_toml(configured(tmp_path / "out")))
+    call = Saliency.__call__
+
+    def interrupted(self, model, x, target):
+        if len(x) == 1 and bool((tmp_path / "out" / "rows").exists()):
+            raise KeyboardInterrupt
+        return call(self, model, x, target)
+
+    monkeypatch.setattr(Saliency, "__call__", interrupted)
+    result = CliRunner().invoke(app, ["benchmark", str(path)])
+    assert result.exit_code == 130
+    assert "start the same command again to go on" in result.output
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out").rglob("*.parquet"))) == 7
+    assert certain(benchmark(path).rows) == certain(undisturbed.rows)
+
+
+def as_toml(configuration):
+    """Enough of TOML for these tests."""
+    told = configuration.model_dump(mode="json", exclude={"ray"}, exclude_none=True)
+    return "\n".join(f"{key} = {_value(value)}" for key, value in told.items())
+
+
+def _value(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + "}"
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path, monkeypatch):
+    benchmark(configured(tmp_path))
+
+    def refused(match, **changes):
+        with pytest.raises(InvalidInput, match=match):
+            benchmark(configured(tmp_path, **changes))
+
+    refused("methods 'saliency' was absent and is Sal|settings 'seed' was 0 and is 1", seed=1)
+    refused("methods 'gradcam' was GradCAM.layer=None, relu=True. and is .*relu=False", methods=[
+        {"name": "gradcam", "options": {"relu": False}}, "saliency"])  # fmt: skip
+    refused("metrics 'relevance_mass' was .* and is absent", metrics=["pointing_game"])
+    refused("data 'scenes' was .* and is ", data={"kind": "scenes", "options": {"count": 4}})
+    refused("models 'zoo:vit' was absent", models=["zoo:cnn", "zoo:vit"])
+    weights = zoo.load("cnn").state_dict()
+    weights["fc.bias"] = weights["fc.bias"] + 1e-7
+    save_file(weights, tmp_path / "other.safetensors")
+    refused(
+        "models 'zoo:cnn' was weights", models=[{"name": "zoo:cnn", "weights": str(tmp_path / "other.safetensors")}]
+    )
+    monkeypatch.setattr("attribkit.benchmark.identity.version", lambda package: "0.0")
+    refused("versions 'torch' was .* and is 0.0")
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(AttribkitError, match=f"in use by another run .process {os.getpid()} on "):
+        benchmark(configured(tmp_path))
+    with locked(tmp_path):
+        pass  # the next run has it
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_later(tmp_path, undisturbed, monkeypatch):
+    write, left = pq.write_table, [4]
+
+    def full(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            Path(arguments[1]).write_bytes(b"some")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments, **options)
+
+    monkeypatch.setattr(store.pq, "write_table", full)
+    with pytest.raises(UnreadableFile, match=r"No space left on device.*start the same run again"):
+        benchmark(configured(tmp_path))
+    monkeypatch.undo()
+    assert len(list(tmp_path.rglob("*.parquet"))) == 4
+    assert not list(tmp_path.rglob("*.unfinished"))
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+
+
+def test_an_unreadable_image_is_told_and_left_out(tmp_path):
+    for i in range(3):
+        Image.fromarray(zoo.scene(i).image).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    items = [{"image": str(tmp_path / f"{i}.png"), "id": f"scene {i}"} for i in range(3)]
+    (tmp_path / "3.png").write_bytes(b"nor this, alone in its shard")
+    items += [{"image": zoo.scene(3).image, "id": "scene 3"}, {"image": str(tmp_path / "3.png"), "id": "alone"}]
+    data = {"kind": "given", "options": {"items": items}}
+    for _ in range(2):  # the second time from what is stored
+        results = benchmark(configured(tmp_path / "out", data=data))
+        assert {row["image"] for row in results.rows.to_pylist()} == {"scene 0", "scene 2", "scene 3"}
+        assert [failure.image for failure in results.failures] == ["scene 1", "alone"]
+        assert "1.png' is no image that can be read" in results.failures[0].error
+
+
+class NotFinite(nn.Module):
+    """NaN for a scene, unless that is alone."""
+
+    def __init__(self, scene):
+        super().__init__()
+        self.model, preprocessing = load_model("zoo:cnn")
+        self.bad = preprocessing(Image.fromarray(zoo.scene(scene).image))
+
+    def forward(self, x):
+        bad = (x[:, :, :4, :4] == self.bad[:, :4, :4]).flatten(1).all(1)
+        return torch.where(bad[:, None], torch.nan, self.model(x))
+
+
+def test_an_image_whose_scores_are_not_finite_is_told_and_left_out(tmp_path, undisturbed, monkeypatch):
+    model = LoadedModel(NotFinite(1).eval(), load_model("zoo:cnn").preprocessing)
+    monkeypatch.setattr(choices, "load_model", lambda *a, **k: model)
+    results = benchmark(configured(tmp_path, methods=["saliency"], oracle=False))
+    assert [(failure.image, failure.error) for failure in results.failures] == [
+        ("scene 1", "The model's scores are not finite.")
+    ]
+    found = only(results.rows, method="saliency", metric="pointing_game", inverted=False)
+    expected = only(undisturbed.rows, method="saliency", metric="pointing_game", inverted=False)
+    assert [row["value"] for row in found] == [row["value"] for row in expected if row["image"] != "scene 1"]
+
+
+def test_a_method_that_raises_costs_no_other_its_rows(tmp_path, undisturbed, monkeypatch):
+    call = Saliency.__call__
+
+    def raising(self, model, x, target):
+        if len(x) == 1 and (tmp_path / "rows").exists() and target.index[0] == zoo.scene(2).label:
+            raise RuntimeError("raised on purpose")
+        return call(self, model, x, target)
+
+    monkeypatch.setattr(Saliency, "__call__", raising)
+    results = benchmark(configured(tmp_path))
+    assert [(each.method, each.shard, each.error) for each in results.failures] == [
+        ("saliency", 1, "RuntimeError: raised on purpose")
+    ]
+    expected = [row for row in undisturbed.rows.to_pylist() if (row["method"], row["image"]) != ("saliency", "scene 2")]
+    assert certain(results.rows) == certain(pa.Table.from_pylist(expected, SCHEMA))
+    monkeypatch.undo()
+    again = benchmark(configured(tmp_path))
+    assert not again.failures
+    assert certain(again.rows) == certain(undisturbed.rows)
+
+
+def test_a_metric_that_raises_costs_no_other_its_rows(tmp_path, undisturbed, monkeypatch):
+    call = PointingGame.__call__
+
+    def raising(self, attribution, truth):
+        if attribution.method.name == "edges":
+            raise RuntimeError("raised on purpose")
+        return call(self, attribution, truth)
+
+    monkeypatch.setattr(PointingGame, "__call__", raising)
+    results = benchmark(configured(tmp_path))
+    told = {(each.method, each.metric, each.shard) for each in results.failures}
+    assert told == {("edges", "pointing_game", shard) for shard in range(2)}
+    expected = [
+        row for row in undisturbed.rows.to_pylist() if (row["method"], row["metric"]) != ("edges", "pointing_game")
+    ]
+    assert certain(results.rows) == certain(pa.Table.from_pylist(expected, SCHEMA))
+    monkeypatch.undo()
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+
+
+def test_a_model_that_raises_costs_no_other_its_rows(tmp_path, monkeypatch):
+    class Raising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            raise RuntimeError("raised on purpose")
+
+    broken = LoadedModel(Raising(), load_model("zoo:cnn").preprocessing)
+    monkeypatch.setattr(choices, "load_model", lambda name, **k: broken if name == "zoo:vit" else load_model(name))
+    results = benchmark(configured(tmp_path, models=["zoo:vit", "zoo:cnn"], methods=["gradcam"], oracle=False))
+    assert {row["model"] for row in results.rows.to_pylist()} == {"zoo:cnn"}
+    assert {each.model for each in results.failures} == {"zoo:vit"}
+    assert len(results.failures) == 2 * 6
+    alone = benchmark(configured(tmp_path / "alone", models=["zoo:vit"], methods=["gradcam"], oracle=False))
+    with pytest.raises(InvalidInput, match="nothing was measured"):
+        write_summary(alone)
+
+
+def test_out_of_memory_on_a_large_batch_is_halved(tmp_path, undisturbed, monkeypatch):
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = zoo.load("cnn")
+
+        def forward(self, x):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return self.model(x)
+
+    model = LoadedModel(Small().eval(), load_model("zoo:cnn").preprocessing)
+    monkeypatch.setattr(choices, "load_model", lambda *a, **k: model)
+    results = benchmark(configured(tmp_path, shard_size=3))
+    assert not results.failures
+    found, expected = (
+        np.array([row["value"] for row in each.rows.sort_by([("method", "ascending"), ("metric", "ascending"),
+        ("inverted", "ascending"), ("image", "ascending")]).to_pylist()]) for each in (results, undisturbed)
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_shards_and_batches_change_no_number(tmp_path, undisturbed):
+    rows = benchmark(configured(tmp_path, shard_size=3, batch_size=1)).rows
+    order = [(name, "ascending") for name in ("method", "metric", "inverted", "image")]
+    found, expected = (each.sort_by(order)["value"].to_numpy() for each in (rows, undisturbed.rows))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_caller_keeps_its_random_numbers(tmp_path):
+    before = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002
+    benchmark(configured(tmp_path, methods=["gradcam"], controls=False, oracle=False))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert repr(np.random.get_state()) == before[1]  # noqa: NPY002
+
+
+def test_a_model_without_weights_is_the_same_each_time(tmp_path):
+    told = {"models": [{"name": "timm:resnet10t", "arguments": {"num_classes": 10}}], "methods": ["gradcam"]}
+    changes = {**told, "controls": False, "oracle": False, "data": {"kind": "scenes", "options": {"count": 1}}}
+    first = benchmark(configured(tmp_path, **changes))
+    assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
+
+
+# --- ray -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Ray's own
+def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
+    pytest.importorskip("ray")
+    flag = tmp_path / "killed"
+
+    def fatal():
+        """The picture, but once the end of the process that asks for it."""
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Image.fromarray(zoo.scene(3).image)
+
+    items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(6)]
+    expected = benchmark(configured(tmp_path / "serial", data={"kind": "given", "options": {"items": items}}))
+    items[3]["image"] = fatal
+    changes = {"data": {"kind": "given", "options": {"items": items}}, "executor": "ray", "ray": {"workers": 2}}
+    results = benchmark(configured(tmp_path / "ray", **changes))
+    assert flag.exists()
+    assert not results.failures
+    assert certain(results.rows) == certain(expected.rows)
+    assert len(list((tmp_path / "ray").rglob("*.parquet"))) == 3 * 7
+
+
+def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(AttribkitError, match=r"pip install 'attribkit\[ray\]'"):
+        benchmark(configured(tmp_path, executor="ray"))
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_valid_and_small(tmp_path):
+    path = tmp_path / "run.toml"
+    result = CliRunner().invoke(app, ["benchmark", "--example"])
+    assert result.output == example()
+    path.write_text(result.output)
+    configuration = read_configuration(path)
+    assert configuration.data.options["count"] <= 32
+    assert len(configuration.methods) > 2
+
+
+def test_command_line(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(as_toml(configured(tmp_path / "out", methods=["gradcam"], oracle=False)))
+    result = CliRunner().invoke(app, ["benchmark", str(path), "--output", str(tmp_path / "other")])
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "out").exists()
+    assert len(list((tmp_path / "other").rglob("*.parquet"))) == 2 * 6
+    assert "zoo:cnn: localization" in result.output
+    with (tmp_path / "other" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * 2 * 2 * 3
+    assert {row["method"] for row in rows} == {"gradcam", *CONTROLS, TRUTH}
+    assert Summary.load(tmp_path / "other" / "summary.json").scores
+    assert "\\toprule" in (tmp_path / "other" / "tables" / "tables.tex").read_text()
+    assert CliRunner().invoke(app, ["benchmark"]).exit_code == 2
+    path.write_text("nonsense")
+    result = CliRunner().invoke(app, ["benchmark", str(path)])
+    assert result.exit_code == 2
+    assert "run.toml is no TOML: " in result.output
