@@ -299,6 +299,20 @@ def test_what_is_finished_is_not_done_again(tmp_path, undisturbed, monkeypatch):
     assert lost.exists()
 
 
+def test_no_number_depends_on_what_was_missing(tmp_path):
+    """Bit by bit, also of metrics that ask the model."""
+    metrics = [{"name": name, "options": {"steps": 4}} for name in ("deletion", "insertion_minus_deletion")]
+    changes = {"metrics": metrics, "methods": ["gradcam"], "oracle": False, "save_curves": True, "shard_size": 3}
+    expected = benchmark(configured(tmp_path, **changes)).rows
+    units = sorted(tmp_path.rglob("*.parquet"))
+    for path in random.Random(0).sample(units, len(units) // 2):
+        path.unlink()
+    assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(expected)
+    deletion = only(expected, metric="deletion")
+    assert all(len(row["curve"]) == 5 and 0 <= row["tie_share"] <= 1 for row in deletion)
+    assert {row["higher_is_better"] for row in deletion} == {False}
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -594,6 +608,18 @@ def test_the_caller_keeps_its_random_numbers(tmp_path):
     benchmark(configured(tmp_path, methods=["gradcam"], controls=False, oracle=False))
     assert torch.equal(before[0], torch.get_rng_state())
     assert repr(np.random.get_state()) == before[1]  # noqa: NPY002
+
+
+def test_a_model_with_other_colours_is_another(tmp_path):
+    changes = {"methods": ["edges"], "oracle": False, "controls": False}
+    for name, colours in (("same", {"mean": [0.5, 0.5, 0.5]}), ("other", {"mean": [0.4, 0.4, 0.4], "std": [1, 1, 1]})):
+        told = json.loads(
+            configured(tmp_path / name, models=[{"name": "zoo:cnn", **colours}], **changes).model_dump_json()
+        )
+        benchmark(Configuration.model_validate(told))
+    maps = [json.loads((tmp_path / name / "run.json").read_text())["identity"]["models"] for name in ("same", "other")]
+    assert "mean=(0.5, 0.5, 0.5)" in maps[0]["zoo:cnn"]
+    assert "mean=(0.4, 0.4, 0.4), std=(1.0, 1.0, 1.0)" in maps[1]["zoo:cnn"]
 
 
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):

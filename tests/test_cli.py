@@ -83,6 +83,14 @@ def test_methods_as_json():
     assert all(set(row) == {"name", "options", "source", "plugin"} for row in rows)
 
 
+def test_metrics_as_json_and_as_a_table():
+    rows = {row["name"]: row for row in json.loads(run("metrics", "--json").output)}
+    assert rows.keys() == registry.metrics().keys()
+    assert rows["deletion"]["better"] == "lower"
+    assert "rise" in rows["deletion"]["presets"]
+    assert "pointing_game" in run("metrics").output
+
+
 def test_methods_and_plugins_as_tables():
     assert "Selvaraju" in run("methods").output
     assert "gradcam, gradcam++" in run("plugins").output

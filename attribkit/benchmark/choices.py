@@ -1,9 +1,10 @@
 """What a benchmark chooses: a model, a method, a metric and the data, each by name and with options."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, field_validator
 from pydantic.errors import PydanticUserError
 
 from attribkit import datasets, registry
@@ -29,6 +30,9 @@ class ModelChoice(Choice):
     pretrained: bool = False
     weights: Path | None = Field(None, strict=False)
     arguments: dict[str, Any] = {}
+    mean: tuple[float, ...] | None = Field(None, strict=False)  # of the training images; None is the model's own
+    std: tuple[float, ...] | None = Field(None, strict=False)
+    resize: PositiveInt | None = None  # shorter side before the crop, in pixels; None is the model's own
 
     @property
     def title(self) -> str:
@@ -42,7 +46,9 @@ class ModelChoice(Choice):
 
     def load(self) -> LoadedModel:
         """The model in evaluation mode, with its preprocessing."""
-        return load_model(self.name, pretrained=self.pretrained, weights=self.weights, **self.arguments)
+        loaded = load_model(self.name, pretrained=self.pretrained, weights=self.weights, **self.arguments)
+        given = self.model_dump(include={"mean", "std", "resize"}, exclude_none=True)
+        return loaded._replace(preprocessing=replace(loaded.preprocessing, **given))
 
 
 class MethodChoice(Choice):

@@ -1,4 +1,4 @@
-"""`attribkit methods`, `plugins` and `layers`: what there is."""
+"""`attribkit methods`, `metrics`, `plugins` and `layers`: what there is."""
 
 import json
 from typing import Annotated, Any
@@ -18,20 +18,22 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="a list of obje
     """List the attribution methods: name, options, source, plugin."""
     from attribkit import registry
 
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "options": {option: repr(default) for option, default in registry.options_of(cls).items()},
-            "source": cls.source,
-            "plugin": registry.plugin_of(cls).distribution,
-        }
-        for name, cls in registry.methods().items()
+    rows = [_described(cls) for cls in registry.methods().values()]
+    _list(rows, "attribution methods", as_json=as_json)
+
+
+@app.command()
+@told
+def metrics(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
+    """List the metrics: name, which way is better, options, presets, source, plugin."""
+    from attribkit import registry
+
+    better = {True: "higher", False: "lower", None: "neither"}
+    rows = [
+        {"name": cls.name, "better": better[cls.higher_is_better], "presets": list(cls.presets)} | _described(cls)
+        for cls in registry.metrics().values()
     ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    told = [row | {"options": ", ".join(f"{k}={v}" for k, v in row["options"].items())} for row in rows]
-    print_table(told, "attribution methods")
+    _list(rows, "metrics", as_json=as_json)
 
 
 @app.command()
@@ -76,3 +78,29 @@ def layers(
         for layer in Explainer(loaded.model).layers(x)
     ]
     print_table(rows, model)
+
+
+def _described(cls: Any) -> dict[str, Any]:
+    """What a method or metric says of itself."""
+    from attribkit import registry
+
+    return {
+        "name": cls.name,
+        "options": {option: repr(default) for option, default in registry.options_of(cls).items()},
+        "source": cls.source,
+        "plugin": registry.plugin_of(cls).distribution,
+    }
+
+
+def _list(rows: list[dict[str, Any]], title: str, *, as_json: bool) -> None:
+    """Objects as JSON, or as a table with what is nested in words."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    print_table([{key: _in_words(value) for key, value in row.items()} for row in rows], title)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
