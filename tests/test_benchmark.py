@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import Explainer, zoo
+from attribkit import Complexity, Explainer, Metric, Robustness, registry, zoo
 from attribkit.benchmark import (
     Configuration,
     Summary,
@@ -108,6 +108,10 @@ def complaints(tmp_path, text):
         (HEAD + 'models = []\nmethods = ["cam"]\nmetrics = ["pointing_game"]', "line 3: models = [] does not do: "),
         (HEAD + 'methods = ["cam"]\nmetrics = ["pointing_game"]', "run.toml: The setting 'models' is missing."),
         (TINY[:-1] + "]", "run.toml is no TOML: "),
+        (TINY.replace('"gradcam"', '"cam", {name = "rise", label = "CAM"}'), "Two entries are called 'cam' in tables"),
+        (TINY.replace("}}", "}, limit = 0}"), "line 2: limit = 0 does not do: input should be greater than 0."),
+        (TINY.replace('"gradcam"', '{name = "cam", label = "edges"}'), "'edges' is what tables call a control: give "),
+        (TINY.replace('"pointing_game"', '{name = "deletion", preset = "ris"}'), "Did you mean 'rise'?"),
         (TINY + '[ray]\ngpu = 1', "line 7: No setting of [ray] is named 'gpu'. Did you mean 'gpus'? Known: address, "),
     ],
 )  # fmt: skip
@@ -203,6 +207,13 @@ def test_controls_and_the_oracle_are_added_once(tmp_path):
     assert list(bare.methods) == ["cam"]
 
 
+def test_only_the_first_images_if_asked_for(tmp_path):
+    data = {"kind": "scenes", "options": {"count": 3}, "limit": 1}
+    rows = benchmark(configured(tmp_path, data=data, methods=["edges"], oracle=False, controls=False)).rows
+    assert {row["image"] for row in rows.to_pylist()} == {"scene 0"}
+    assert json.loads((tmp_path / "run.json").read_text())["identity"]["data"]["images"] == 1
+
+
 def test_groups_hold_what_is_missing(tmp_path):
     plan = planned(configured(tmp_path), 5)
     groups = plan.groups([Unit("zoo:cnn", TRUTH, 2), Unit("zoo:cnn", "gradcam", 2), Unit("zoo:cnn", "edges", 0)])
@@ -280,6 +291,56 @@ def test_maps_are_kept_at_their_own_resolution(tmp_path):
         x, "gradcam", target=[zoo.scene(0).label, zoo.scene(1).label]
     )
     assert torch.equal(torch.stack(list(maps.values())), expected.scores)
+
+
+@dataclass(frozen=True)
+class Steady(Robustness):
+    """The largest score."""
+
+    name = "steady"
+    source = "nobody"
+    higher_is_better = False
+
+    def __call__(self, model, attribution):
+        return attribution.scores.flatten(1).amax(1)
+
+    def details(self, model, attribution):
+        return {"floor": torch.full((len(attribution),), 0.25), "more": torch.zeros(len(attribution))}
+
+
+@dataclass(frozen=True)
+class Largest(Complexity):
+    """The largest score."""
+
+    name = "largest"
+    source = "nobody"
+    higher_is_better = None
+
+    def __call__(self, attribution):
+        return attribution.scores.flatten(1).amax(1)
+
+
+def test_each_kind_of_metric_scores_the_maps_that_it_can(tmp_path, monkeypatch):
+    metrics = registry.metrics() | {"steady": Steady, "largest": Largest}
+    offered = registry._offered
+    monkeypatch.setattr(registry, "metrics", lambda: metrics)
+    monkeypatch.setattr(registry, "_offered", lambda kind: metrics if kind is Metric else offered(kind))
+    monkeypatch.setattr("attribkit.benchmark.identity.registry.plugin_of", lambda cls: registry.plugins()[0])
+    rows = benchmark(configured(tmp_path, metrics=["steady", "largest"], oracle=False)).rows
+    methods = {"gradcam", "saliency", *CONTROLS}
+    assert {(row["method"], row["inverted"]) for row in only(rows, metric="steady")} == {(m, False) for m in methods}
+    assert {row["floor"] for row in only(rows, kind="robustness")} == {0.25}
+    complexity = only(rows, kind="complexity")
+    assert {(row["method"], row["inverted"]) for row in complexity} == {(m, False) for m in methods | {TRUTH}}
+    assert {(row["higher_is_better"], row["floor"]) for row in complexity} == {(None, None)}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(tmp_path, undisturbed):
+    rows = benchmark(configured(tmp_path, device="cuda")).rows
+    np.testing.assert_allclose(rows["value"].to_numpy(), undisturbed.rows["value"].to_numpy(), rtol=1e-2, atol=1e-2)
+    assert all(row["peak_mib"] > 0 for row in only(rows, method="saliency"))
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
@@ -620,6 +681,18 @@ def test_a_model_with_other_colours_is_another(tmp_path):
     maps = [json.loads((tmp_path / name / "run.json").read_text())["identity"]["models"] for name in ("same", "other")]
     assert "mean=(0.5, 0.5, 0.5)" in maps[0]["zoo:cnn"]
     assert "mean=(0.4, 0.4, 0.4), std=(1.0, 1.0, 1.0)" in maps[1]["zoo:cnn"]
+
+
+def test_a_model_of_clips_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="takes clips, and benchmarks explain photographs"):
+        benchmark(configured(tmp_path, models=["torchvision:r3d_18"]))
+
+
+def test_names_of_units_are_no_paths(tmp_path):
+    label = "../a/b.c: 1/2"
+    benchmark(configured(tmp_path, methods=[{"name": "gradcam", "label": label}], oracle=False, controls=False))
+    folders = {path.parent for path in tmp_path.rglob("*.parquet")}
+    assert [folder.parent.parent for folder in folders] == [tmp_path / "rows"]
 
 
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):
