@@ -2,6 +2,8 @@
 
 import csv
 import errno
+import functools
+import importlib
 import json
 import math
 import os
@@ -49,6 +51,16 @@ from attribkit.metrics import PointingGame
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
 HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
 TINY = HEAD + 'models = ["zoo:cnn"]\nmethods = ["gradcam"]\nmetrics = ["pointing_game"]\n'
+
+
+scene = functools.cache(zoo.scene)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scenes_are_drawn_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "scene", scene)
+        yield
 
 
 def configured(folder, **changes):
@@ -362,7 +374,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, undisturbed, monkeypatch):
 
 def test_no_number_depends_on_what_was_missing(tmp_path):
     """Bit by bit, also of metrics that ask the model."""
-    metrics = [{"name": name, "options": {"steps": 4}} for name in ("deletion", "insertion_minus_deletion")]
+    metrics = [{"name": name, "options": {"steps": 2}} for name in ("deletion", "insertion_minus_deletion")]
     changes = {"metrics": metrics, "methods": ["gradcam"], "oracle": False, "save_curves": True, "shard_size": 3}
     expected = benchmark(configured(tmp_path, **changes)).rows
     units = sorted(tmp_path.rglob("*.parquet"))
@@ -370,7 +382,7 @@ def test_no_number_depends_on_what_was_missing(tmp_path):
         path.unlink()
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(expected)
     deletion = only(expected, metric="deletion")
-    assert all(len(row["curve"]) == 5 and 0 <= row["tie_share"] <= 1 for row in deletion)
+    assert all(len(row["curve"]) == 3 and 0 <= row["tie_share"] <= 1 for row in deletion)
     assert {row["higher_is_better"] for row in deletion} == {False}
 
 
@@ -747,6 +759,12 @@ def test_the_example_is_valid_and_small(tmp_path):
     configuration = read_configuration(path)
     assert configuration.data.options["count"] <= 32
     assert len(configuration.methods) > 2
+
+
+def test_packages_that_are_not_installed_are_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AttribkitError, match=r"need pyarrow and pydantic: pip install 'attribkit\[bench\]'"):
+        importlib.reload(sys.modules["attribkit.benchmark"])
 
 
 def test_command_line(tmp_path):
