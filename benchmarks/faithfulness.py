@@ -8,11 +8,10 @@ the tables as CSV and LaTeX, and summary.json with every number, the options and
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from boxed_photographs import boxed_photographs
-from environment import environment
+from environment import save
 from rich.console import Console
 
 from attribkit.benchmark import Configuration, benchmark
@@ -29,8 +28,10 @@ MODELS = [
         "label": "MobileNetV2",
         "weights": "mobilenetv2_in1k",
         "arguments": {"pad_type": "same"},
+        "mean": HALF,
+        "std": HALF,
     },
-    {"name": "timm:vit_tiny_patch16_224", "label": "ViT-Tiny", "weights": "vit_tiny_in1k"},
+    {"name": "timm:vit_tiny_patch16_224", "label": "ViT-Tiny", "weights": "vit_tiny_in1k", "mean": HALF, "std": HALF},
 ]
 METHODS = [
     *("gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "saliency", "input_x_gradient"),
@@ -50,12 +51,12 @@ METRICS = [
 
 def main() -> None:
     arguments = parsed()
-    data = boxed_photographs(arguments.assets, arguments.output)
+    data = boxed_photographs(arguments.assets, arguments.output / "data", arguments.images)
     configuration = Configuration(
         name="faithfulness",
         output=arguments.output,
-        data={"kind": data.pop("kind"), "options": {**data, "count": arguments.images}},
-        models=[model | {"weights": weights(arguments.assets / model["weights"])} | COLOURS for model in MODELS],
+        data={"kind": data.pop("kind"), "options": data},
+        models=[model | {"weights": weights(arguments.assets / model["weights"])} for model in MODELS],
         methods=METHODS,
         metrics=METRICS,
         shard_size=16,
@@ -71,8 +72,9 @@ def main() -> None:
         console.print(f"failed: {failure}")
     write_csv(summary, RESULTS)
     (RESULTS / "tables.tex").write_text(latex(summary))
-    record = {"environment": environment(), "images": arguments.images, "models": MODELS, "metrics": METRICS}
-    (RESULTS / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    summary.save(RESULTS / "summary.json")
+    record = {"images": arguments.images, "models": MODELS, "methods": METHODS, "metrics": METRICS}
+    save("faithfulness/run", record, ("attribkit", "torch", "timm", "torchvision"))
 
 
 def parsed() -> argparse.Namespace:
@@ -81,9 +83,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/faithfulness"))
     parser.add_argument("--images", type=int, default=150)
     return parser.parse_args()
-
-
-COLOURS = {"mean": HALF, "std": HALF}
 
 
 def weights(folder: Path) -> str:

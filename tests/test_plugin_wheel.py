@@ -1,4 +1,4 @@
-"""The plugin in plugins/ as a stranger's: a wheel, installed into another environment, found by its entry point."""
+"""The plugins in plugins/ as a stranger's: wheels, installed into another environment, found by their entry points."""
 
 import importlib.util
 import json
@@ -19,16 +19,18 @@ from attribkit import Explainer
 from attribkit.core.targets.logits import ClassLogit
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
 
-PLUGIN = Path(attribkit.__file__).parents[1] / "plugins" / "attribkit-blurig"
+PLUGINS = Path(attribkit.__file__).parents[1] / "plugins"
+PLUGIN = PLUGINS / "attribkit-blurig"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """An environment of its own that sees this one's packages, but has only the plugin's wheel installed."""
+    """An environment of its own that sees this one's packages, but has only the plugins' wheels installed."""
     folder = tmp_path_factory.mktemp("plugin")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, PLUGIN]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = folder.glob("attribkit_blurig-*.whl")
+    for name in ("attribkit-blurig", "attribkit-road"):
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, PLUGINS / name]
+        subprocess.run(command, check=True, capture_output=True)
+    wheels = list(folder.glob("*.whl"))
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     purelib = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
@@ -44,7 +46,7 @@ def environment(tmp_path_factory):
         "--no-deps",
         "--no-index",
         "--force-reinstall",
-        wheel,
+        *wheels,
     ]
     subprocess.run(install, check=True, capture_output=True)
     return python
@@ -63,6 +65,23 @@ def test_it_is_found_by_its_entry_point(environment):
         [environment, "-m", "attribkit", "methods", "--json"], capture_output=True, text=True, check=True, env=none
     )
     assert "blurig" not in done.stdout
+
+
+def test_an_imputer_is_found_by_its_name(environment):
+    code = """
+import torch
+from attribkit import Explainer, Metric, registry
+from attribkit.testing import tiny_cnn
+made = registry.make("single_deletion", Metric, substrate="noisy_linear")
+explainer, x = Explainer(tiny_cnn()), torch.randn(1, 3, 16, 16)
+attribution = explainer.attribute(x, "saliency")
+for metric in (made, "road"):
+    print(made.substrate, float(explainer.evaluate(attribution, metric)))
+"""
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ATTRIBKIT_PLUGINS")}
+    done = subprocess.run([environment, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    assert done.stdout.startswith("NoisyLinear(noise=0.01, tolerance=0.0001, seed=0)")
+    assert "nan" not in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.substrates import Given, Substrate, filling
+from attribkit.core.substrates import Given, Imputer, Substrate, filling
 from attribkit.core.targets.target import Target
 from attribkit.methods.unmoved import note_unmoved
 
@@ -38,7 +38,7 @@ class Occlusion(Method):
     patch: PerAxis | None = None  # pixels; None is 32, of clips and volumes at most a quarter of each axis
     stride: PerAxis | None = None  # pixels; None is 16, of clips and volumes at most an eighth, and never above patch
     superpixels: int | None = None  # about so many regions (SLIC, Achanta et al., TPAMI 2012); None is patches
-    baseline: Substrate | Literal["inpaint"] | Given | Tensor = "zero"
+    baseline: Substrate | Literal["inpaint"] | Given | Imputer | Tensor = "zero"
     seed: int = 0  # of noise
 
     def __post_init__(self) -> None:

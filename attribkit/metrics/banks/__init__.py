@@ -1,0 +1,1 @@
+"""Metrics on perturbations that do not depend on the map: run once for an image, whatever the number of maps."""

@@ -1,0 +1,33 @@
+"""Mu-fidelity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.model import HookedModel
+from attribkit.metrics.banks.cells import Cells
+from attribkit.metrics.banks.on_bank import OnBank
+from attribkit.metrics.banks.subsets import Independent
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuFidelity(OnBank):
+    """How the sum of a map over cells, each removed by chance, goes with the fall of the score, by Spearman."""
+
+    name: ClassVar[str] = "mu_fidelity"
+    source: ClassVar[str] = "Bhatt et al., IJCAI 2020, faithfulness, in the form of xplique (Fel et al., 2022)"
+    higher_is_better: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "xplique": {"cells": 9, "share": 0.2, "samples": 200, "substrate": "zero", "score": "logit"}
+    }
+
+    cells: Cells | Tensor = 9
+    share: float = 0.2  # the probability with which a cell is removed
+    samples: int = 200
+
+    def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
+        return self.correlations(model, attributions, Independent(self.share, self.samples), "spearman")

@@ -1,0 +1,55 @@
+"""Sensitivity-n."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.errors import InvalidInput
+from attribkit.core.model import HookedModel
+from attribkit.metrics.banks.cells import labels_of
+from attribkit.metrics.banks.on_bank import OnBank
+from attribkit.metrics.banks.subsets import OfSize
+
+_LARGEST = 0.8  # of the cells, where sizes are spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityN(OnBank):
+    """How the sum of a map over n removed cells goes with the fall of the score, for n from one to most of them.
+
+    Pearson's correlation over random subsets of each size, averaged over the sizes where it is defined; over all n
+    cells there is but one subset, and none.
+    """
+
+    name: ClassVar[str] = "sensitivity_n"
+    source: ClassVar[str] = "Ancona et al., ICLR 2018, sensitivity-n, over cells"
+    higher_is_better: ClassVar[bool] = True
+
+    sizes: int | tuple[int, ...] = 10  # n; a number of sizes, spread evenly in their logarithm from 1 to 80% of cells
+    subsets: int = 100  # of each size, all of them where there are no more
+
+    def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
+        return self.details(model, attributions)["correlation"].nanmean(-1)
+
+    def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
+        """The correlation at each size, (m, b, sizes)."""
+        labels = labels_of(self.cells, tuple(attributions[0].x.shape[2:]))  # type: ignore[arg-type]
+        sizes = [OfSize(size, self.subsets) for size in self.chosen_sizes(int(labels.max()) + 1)]
+        found = [self.correlations(model, attributions, each, "pearson") for each in sizes]
+        return {"correlation": torch.stack(found, -1)}
+
+    def chosen_sizes(self, cells: int) -> tuple[int, ...]:
+        """The sizes of the subsets of so many cells, each once."""
+        if not isinstance(self.sizes, int):
+            return tuple(self.sizes)
+        if self.sizes < 1:
+            raise InvalidInput(f"sizes={self.sizes} must be a number of sizes from 1, or the sizes in a tuple.")
+        largest = max(1, int(_LARGEST * cells))
+        spread = torch.logspace(0, math.log10(largest), self.sizes, dtype=torch.float64)
+        return tuple(spread.round().long().unique().tolist())

@@ -1,0 +1,42 @@
+"""Correlations, many at once and on the device."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribkit.metrics.rounding import rounding
+
+Correlation = Literal["pearson", "spearman"]
+
+
+def pearson(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
+    """Pearson's correlation along the last axis, in double; NaN where either side is constant but for rounding."""
+    first, second = _centred(one), _centred(other)
+    return (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1))
+
+
+def spearman(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
+    """Spearman's correlation along the last axis: Pearson's of the ranks; NaN as there."""
+    constant = _is_constant(one) | _is_constant(other)
+    return pearson(average_ranks(one), average_ranks(other)).masked_fill(constant, torch.nan)
+
+
+def average_ranks(values: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows k"]:
+    """The place of each value along the last axis, from 1 for the smallest, in double; equal ones share their mean."""
+    values = values.contiguous()
+    ordered = values.sort(-1).values
+    first, beyond = (torch.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (first + beyond + 1).double() / 2
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Less their mean; NaN where they are constant."""
+    precise = values.double()
+    return (precise - precise.mean(-1, keepdim=True)).masked_fill(_is_constant(values)[..., None], torch.nan)
+
+
+def _is_constant(values: Tensor) -> Tensor:
+    low, high = values.aminmax(dim=-1)
+    return high - low <= rounding(values.dtype) * torch.maximum(low.abs(), high.abs())
