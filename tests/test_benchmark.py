@@ -2,6 +2,8 @@
 
 import csv
 import errno
+import functools
+import importlib
 import json
 import math
 import os
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import Explainer, zoo
+from attribkit import Complexity, Explainer, Metric, Robustness, registry, zoo
 from attribkit.benchmark import (
     Configuration,
     Summary,
@@ -49,6 +51,16 @@ from attribkit.metrics import PointingGame
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
 HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
 TINY = HEAD + 'models = ["zoo:cnn"]\nmethods = ["gradcam"]\nmetrics = ["pointing_game"]\n'
+
+
+scene = functools.cache(zoo.scene)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scenes_are_drawn_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "scene", scene)
+        yield
 
 
 def configured(folder, **changes):
@@ -108,6 +120,10 @@ def complaints(tmp_path, text):
         (HEAD + 'models = []\nmethods = ["cam"]\nmetrics = ["pointing_game"]', "line 3: models = [] does not do: "),
         (HEAD + 'methods = ["cam"]\nmetrics = ["pointing_game"]', "run.toml: The setting 'models' is missing."),
         (TINY[:-1] + "]", "run.toml is no TOML: "),
+        (TINY.replace('"gradcam"', '"cam", {name = "rise", label = "CAM"}'), "Two entries are called 'cam' in tables"),
+        (TINY.replace("}}", "}, limit = 0}"), "line 2: limit = 0 does not do: input should be greater than 0."),
+        (TINY.replace('"gradcam"', '{name = "cam", label = "edges"}'), "'edges' is what tables call a control: give "),
+        (TINY.replace('"pointing_game"', '{name = "deletion", preset = "ris"}'), "Did you mean 'rise'?"),
         (TINY + '[ray]\ngpu = 1', "line 7: No setting of [ray] is named 'gpu'. Did you mean 'gpus'? Known: address, "),
     ],
 )  # fmt: skip
@@ -203,6 +219,13 @@ def test_controls_and_the_oracle_are_added_once(tmp_path):
     assert list(bare.methods) == ["cam"]
 
 
+def test_only_the_first_images_if_asked_for(tmp_path):
+    data = {"kind": "scenes", "options": {"count": 3}, "limit": 1}
+    rows = benchmark(configured(tmp_path, data=data, methods=["edges"], oracle=False, controls=False)).rows
+    assert {row["image"] for row in rows.to_pylist()} == {"scene 0"}
+    assert json.loads((tmp_path / "run.json").read_text())["identity"]["data"]["images"] == 1
+
+
 def test_groups_hold_what_is_missing(tmp_path):
     plan = planned(configured(tmp_path), 5)
     groups = plan.groups([Unit("zoo:cnn", TRUTH, 2), Unit("zoo:cnn", "gradcam", 2), Unit("zoo:cnn", "edges", 0)])
@@ -242,7 +265,8 @@ def test_numbers_are_those_of_the_explainer(undisturbed):
     for attribution, inverted in ((straight, False), (replace(straight, scores=-straight.scores), True)):
         expected = explainer.evaluate(attribution, "relevance_mass", mask=mask)
         found = only(undisturbed.rows, method="gradcam", inverted=inverted, metric="relevance_mass")[:2]
-        assert [row["value"] for row in found] == expected.tolist()
+        np.testing.assert_array_equal([row["value"] for row in found], expected)
+        assert bool(expected.isnan().all()) is inverted  # an inverted Grad-CAM has no positive part
         assert [row["target"] for row in found] == [scene.label for scene in scenes] == [r["label"] for r in found]
 
 
@@ -282,6 +306,56 @@ def test_maps_are_kept_at_their_own_resolution(tmp_path):
     assert torch.equal(torch.stack(list(maps.values())), expected.scores)
 
 
+@dataclass(frozen=True)
+class Steady(Robustness):
+    """The largest score."""
+
+    name = "steady"
+    source = "nobody"
+    higher_is_better = False
+
+    def __call__(self, model, attribution):
+        return attribution.scores.flatten(1).amax(1)
+
+    def details(self, model, attribution):
+        return {"floor": torch.full((len(attribution),), 0.25), "more": torch.zeros(len(attribution))}
+
+
+@dataclass(frozen=True)
+class Largest(Complexity):
+    """The largest score."""
+
+    name = "largest"
+    source = "nobody"
+    higher_is_better = None
+
+    def __call__(self, attribution):
+        return attribution.scores.flatten(1).amax(1)
+
+
+def test_each_kind_of_metric_scores_the_maps_that_it_can(tmp_path, monkeypatch):
+    metrics = registry.metrics() | {"steady": Steady, "largest": Largest}
+    offered = registry._offered
+    monkeypatch.setattr(registry, "metrics", lambda: metrics)
+    monkeypatch.setattr(registry, "_offered", lambda kind: metrics if kind is Metric else offered(kind))
+    monkeypatch.setattr("attribkit.benchmark.identity.registry.plugin_of", lambda cls: registry.plugins()[0])
+    rows = benchmark(configured(tmp_path, metrics=["steady", "largest"], oracle=False)).rows
+    methods = {"gradcam", "saliency", *CONTROLS}
+    assert {(row["method"], row["inverted"]) for row in only(rows, metric="steady")} == {(m, False) for m in methods}
+    assert {row["floor"] for row in only(rows, kind="robustness")} == {0.25}
+    complexity = only(rows, kind="complexity")
+    assert {(row["method"], row["inverted"]) for row in complexity} == {(m, False) for m in methods | {TRUTH}}
+    assert {(row["higher_is_better"], row["floor"]) for row in complexity} == {(None, None)}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(tmp_path, undisturbed):
+    rows = benchmark(configured(tmp_path, device="cuda")).rows
+    np.testing.assert_allclose(rows["value"].to_numpy(), undisturbed.rows["value"].to_numpy(), rtol=1e-2, atol=1e-2)
+    assert all(row["peak_mib"] > 0 for row in only(rows, method="saliency"))
+
+
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +375,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, undisturbed, monkeypatch):
 
 def test_no_number_depends_on_what_was_missing(tmp_path):
     """Bit by bit, also of metrics that ask the model."""
-    metrics = [{"name": name, "options": {"steps": 4}} for name in ("deletion", "insertion_minus_deletion")]
+    metrics = [{"name": name, "options": {"steps": 2}} for name in ("deletion", "insertion_minus_deletion")]
     changes = {"metrics": metrics, "methods": ["gradcam"], "oracle": False, "save_curves": True, "shard_size": 3}
     expected = benchmark(configured(tmp_path, **changes)).rows
     units = sorted(tmp_path.rglob("*.parquet"))
@@ -309,7 +383,7 @@ def test_no_number_depends_on_what_was_missing(tmp_path):
         path.unlink()
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(expected)
     deletion = only(expected, metric="deletion")
-    assert all(len(row["curve"]) == 5 and 0 <= row["tie_share"] <= 1 for row in deletion)
+    assert all(len(row["curve"]) == 3 and 0 <= row["tie_share"] <= 1 for row in deletion)
     assert {row["higher_is_better"] for row in deletion} == {False}
 
 
@@ -622,6 +696,18 @@ def test_a_model_with_other_colours_is_another(tmp_path):
     assert "mean=(0.4, 0.4, 0.4), std=(1.0, 1.0, 1.0)" in maps[1]["zoo:cnn"]
 
 
+def test_a_model_of_clips_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="takes clips, and benchmarks explain photographs"):
+        benchmark(configured(tmp_path, models=["torchvision:r3d_18"]))
+
+
+def test_names_of_units_are_no_paths(tmp_path):
+    label = "../a/b.c: 1/2"
+    benchmark(configured(tmp_path, methods=[{"name": "gradcam", "label": label}], oracle=False, controls=False))
+    folders = {path.parent for path in tmp_path.rglob("*.parquet")}
+    assert [folder.parent.parent for folder in folders] == [tmp_path / "rows"]
+
+
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):
     told = {"models": [{"name": "timm:resnet10t", "arguments": {"num_classes": 10}}], "methods": ["gradcam"]}
     changes = {**told, "controls": False, "oracle": False, "data": {"kind": "scenes", "options": {"count": 1}}}
@@ -674,6 +760,12 @@ def test_the_example_is_valid_and_small(tmp_path):
     configuration = read_configuration(path)
     assert configuration.data.options["count"] <= 32
     assert len(configuration.methods) > 2
+
+
+def test_packages_that_are_not_installed_are_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AttribkitError, match=r"need pyarrow and pydantic: pip install 'attribkit\[bench\]'"):
+        importlib.reload(sys.modules["attribkit.benchmark"])
 
 
 def test_command_line(tmp_path):

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from attribkit.core.errors import AttribkitError
 
-if missing := [package for package in ("pyarrow", "pydantic") if find_spec(package) is None]:
-    raise AttribkitError(f"Benchmarks need {' and '.join(missing)}: pip install 'attribkit[bench]'.")
+if _missing := [package for package in ("pyarrow", "pydantic") if find_spec(package) is None]:
+    raise AttribkitError(f"Benchmarks need {' and '.join(_missing)}: pip install 'attribkit[bench]'.")
 
 from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.reading import example, read_configuration

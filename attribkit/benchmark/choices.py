@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from pydantic.errors import PydanticUserError
 
 from attribkit import datasets, registry
-from attribkit.core.errors import AttribkitError, UnknownName
+from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.loading import LoadedModel, load_model
+from attribkit.preprocessing import Preprocessing
 
 Offered = TypeVar("Offered", Method, Metric)
 
@@ -47,6 +48,8 @@ class ModelChoice(Choice):
     def load(self) -> LoadedModel:
         """The model in evaluation mode, with its preprocessing."""
         loaded = load_model(self.name, pretrained=self.pretrained, weights=self.weights, **self.arguments)
+        if not isinstance(loaded.preprocessing, Preprocessing):
+            raise InvalidInput(f"{self.name} takes clips, and benchmarks explain photographs: choose another model.")
         given = self.model_dump(include={"mean", "std", "resize"}, exclude_none=True)
         return loaded._replace(preprocessing=replace(loaded.preprocessing, **given))
 
@@ -122,6 +125,7 @@ class DataChoice(Choice):
 
     kind: str
     options: dict[str, Any] = Field({}, validate_default=True)
+    limit: PositiveInt | None = None  # only the first so many samples
 
     def make(self) -> Any:
         """The data set itself."""

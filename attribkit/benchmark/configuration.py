@@ -53,8 +53,8 @@ class Configuration(Choice):
     @field_validator("models", "methods", "metrics")
     @classmethod
     def _are_told_apart(cls, entries: list[Any]) -> list[Any]:
-        taken = [title for title, count in Counter(each.title for each in entries).items() if count > 1]
-        if taken:
+        counts = Counter(each.title.casefold() for each in entries)  # folders of some systems know no cases
+        if taken := [each.title for each in entries if counts[each.title.casefold()] > 1]:
             raise ValueError(f"Two entries are called {taken[0]!r} in tables: give one of them a label.")
         return entries
 

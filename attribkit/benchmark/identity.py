@@ -29,7 +29,7 @@ def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
     return {
         "settings": configuration.model_dump(mode="json", include=_SETTINGS),
         "versions": _versions(plan),
-        "data": {configuration.data.kind: data.fingerprint()},
+        "data": {configuration.data.kind: data.fingerprint(), "images": plan.images},
         "models": {each.title: _of_model(loaded(each, configuration.seed)) for each in configuration.models},
         "methods": {title: repr(method or "the mask") for title, method in plan.methods.items()},
         "metrics": {title: repr(metric) for title, metric in plan.metrics.items()},

@@ -66,9 +66,10 @@ class Plan:
 
 
 def planned(configuration: Configuration, images: int) -> Plan:
-    """The plan for so many images."""
+    """The plan for data of so many images."""
     if images < 1:
         raise InvalidInput(f"The data {configuration.data.kind!r} have no images: look at their options.")
+    images = min(images, configuration.data.limit or images)
     methods: dict[str, Method | None] = {each.title: each.make() for each in configuration.methods}
     if configuration.oracle and configuration.oracle not in methods:
         methods[configuration.oracle] = registry.make(configuration.oracle, Method)

@@ -19,6 +19,7 @@ from attribkit.benchmark.rows import SCHEMA
 from attribkit.core.errors import UnreadableFile
 
 _PROVENANCE = b"attribkit"  # key of a file's metadata
+_BROKEN = "{!r} is broken ({}): run the benchmark again."
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,7 @@ class Store:
 
     def provenance(self, unit: Unit) -> dict[str, Any]:
         """What made a unit's rows: the unit, the fingerprint of its run, packages and the device."""
-        told: dict[str, Any] = json.loads(self._read(unit).schema.metadata[_PROVENANCE])
-        return told
+        return self._provenance(self._path(unit, "rows", "parquet"), unit)
 
     def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
@@ -123,21 +123,29 @@ class Store:
             ) from error
 
     def _path(self, unit: Unit, kind: str, ending: str) -> Path:
-        names = (quote(name, safe=" ,=+") for name in (unit.model, unit.method))
+        names = (quote(name, safe=" ,=+").replace(".", "%2E") for name in (unit.model, unit.method))
         return self.folder.joinpath(kind, *names, f"{unit.shard:05}.{ending}")
 
     def _read(self, unit: Unit) -> pa.Table:
         """A unit's rows, checked against their sums."""
         path = self._path(unit, "rows", "parquet")
+        self._provenance(path, unit)
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                rows = file.read()
-            told = json.loads((rows.schema.metadata or {})[_PROVENANCE])["fingerprint"]
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise UnreadableFile(f"{str(path)!r} is broken ({error}): run the benchmark again.") from error
-        if told != self.fingerprint:
+                return file.read()
+        except (OSError, pa.ArrowException) as error:
+            raise UnreadableFile(_BROKEN.format(str(path), error)) from error
+
+    def _provenance(self, path: Path, unit: Unit) -> dict[str, Any]:
+        """What a file says of itself, if that is this unit of this run."""
+        try:
+            told: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_PROVENANCE])
+            whose = (told["unit"], told["fingerprint"])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(_BROKEN.format(str(path), error)) from error
+        if whose != (asdict(unit), self.fingerprint):
             raise UnreadableFile(f"{str(path)!r} is of another run: give each run an output of its own.")
-        return rows
+        return told
 
     def _write_json(self, unit: Unit, told: Any) -> None:
         text = json.dumps(told, indent=2)

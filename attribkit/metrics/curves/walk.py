@@ -14,8 +14,9 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.substrates import Fill, Imputer, filling
+from attribkit.core.targets.asked import Score, scored_as
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import Score, asked_target, score_of_whole
+from attribkit.metrics.asked_score import score_of_whole
 from attribkit.metrics.curves.order import Order
 from attribkit.metrics.curves.stops import Area, Stops, area_weights
 
@@ -76,7 +77,7 @@ class Walk:
     def _question(self, model: HookedModel, attributions: Sequence[Attribution]) -> tuple[Images, Target]:
         """The images, the very tensor that the model is explaining, and what is asked of them."""
         target: Any = attributions[0].target  # one that is only on record does not get here
-        return attributions[0].x, asked_target(model.resolved(target), self.score)
+        return attributions[0].x, scored_as(model.resolved(target), self.score)
 
     def _curve(self, model: HookedModel, x: Images, target: Target, attribution: Attribution) -> Curve:
         ranking, fill = self.order(attribution), self._fill(model, x)
