@@ -35,15 +35,15 @@ MODELS = [
 ]
 METHODS = [
     *("gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "saliency", "input_x_gradient"),
-    {"name": "smoothgrad", "options": {"samples": 10}},
-    {"name": "integrated_gradients", "options": {"steps": 20}},
-    "occlusion",
+    {"name": "smoothgrad", "options": {"samples": 5}},
+    {"name": "integrated_gradients", "options": {"steps": 10}},
+    {"name": "occlusion", "options": {"patch": 32, "stride": 32}},
 ]
 METRICS = [
-    {"name": "deletion", "options": {"steps": 10}},
-    {"name": "insertion", "options": {"steps": 10}},
-    {"name": "insertion_minus_deletion", "options": {"steps": 10, "insertion_substrate": "folded_blur"}},
-    {"name": "sensitivity_n", "options": {"sizes": 5, "subsets": 20}},
+    {"name": "deletion", "options": {"steps": 8}},
+    {"name": "insertion", "options": {"steps": 8}},
+    {"name": "insertion_minus_deletion", "options": {"steps": 8, "insertion_substrate": "folded_blur"}},
+    {"name": "sensitivity_n", "options": {"cells": 7, "sizes": 5, "subsets": 10}},
     {"name": "pointing_game", "preset": "torchray"},
     "energy_pointing_game",
 ]
@@ -63,6 +63,7 @@ def main() -> None:
     )
     results = benchmark(configuration)
     summary = summarise(results.rows)
+    RESULTS.mkdir(exist_ok=True)
     console = Console(width=160)
     for table in tables(summary):
         console.print(table)
