@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
+    from attribkit.core.targets.asked import scored_as
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
@@ -66,6 +67,7 @@ __all__ = [
     "gallery",
     "hookimpl",
     "load_model",
+    "scored_as",
     "train_head",
 ]
 
@@ -105,6 +107,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "gallery": "figures",
     "hookimpl": "hookspecs",
     "load_model": "loading",
+    "scored_as": "core.targets.asked",
     "train_head": "heads",
 }
 

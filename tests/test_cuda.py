@@ -18,6 +18,7 @@ from attribkit import (
     registry,
     zoo,
 )
+from attribkit.core.metric import Complexity, Localization, Robustness
 from attribkit.testing import METHOD_CHECKS, METRIC_CHECKS, tiny_cnn
 
 pytestmark = [
@@ -95,6 +96,24 @@ def _assert_equal_on_both(model, method, target):
     expected = Explainer(model).attribute(x, method, target=target, **options).scores
     found = Explainer(model.cuda()).attribute(x.cuda(), method, target=target, **options).scores
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+ASKED_OF_MAPS = [cls for cls in registry.metrics().values() if issubclass(cls, Localization | Complexity | Robustness)]
+
+
+@pytest.mark.parametrize("cls", ASKED_OF_MAPS, ids=lambda cls: cls.name)
+def test_metrics_of_single_maps_equal_the_cpu(cls):
+    metric = cls(**{"k": 20} if cls.name == "top_k_intersection" else {})
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    mask = torch.zeros(3, 16, 16, dtype=torch.bool)
+    mask[:, 3:9, 4:12] = True
+    found = []
+    for device in ("cpu", "cuda"):
+        explainer = Explainer(tiny_cnn().double().to(device))
+        attribution = explainer.attribute(x.to(device), "input_x_gradient", target=[0, 1, 2])
+        found.append(explainer.evaluate(attribution, metric, mask=mask.to(device)))
+    assert found[1].device.type == "cuda"
+    torch.testing.assert_close(found[1].cpu(), found[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("check", METRIC_CHECKS, ids=lambda check: check.__name__.removeprefix("check_metric_"))

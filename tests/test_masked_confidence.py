@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from attribkit import Attribution, ClassLogit, Explainer
+from attribkit import Attribution, ClassLogit, Explainer, Probability
 from attribkit.core.attribution import Recorded
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.targets.target import Scored
@@ -301,3 +301,12 @@ def test_refusals(cnn, as_users_run):
     with pytest.raises(UnknownName, match="option of 'average_gain'"):
         Explainer(cnn).evaluate(attribution, "average_gain", score="logit")
     assert math.isfinite(Explainer(cnn).evaluate(attribution, "average_drop", score="logit", relative=False).item())
+
+
+def test_targets_of_each_image(cnn):
+    x = doubles(2, 3, 16, 16)
+    mixed = Explainer(cnn).attribute(x, "input_x_gradient", target=[1, Probability(2)])
+    expected = [
+        Explainer(cnn).evaluate(of(mixed.scores[i : i + 1], x[i : i + 1], i + 1), "average_drop") for i in (0, 1)
+    ]
+    torch.testing.assert_close(Explainer(cnn).evaluate(mixed, "average_drop"), torch.cat(expected), **EXACT)

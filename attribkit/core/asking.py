@@ -77,6 +77,16 @@ class AskedModel:
         model.notes = []
         return model
 
+    def on(self: Model, module: nn.Module) -> Model:
+        """The same for another module of the same architecture, such as a copy with other weights.
+
+        It has the same layers and takes as many images at a time, and its images are counted as this one's.
+        """
+        model = self.again()
+        model.module = module
+        model._meant, model._answers, model._kept = [], [], {}
+        return model
+
     def remembered(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """What `make` gives, made once for the images that are being explained, whoever asks for it by this key."""
         if key not in self._kept:

@@ -45,6 +45,7 @@ class Imputer(ABC):
         """
 
 
+Filling = Substrate | Literal["inpaint"] | Blur | Given | Imputer | Tensor  # as an option
 Fill = Callable[[Tensor], Images]
 
 _MADE: dict[str, Callable[[Images], Images]] = {

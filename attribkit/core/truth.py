@@ -43,10 +43,23 @@ def as_truth(told: Any, images: Tensor) -> Truth:
         )
     if mask.device != images.device:
         raise InvalidInput(f"The mask is on {mask.device}, the scores on {images.device}: move one.")
-    return told if isinstance(told, Truth) else Truth(mask)
+    if not isinstance(told, Truth):
+        return Truth(mask)
+    _check_pixel(told.pixel, mask)
+    return told
 
 
 _WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}; try mask > 0."
+
+
+def _check_pixel(pixel: Any, mask: Tensor) -> None:
+    if pixel is None:
+        return
+    wanted = (len(mask), mask.ndim - 1)
+    if not isinstance(pixel, Tensor) or pixel.shape != wanted or pixel.device != mask.device:
+        raise InvalidInput(f"Truth(pixel=...) is a tensor {wanted} beside the mask, the sides of a pixel of each mask.")
+    if not bool(((pixel > 0) & pixel.isfinite()).all()):
+        raise InvalidInput("Truth(pixel=...) has sides that are no lengths: each must be above 0, and finite.")
 
 
 def _told(mask: Any) -> str:

@@ -1,23 +1,20 @@
 """What of the model's answer a faithfulness metric looks at."""
 
-from typing import Literal, get_args
+from typing import get_args
 
+from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
-from attribkit.core.targets.logits import ClassLogit, Probability, as_probability
+from attribkit.core.targets.asked import Score, scored_as
 from attribkit.core.targets.target import Target
 
-Score = Literal["probability", "logit"]  # of the explained class; other targets are scored as they are
 
-
-def asked_target(target: Target, score: Score) -> Target:
+def asked_target(attribution: Attribution, score: Score) -> Target:
     """The explained class's probability or logit; a target that is neither as it is."""
     if score not in get_args(Score):
         raise InvalidInput(f"score={score!r} is neither 'probability' nor 'logit'.")
-    if score == "probability":
-        return as_probability(target)
-    return ClassLogit(target.index) if isinstance(target, Probability) else target
+    return scored_as(attribution.target, score)  # type: ignore[arg-type]
 
 
 def score_of_whole(model: HookedModel, x: Images, target: Target) -> PerImage:

@@ -12,9 +12,12 @@ Correlation = Literal["pearson", "spearman"]
 
 
 def pearson(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
-    """Pearson's correlation along the last axis, in double; NaN where either side is constant but for rounding."""
+    """Pearson's correlation along the last axis, in double; NaN where either side is constant but for rounding.
+
+    Exactly 1 of a side and itself.
+    """
     first, second = _centred(one), _centred(other)
-    return (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1))
+    return (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1)).sqrt()
 
 
 def spearman(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,9 +9,10 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
-from attribkit.core.substrates import Given, Imputer, Substrate
+from attribkit.core.substrates import Filling, Given
+from attribkit.core.targets.asked import Score
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import Score, asked_target
+from attribkit.metrics.asked_score import asked_target
 from attribkit.metrics.banks.bank import Answered, Bank
 from attribkit.metrics.banks.cells import Cells, GivenCells
 from attribkit.metrics.banks.subsets import Subsets
@@ -26,7 +26,7 @@ class OnBank(Faithfulness):
     """Compares what a map holds in cells of the image with what the model loses without them."""
 
     cells: Cells | Tensor = 14
-    substrate: Substrate | Literal["inpaint"] | Given | Imputer | Tensor = "zero"
+    substrate: Filling = "zero"
     score: Score = "logit"
     seed: int = 0  # of the subsets, and of noise
 
@@ -40,7 +40,7 @@ class OnBank(Faithfulness):
 
     def asked(self, attribution: Attribution) -> Target:
         """What the model is asked about the perturbed images."""
-        return asked_target(attribution.target, self.score)  # type: ignore[arg-type]
+        return asked_target(attribution, self.score)
 
     def answered(self, model: HookedModel, attribution: Attribution, subsets: Subsets) -> Answered:
         """What the model says of the images without these cells."""

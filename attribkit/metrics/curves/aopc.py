@@ -10,7 +10,8 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.axes import PerAxis
 from attribkit.core.model import HookedModel
-from attribkit.metrics.curves.curve_metric import CurveMetric, Filling
+from attribkit.core.substrates import Filling
+from attribkit.metrics.curves.curve_metric import CurveMetric
 from attribkit.metrics.curves.stops import Area
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,18 +10,15 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.axes import PerAxis
-from attribkit.core.blurs import Blur
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
-from attribkit.core.substrates import Given, Imputer, Substrate
+from attribkit.core.substrates import Filling, Given
 from attribkit.core.targets.asked import Score
 from attribkit.metrics.curves.order import Channels, Order
 from attribkit.metrics.curves.ranks import Ties
 from attribkit.metrics.curves.stops import Area, Ends, LastStep, Stops
 from attribkit.metrics.curves.walk import Direction, Walk
-
-Filling = Substrate | Literal["inpaint"] | Blur | Given | Imputer | Tensor
 
 _CHOICES = {"score": Score, "last_step": LastStep, "ends": Ends, "area": Area, "channels": Channels, "ties": Ties}
 

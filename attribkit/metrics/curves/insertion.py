@@ -9,7 +9,8 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
-from attribkit.metrics.curves.curve_metric import CurveMetric, Filling
+from attribkit.core.substrates import Filling
+from attribkit.metrics.curves.curve_metric import CurveMetric
 from attribkit.metrics.curves.presets import INSERTION, Presets
 from attribkit.metrics.curves.walk import Walk
 

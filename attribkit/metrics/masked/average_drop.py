@@ -11,7 +11,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import PerImage
-from attribkit.metrics.asked_score import Score
+from attribkit.core.targets.asked import Score
 from attribkit.metrics.masked.on_masked import OnMasked
 
 

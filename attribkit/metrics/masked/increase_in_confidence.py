@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
-from attribkit.metrics.asked_score import Score
+from attribkit.core.targets.asked import Score
 from attribkit.metrics.masked.on_masked import OnMasked
 from attribkit.metrics.rounding import rounding
 

@@ -11,8 +11,9 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Heatmaps, Images, PerImage
+from attribkit.core.targets.asked import Score
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import Score, asked_target, score_of_whole
+from attribkit.metrics.asked_score import asked_target, score_of_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class OnMasked(Faithfulness):
         self, model: HookedModel, attributions: Sequence[Attribution], score: Score
     ) -> tuple[PerImage, Float[Tensor, "m b"]]:
         """The score of the images, and under each map."""
-        target = asked_target(attributions[0].target, score)  # type: ignore[arg-type]
+        target = asked_target(attributions[0], score)
         after = [self._after(model, each, target) for each in attributions]
         return score_of_whole(model, attributions[0].x, target), torch.stack(after)
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attribkit import AttribkitError, ClassLogit, Faithfulness, Probability
+from attribkit import AttribkitError, Faithfulness, scored_as
 
 from .noisy_linear import NoisyLinear
 
@@ -59,14 +59,8 @@ class Road(Faithfulness):
         impute = NoisyLinear(self.noise, self.tolerance, self.seed)
         masks = [rank < count for count in counts] + [rank >= pixels - count for count in counts]
         stream = (impute(x, mask[:, None]) for mask in masks)
-        return model.scores(stream, self._target(attribution), len(masks)).reshape(2, len(counts), -1).mT
-
-    def _target(self, attribution):
-        """The explained class's probability or logit; any other target as it is."""
-        target = attribution.target
-        if not isinstance(target, ClassLogit | Probability):
-            return target
-        return (Probability if self.score == "probability" else ClassLogit)(target.index)
+        target = scored_as(attribution.target, self.score)
+        return model.scores(stream, target, len(masks)).reshape(2, len(counts), -1).mT
 
 
 def ranks(heatmaps: Tensor, seed: int) -> Tensor:

@@ -1,0 +1,35 @@
+"""Boxes around the connected parts of masks; on the CPU."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy.ndimage import find_objects, generate_binary_structure, label
+from torch import Tensor
+
+Box = tuple[slice, ...]  # a slice of each axis
+
+
+class Boxes(NamedTuple):
+    """The connected parts of a mask, in the order in which a scan meets them; pixels that touch at a corner connect."""
+
+    places: Int[np.ndarray, "n axes 2"]  # first and last + 1 along each axis
+    sizes: Int[np.ndarray, " n"]  # pixels of each part, not of its box
+
+
+def boxes_of(mask: Bool[Tensor, "*space"] | Bool[np.ndarray, "*space"]) -> Boxes:
+    """The boxes of a mask's connected parts."""
+    parts, count = label(np.asarray(mask), generate_binary_structure(mask.ndim, mask.ndim))
+    places = [[(axis.start, axis.stop) for axis in part] for part in find_objects(parts)]
+    return Boxes(
+        np.array(places, dtype=np.int64).reshape(count, mask.ndim, 2), np.bincount(parts.ravel(), minlength=1)[1:]
+    )
+
+
+def overlaps(first: Int[np.ndarray, "n axes 2"], second: Int[np.ndarray, "m axes 2"]) -> np.ndarray:
+    """Intersection over union of each pair of boxes, (n, m)."""
+    low = np.maximum(first[:, None, :, 0], second[None, :, :, 0])
+    high = np.minimum(first[:, None, :, 1], second[None, :, :, 1])
+    common = (high - low).clip(min=0).prod(2)
+    volumes = [(each[..., 1] - each[..., 0]).prod(1) for each in (first, second)]
+    return common / (volumes[0][:, None] + volumes[1][None] - common)

@@ -1,0 +1,52 @@
+"""The pointing game of energies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from attribkit.core.attribution import Attribution
+from attribkit.core.errors import InvalidInput
+from attribkit.core.metric import Localization
+from attribkit.core.shapes import Masks, PerImage
+from attribkit.core.truth import Truth
+from attribkit.metrics.localization.boxes import boxes_of
+from attribkit.metrics.localization.share import share_inside
+
+
+@dataclass(frozen=True)
+class EnergyPointingGame(Localization):
+    """The share of the heatmap's positive part that lies in the boxes around the parts of the object, 0 to 1.
+
+    NaN where there is no positive part, no object, or where the boxes leave too little room to miss.
+    """
+
+    name: ClassVar[str] = "energy_pointing_game"
+    source: ClassVar[str] = "Wang et al., Score-CAM, CVPR Workshops 2020, energy-based pointing game"
+    higher_is_better: ClassVar[bool | None] = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"scorecam": {"from_smallest": True, "largest": 0.5}}
+
+    from_smallest: bool = False  # whether the positive part counts from its own smallest value in place of zero
+    largest: float = 1.0  # boxes that cover more than this share of the image give NaN
+
+    def __post_init__(self) -> None:
+        if not 0 < self.largest <= 1:
+            raise InvalidInput(f"largest={self.largest} must be a share of the image, above 0 and up to 1.")
+
+    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+        energy = self.heatmap_on(attribution, truth).relu()
+        if self.from_smallest:
+            energy = energy - energy.flatten(1).amin(1)[(..., *(None,) * (energy.ndim - 1))]
+        boxes = boxed(truth.mask)
+        covered = boxes.flatten(1).double().mean(1)
+        return torch.where(covered <= self.largest, share_inside(energy, boxes), torch.nan)
+
+
+def boxed(mask: Masks) -> Masks:
+    """The masks with the box around each connected part filled."""
+    filled = torch.zeros_like(mask, device="cpu")
+    for own, image in zip(filled, mask.cpu(), strict=True):
+        for place in boxes_of(image).places:
+            own[tuple(slice(*axis) for axis in place)] = True
+    return filled.to(mask.device)

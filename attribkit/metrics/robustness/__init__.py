@@ -1,0 +1,1 @@
+"""Metrics that ask the method again about images with a little noise."""

@@ -1,0 +1,1 @@
+"""Metrics that ask the method again about another model, or another class."""
