@@ -306,6 +306,25 @@ def test_maps_are_kept_at_their_own_resolution(tmp_path):
     assert torch.equal(torch.stack(list(maps.values())), expected.scores)
 
 
+def test_metrics_that_run_the_method_again_run_the_inverse_and_the_truth(tmp_path):
+    results = benchmark(configured(tmp_path, metrics=["adcc"], methods=["gradcam"], oracle=False))
+    assert not results.failures
+    model, preprocessing = load_model("zoo:cnn")
+    explainer = Explainer(model)
+    x = torch.stack([preprocessing(Image.fromarray(scene(i).image)) for i in range(2)])
+    straight = explainer.attribute(x, "gradcam", target=[scene(0).label, scene(1).label])
+    found = only(results.rows, method="gradcam", inverted=False)[:2]
+    assert [row["value"] for row in found] == explainer.evaluate(straight, "adcc").tolist()
+
+    class Negative(type(straight.method)):
+        def __call__(self, model, x, target):
+            return -super().__call__(model, x, target)
+
+    inverse = explainer.attribute(x, Negative(), target=[scene(0).label, scene(1).label])
+    found = only(results.rows, method="gradcam", inverted=True)[:2]
+    np.testing.assert_array_equal([row["value"] for row in found], explainer.evaluate(inverse, "adcc").numpy())
+
+
 @dataclass(frozen=True)
 class Steady(Robustness):
     """The largest score."""

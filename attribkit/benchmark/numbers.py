@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from attribkit.benchmark.controls import Inverted
 from attribkit.benchmark.shard import told
-from attribkit.core.attribution import Attribution, Recorded
+from attribkit.benchmark.statistics.roles import TRUTH
+from attribkit.core.attribution import Attribution
+from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric, Robustness
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
@@ -47,7 +50,7 @@ class Numbers:
     def _subjects(self, metric: Metric) -> tuple[Subject, ...]:
         """The maps that a metric scores: of each also the inverse where the metric would see one."""
         if isinstance(metric, Robustness):
-            return tuple((name, False) for name, each in self.maps.items() if not isinstance(each.method, Recorded))
+            return tuple((name, False) for name in self.maps if name != TRUTH)  # which asks nothing
         inverts = isinstance(metric, Faithfulness | Localization) and metric.reduce == "sum"
         return tuple((name, inverted) for name in self.maps for inverted in ((False, True) if inverts else (False,)))
 
@@ -81,4 +84,7 @@ class Numbers:
 
     def _map(self, method: str, inverted: bool) -> Attribution:
         straight = self.maps[method]
-        return replace(straight, scores=-straight.scores) if inverted else straight
+        if not inverted:
+            return straight
+        assert isinstance(straight.method, Method)
+        return replace(straight, scores=-straight.scores, method=Inverted(straight.method))

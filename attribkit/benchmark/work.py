@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from attribkit.benchmark.configuration import Configuration
+from attribkit.benchmark.controls import TruthAsMap
 from attribkit.benchmark.cost import Cost, costed
 from attribkit.benchmark.identity import loaded
 from attribkit.benchmark.numbers import Numbers
@@ -19,7 +20,7 @@ from attribkit.benchmark.rows import table
 from attribkit.benchmark.shard import LeftOut, Shard, asked_shard, read_samples, told
 from attribkit.benchmark.store import Failure, Store
 from attribkit.benchmark.unit_rows import unit_rows
-from attribkit.core.attribution import Attribution, Recorded
+from attribkit.core.attribution import Attribution
 from attribkit.core.devices import device_named, told_device
 from attribkit.core.hooks import random_kept
 from attribkit.core.method import Method
@@ -80,13 +81,12 @@ class Worker:
         found = Explained()
         for title in group.methods if shard.samples else ():
             method = self.plan.methods[title]
-            if method is None:
-                found.maps[title] = Attribution(
-                    truth.mask[:, None].to(shard.x), shard.x, shard.target, Recorded(title, title)
-                )
-                continue
             try:
-                found.maps[title], found.costs[title] = self._map(title, method, shard)
+                if method is None:
+                    truth_map = TruthAsMap(truth.mask)
+                    found.maps[title] = self.explainer.attribute(shard.x, truth_map, target=shard.target)
+                else:
+                    found.maps[title], found.costs[title] = self._map(title, method, shard)
             except Exception as error:  # also a plugin's, and memory that one image alone exceeds
                 found.failures[title] = told(error)
         return found
