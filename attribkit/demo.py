@@ -117,7 +117,7 @@ def _row(stage: Stage, name: str) -> Row:
     )  # what is done once per model is not timed
     attribution, seconds = _timed(explain, stage.x.device)
     found = stage.explainer.measure([attribution], METRICS, mask=stage.mask)
-    metrics = {each.metric.name: float(each.values.mean()) for each in found}
+    metrics = {each.metric.name: float(each.values.nanmean()) for each in found}
     return Row(stage.name, name, seconds, seconds / stage.forward_seconds, metrics, attribution)
 
 
