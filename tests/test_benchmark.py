@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from dataclasses import dataclass, replace
@@ -759,6 +760,42 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
     assert not results.failures
     assert certain(results.rows) == certain(expected.rows)
     assert len(list((tmp_path / "ray").rglob("*.parquet"))) == 3 * 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Ray's own
+def test_a_machine_that_is_lost_loses_no_unit_and_doubles_none(tmp_path):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    changes = {"data": {"kind": "scenes", "options": {"count": 12}}, "shard_size": 1}
+    expected = benchmark(configured(tmp_path / "serial", **changes))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    machine, lost = cluster.add_node(num_cpus=1), threading.Event()
+
+    def lose():
+        wait_for(lambda: len(list((tmp_path / "ray").rglob("*.parquet"))) > 8)
+        cluster.remove_node(machine, allow_graceful=False)
+        lost.set()
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        threading.Thread(target=lose, daemon=True).start()
+        results = benchmark(configured(tmp_path / "ray", executor="ray", ray={"workers": 2}, **changes))
+        alive = sum(node["Alive"] for node in ray.nodes())
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert lost.is_set()
+    assert alive == 1
+    assert not results.failures
+    assert certain(results.rows) == certain(expected.rows)
+
+
+def wait_for(happened, seconds=300):
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):
