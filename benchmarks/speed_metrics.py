@@ -76,6 +76,23 @@ def full(subject: Subject, steps: int) -> tuple[Work, int]:
     return work, images * (2 * maps * (steps - 1) + 3)
 
 
+class Nothing(torch.nn.Module):
+    """A model that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(1, 1000))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+def without_model(subject: Subject, steps: int) -> Work:
+    """The same as `full` but for the forwards: ranks, masks, packing, scores."""
+    explainer = Explainer(Nothing().to(subject.x.device))
+    return lambda: explainer.measure(subject.attributions, [Deletion(steps=steps), Insertion(steps=steps)])
+
+
 def ours(subject: Subject, steps: int) -> tuple[Work, int]:
     """One map by both metrics, on zero."""
 
@@ -156,8 +173,14 @@ def main() -> None:
     work, forwards = full(subject, arguments.steps)
     before = subject.explainer.model.images_seen
     whole = ratios(subject, {"attribkit": (work, forwards)}, arguments.rounds, arguments.device)["attribkit"]
-    taken = (subject.explainer.model.images_seen - before) / arguments.rounds
+    beside_model = [
+        seconds(without_model(subject, arguments.steps), arguments.device) / seconds(work, arguments.device)
+        for _ in range(arguments.rounds)
+    ]
+    overhead = statistics.median(beside_model)
+    taken = (subject.explainer.model.images_seen - before) / (2 * arguments.rounds)
     print(f"{arguments.maps} maps of {arguments.images} images, {arguments.steps} steps: {whole:.3f} bare forwards")
+    print(f"all but the model's forwards: {overhead:.1%} of the time")
     print(f"forwards: {taken:.0f} taken, {forwards} needed; bare ones in packs of {subject.pack}")
     for name, ratio in beside.items():
         print(f"one map, {arguments.peer_steps} steps: {name:12} {ratio:6.3f} bare forwards")
@@ -167,6 +190,7 @@ def main() -> None:
         "pack": subject.pack,
         "forwards": {"taken": taken, "needed": forwards},
         "time_in_forwards": whole,
+        "share_of_time_beside_the_model": overhead,
         "time_in_forwards_of_few_steps": beside,
     }
     save(f"speed_metrics_{arguments.model}{suffix}", result, ["torch", "timm", *PEERS.values()])
