@@ -2,6 +2,7 @@
 
 python benchmarks/faithfulness.py --assets FOLDER                    # an hour or more on two cores
 python benchmarks/faithfulness.py --assets FOLDER --images 16        # a first look
+python benchmarks/faithfulness.py --assets FOLDER --finished         # the tables of what a run has so far
 
 FOLDER: the project's assets. A run that was stopped goes on where it was. Writes benchmarks/results/faithfulness/:
 the tables as CSV and LaTeX, and summary.json with every number, the options and the environment.
@@ -10,6 +11,8 @@ the tables as CSV and LaTeX, and summary.json with every number, the options and
 import argparse
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from boxed_photographs import boxed_photographs
 from environment import save
 from rich.console import Console
@@ -61,21 +64,25 @@ def main() -> None:
         metrics=METRICS,
         shard_size=16,
     )
-    results = benchmark(configuration)
-    summary = summarise(results.rows)
+    rows = finished(arguments.output) if arguments.finished else benchmark(configuration).rows
+    summary = summarise(rows)
     RESULTS.mkdir(exist_ok=True)
     console = Console(width=160)
     for table in tables(summary):
         console.print(table)
     for note in summary.notes:
         console.print(f"note: {note}")
-    for failure in results.failures:
-        console.print(f"failed: {failure}")
+    summary.save(RESULTS / "summary.json")
     write_csv(summary, RESULTS)
     (RESULTS / "tables.tex").write_text(latex(summary))
-    summary.save(RESULTS / "summary.json")
     record = {"images": arguments.images, "models": MODELS, "methods": METHODS, "metrics": METRICS}
     save("faithfulness/run", record, ("attribkit", "torch", "timm", "torchvision"))
+
+
+def finished(output: Path) -> pa.Table:
+    """The rows of the units that are finished, without running anything."""
+    units = sorted(output.glob("rows/*/*/*.parquet"))
+    return pa.concat_tables([pq.read_table(unit).replace_schema_metadata(None) for unit in units])
 
 
 def parsed() -> argparse.Namespace:
@@ -83,6 +90,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/faithfulness"))
     parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--finished", action="store_true", help="run nothing")
     return parser.parse_args()
 
 
