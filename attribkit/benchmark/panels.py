@@ -128,9 +128,12 @@ def _caption(summary: Summary, scores: list[Score]) -> str:
         over = f"{groups} images" if samples == groups else f"{samples} samples of {groups} images"
         metrics.setdefault(over, []).append(metric)
     over = next(iter(metrics)) if len(metrics) == 1 else ", ".join(f"{o} ({', '.join(m)})" for o, m in metrics.items())
+    flat = any(s.statistic != "normalised" and s.estimate.low == s.estimate.high for s in scores)
     return (
         f"Means over {over} and their {summary.confidence:.0%} bootstrap intervals ({summary.resamples} resamples of "
         "images). Bold: no interval of another method or control overlaps."
+        + " No width: all images have the same number, which does not make it sure."
+        * flat
     )
 
 
