@@ -68,14 +68,16 @@ def panels(summary: Summary) -> list[Panel]:
 
 def cell(score: Score | None, decimals: int) -> tuple[str, str]:
     """The value and its interval as text; and over how many samples, where not over all."""
-    if score is None or math.isnan(score.estimate.value):
+    if score is None:
         return "-", ""
     estimate = score.estimate
+    left_out = estimate.undefined + estimate.missing
+    if math.isnan(estimate.value):
+        return "-", f"0 of {left_out}" if left_out and not estimate.samples else ""
     value = f"{estimate.value:z.{decimals}f}"
     interval = f"[{estimate.low:z.{decimals}f}, {estimate.high:z.{decimals}f}]"
     if math.isnan(estimate.low):
         interval = "[-, -]"
-    left_out = estimate.undefined + estimate.missing
     return value, f"{interval} {estimate.samples} of {estimate.samples + left_out}" if left_out else interval
 
 
