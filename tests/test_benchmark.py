@@ -1,5 +1,6 @@
 """Benchmarks: what a configuration may say, units that end once or not at all, and rows that nothing changes."""
 
+import copy
 import csv
 import errno
 import functools
@@ -125,11 +126,41 @@ def complaints(tmp_path, text):
         (TINY.replace("}}", "}, limit = 0}"), "line 2: limit = 0 does not do: input should be greater than 0."),
         (TINY.replace('"gradcam"', '{name = "cam", label = "edges"}'), "'edges' is what tables call a control: give "),
         (TINY.replace('"pointing_game"', '{name = "deletion", preset = "ris"}'), "Did you mean 'rise'?"),
+        (TINY + "seed = -1\n", "line 6: seed = -1 does not do: input should be greater than or equal to 0."),
+        (TINY + "batch_size = 0\n", "line 6: batch_size = 0 does not do: input should be greater than 0 or input sho"),
+        (TINY.replace('"gradcam"', "1"), "line 4: methods[0] = 1 does not do: input should be a table."),
+        (TINY.replace('"gradcam"', '{name = "random", label = "Random"}'), "'Random' is what tables call a control"),
+        (TINY.replace('"gradcam"', '{name = "occlusion", label = "Occlusion"}'), "set oracle = 'Occlusion', or give"),
+        (TINY.replace("count = 2", 'count = "2"'), "line 2: The option count = '2' should be a valid integer."),
+        (TINY.replace("count = 2", "count = 0"), "line 2: count=0 must be a number from 1"),
+        (TINY.replace("scenes", "coco").replace("count = 2", 'root = "."'), "line 2: 'coco' needs 'annotations'"),
+        (TINY + '# \u2028\nseeds = 1', "line 7: No setting is named 'seeds'."),
         (TINY + '[ray]\ngpu = 1', "line 7: No setting of [ray] is named 'gpu'. Did you mean 'gpus'? Known: address, "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_line(tmp_path, text, expected):
     assert expected in complaints(tmp_path, text)
+
+
+def test_a_mark_at_the_beginning_of_the_file_does_no_harm(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(TINY, encoding="utf-8-sig")
+    assert read_configuration(path).data.kind == "scenes"
+
+
+def test_from_python_what_is_wrong_is_told_in_the_same_words(tmp_path):
+    told = {"output": tmp_path, "data": {"kind": "scenes"}, "models": ["zoo:cnn"], "methods": ["gradcan"], "sed": 1}
+    with pytest.raises(InvalidInput) as error:
+        Configuration(**told)
+    assert "The setting 'metrics' is missing." in str(error.value).splitlines()
+    assert "No method is named 'gradcan'. Did you mean 'gradcam'?" in str(error.value)
+    assert "No setting is named 'sed'. Did you mean 'seed'?" in str(error.value)
+
+
+def test_types_of_options_that_cannot_be_read_are_not_checked(tmp_path, monkeypatch):
+    """A plugin may import them for type checkers alone."""
+    monkeypatch.setattr(Saliency, "__annotations__", {"magnitudes": "OnlyForTypeCheckers"})
+    assert configured(tmp_path).methods[1].name == "saliency"
 
 
 TABLES = """output = "out"
@@ -433,6 +464,18 @@ def test_a_broken_file_is_done_again(tmp_path, undisturbed, harm):
     assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
 
 
+def test_maps_that_are_lost_or_broken_are_made_again(tmp_path):
+    changes = {"methods": ["gradcam"], "oracle": False, "controls": False, "save_maps": True}
+    results = benchmark(configured(tmp_path, **changes))
+    first, second = sorted(tmp_path.rglob("*.safetensors"))
+    before = copy.deepcopy([results.store.maps(unit) for unit in results.plan.units()])  # they are views of the files
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-4])
+    again = benchmark(configured(tmp_path, **changes))
+    assert certain(again.rows) == certain(results.rows)
+    torch.testing.assert_close([again.store.maps(unit) for unit in again.plan.units()], before, rtol=0, atol=0)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -545,6 +588,17 @@ def test_two_runs_at_once_are_refused(tmp_path):
         pass  # the next run has it
 
 
+def test_a_device_that_does_not_work_claims_no_folder(tmp_path):
+    with pytest.raises(InvalidInput, match="device='gpu' cannot be used"):
+        benchmark(configured(tmp_path / "out", device="gpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_identity_has_what_reads_and_resizes_images(tmp_path, undisturbed):
+    versions = json.loads((undisturbed.store.folder / "run.json").read_text())["identity"]["versions"]
+    assert {"torch", "numpy", "pillow", "opencv-python-headless", "scikit-image"} <= versions.keys()
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -565,6 +619,43 @@ def test_a_full_disk_stops_the_run_which_goes_on_later(tmp_path, undisturbed, mo
     assert len(list(tmp_path.rglob("*.parquet"))) == 4
     assert not list(tmp_path.rglob("*.unfinished"))
     assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+
+
+@pytest.mark.parametrize("name", ["lock", "rows", "tables"])
+def test_what_cannot_be_written_is_told_in_a_sentence(tmp_path, name):
+    (tmp_path / name).mkdir() if name == "lock" else (tmp_path / name).write_text("")
+    with pytest.raises(UnreadableFile, match=r"(can|cannot) be written"):
+        write_summary(benchmark(configured(tmp_path, methods=["gradcam"], oracle=False, controls=False)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits")
+def test_a_full_disk_while_maps_are_kept_is_told(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UnreadableFile, match=r"safetensors' cannot be written"):
+            benchmark(configured(tmp_path, methods=["saliency"], controls=False, save_maps=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+@pytest.mark.parametrize("label", [8, 1000, -1])
+def test_a_label_that_is_no_class_of_the_model_costs_its_image_alone(tmp_path, label):
+    items = [{"image": zoo.scene(i).image, "label": 3, "id": str(i)} for i in range(2)]
+    items[0]["label"] = label
+    data = {"kind": "given", "options": {"items": items}}
+    results = benchmark(configured(tmp_path, data=data, controls=False))
+    assert {row["image"] for row in results.rows.to_pylist()} == {"1"}
+    (failure,) = results.failures
+    assert failure.image == "0"
+    assert failure.error == f"There is no class {label}: the model has 8 classes, from 0."
+    predicted = benchmark(configured(tmp_path / "predicted", data=data, controls=False, target="predicted"))
+    assert not predicted.failures
 
 
 def test_an_unreadable_image_is_told_and_left_out(tmp_path):
@@ -726,6 +817,14 @@ def test_names_of_units_are_no_paths(tmp_path):
     benchmark(configured(tmp_path, methods=[{"name": "gradcam", "label": label}], oracle=False, controls=False))
     folders = {path.parent for path in tmp_path.rglob("*.parquet")}
     assert [folder.parent.parent for folder in folders] == [tmp_path / "rows"]
+
+
+def test_long_names_have_folders(tmp_path):
+    labels = ["Градиенты, сложенные по пути от чёрного изображения, шагов: " * 3 + end for end in "12"]
+    methods = [{"name": "gradcam", "label": label} for label in labels]
+    results = benchmark(configured(tmp_path, methods=methods, oracle=False, controls=False))
+    assert not results.failures
+    assert {row["method"] for row in results.rows.to_pylist()} == set(labels)
 
 
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):

@@ -844,3 +844,15 @@ def test_no_negative_zero_and_no_noise_in_tables():
     assert [cell(score(found, name), 3)[0] for name in ("gradcam", "rise")] == ["0.000", "0.300"]
     (column,) = panels(summary(rows_of([0.3] * 7))).pop().columns
     assert column.decimals == 3
+
+
+def test_a_cell_without_any_number_tells_that():
+    found = summary(rows_of([float("nan")] * 7), rows_of([0.3, 0.4] * 3 + [0.1], method="rise"))
+    assert cell(score(found, "gradcam"), 3) == ("-", "0 of 7")
+    assert cell(None, 3) == ("-", "")
+
+
+def test_the_caption_tells_what_an_interval_without_width_is():
+    varied = rows_of([0.3, 0.4] * 3 + [0.1], method="rise")
+    assert "No width: all images have the same number" in panels(summary(rows_of([1.0] * 7), varied))[0].caption
+    assert "No width" not in panels(summary(varied))[0].caption

@@ -641,11 +641,18 @@ def test_given(tmp_path):
         ({"image": "a.png", "label": 1.5}, "label of item '0' is 1.5"),
         ({"image": "a.png", "boxes": [[3, 3, 1, 1]]}, "boxes of item '0'"),
         ({"image": "a.png", "mask": np.ones((3, 3))}, "try mask > 0"),
+        ({"image": "a.png", "subsets": "small"}, "subsets of item '0' are none: subsets='small' is no list"),
+        ({"image": "a.png", "subsets": ["all"]}, "list of names other than 'all'"),
     ],
 )
 def test_items_that_are_wrong(item, words):
     with pytest.raises(AttribkitError, match=words):
         make("given", items=[item])
+
+
+def test_a_category_may_be_a_number():
+    (sample,) = make("given", items=[{"image": "a.png", "category": 3}])
+    assert sample.category == "3"
 
 
 # Mosaics

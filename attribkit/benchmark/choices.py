@@ -1,6 +1,6 @@
 """What a benchmark chooses: a model, a method, a metric and the data, each by name and with options."""
 
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from pydantic.errors import PydanticUserError
 
 from attribkit import datasets, registry
-from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
+from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, listed
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.loading import LoadedModel, load_model
@@ -140,9 +140,7 @@ class DataChoice(Choice):
     @classmethod
     def _are_known(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         if "kind" in info.data:
-            known = registry.options_of(datasets.DATASETS[info.data["kind"]])
-            for option in options:
-                _known(f"option of {info.data['kind']!r}", option, known)
+            _check_data(info.data["kind"], options)
         return options
 
 
@@ -150,6 +148,21 @@ def _known(what: str, name: str, known: Any) -> str:
     if name not in known:
         raise ValueError(str(UnknownName(what, name, known)))
     return name
+
+
+def _check_data(kind: str, options: dict[str, Any]) -> None:
+    """See that the options are known, complete and of their types; nothing is read."""
+    data_set = datasets.DATASETS[kind]
+    known = registry.options_of(data_set)
+    for option in options:
+        _known(f"option of {kind!r}", option, known)
+    if lacking := [option for option, default in known.items() if default is MISSING and option not in options]:
+        raise ValueError(f"{kind!r} needs {listed(map(repr, lacking))}: say options = {{{lacking[0]} = ...}}.")
+    _check_types(data_set, options)
+    try:
+        data_set(**options)
+    except AttribkitError as error:
+        raise ValueError(str(error)) from error
 
 
 def _with_preset(options: dict[str, Any], preset: str | None) -> dict[str, Any]:
@@ -166,9 +179,16 @@ def _check(kind: type[Offered], name: str, options: dict[str, Any]) -> None:
         made = _made(kind, name, options)
     except AttribkitError as error:
         raise ValueError(str(error)) from error
-    hints = get_type_hints(type(made))
+    _check_types(type(made), {option: getattr(made, option) for option in options if hasattr(made, option)})
+
+
+def _check_types(cls: type, options: dict[str, Any]) -> None:
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # types that a plugin imports for type checkers alone
+        return
     for option in options.keys() & hints.keys():
-        _check_type(option, getattr(made, option), hints[option])
+        _check_type(option, options[option], hints[option])
 
 
 def _check_type(option: str, value: Any, hint: Any) -> None:

@@ -4,10 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator
 
 from attribkit import registry
 from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
+from attribkit.benchmark.complaints import complaints
 from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.core.errors import UnknownName
 
@@ -29,7 +30,10 @@ def _named(entries: Any) -> Any:
 
 
 class Configuration(Choice):
-    """All that a benchmark's numbers depend on, and where they go."""
+    """All that a benchmark's numbers depend on, and where they go.
+
+    Raises InvalidInput with a sentence for each setting that does not do.
+    """
 
     name: str = "benchmark"
     output: Annotated[Path, Field(strict=False)]
@@ -39,9 +43,11 @@ class Configuration(Choice):
     metrics: Annotated[list[MetricChoice], Field(min_length=1), BeforeValidator(_named)]
 
     target: Literal["label", "predicted"] = "label"  # a sample without a label is explained for the predicted class
-    oracle: str | Literal[False] = "occlusion"  # the method that faithfulness is measured against
+    oracle: Annotated[str | Literal[False], Field(validate_default=True)] = (
+        "occlusion"  # the method that faithfulness is measured against
+    )
     controls: bool = True
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # as torch and numpy both take it
     shard_size: PositiveInt = 32  # images that are explained together
     batch_size: PositiveInt | Literal["auto"] = "auto"  # images at a time, as for `Explainer`
     device: str = "auto"
@@ -49,6 +55,12 @@ class Configuration(Choice):
     save_curves: bool = False
     executor: Literal["serial", "ray"] = "serial"
     ray: RayOptions = RayOptions()
+
+    def __init__(self, /, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise complaints(error, type(self), settings) from None
 
     @field_validator("models", "methods", "metrics")
     @classmethod
@@ -62,14 +74,22 @@ class Configuration(Choice):
     @classmethod
     def _leave_controls_their_names(cls, methods: list[MethodChoice]) -> list[MethodChoice]:
         for method in methods:
-            if method.title == TRUTH or (method.title in CONTROLS and method.name != method.title):
+            control = method.title.casefold()  # folders of some systems know no cases
+            if control == TRUTH or (control in CONTROLS and method.name != method.title):
                 raise ValueError(f"{method.title!r} is what tables call a control: give the method another label.")
         return methods
 
     @field_validator("oracle")
     @classmethod
     def _oracle_is_known(cls, oracle: str | bool, info: Any) -> str | bool:
-        known = [*(method.title for method in info.data.get("methods", ())), *registry.methods()]
+        titles = [method.title for method in info.data.get("methods", ())]
+        known = list(dict.fromkeys([*titles, *registry.methods()]))
         if isinstance(oracle, str) and oracle not in known:
             raise ValueError(str(UnknownName("method", oracle, known)))
+        if isinstance(oracle, str) and oracle not in titles:
+            for title in (each for each in titles if each.casefold() == oracle.casefold()):
+                raise ValueError(
+                    f"The oracle {oracle!r} and the method {title!r} have one folder where systems know no cases: set "
+                    f"oracle = {title!r}, or give the method another label."
+                )
         return oracle

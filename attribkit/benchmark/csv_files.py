@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from attribkit.benchmark.files import write_text_whole
 from attribkit.benchmark.statistics.summary import Comparison, Ranking, Summary
 
 Record = Mapping[str, Any]
@@ -15,11 +16,10 @@ Record = Mapping[str, Any]
 def write_csv(summary: Summary, folder: str | Path) -> list[Path]:
     """Write scores.csv, comparisons.csv, rankings.csv, agreements.csv and sanity_checks.csv; NaN is an empty cell."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, records in _files(summary).items():
         path = folder / f"{name}.csv"
-        path.write_text(csv_text(records), encoding="utf-8", newline="")
+        write_text_whole(path, csv_text(records))
         written.append(path)
     return written
 

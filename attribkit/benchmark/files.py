@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,11 +21,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         beside.replace(path)
         _flush(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is read-only, too
+            beside.unlink()
         raise UnreadableFile(
             f"{str(path)!r} cannot be written ({error}): mend that and start the same run again; what is finished is "
             "kept."
         ) from error
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text so."""
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8", newline=""))
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from attribkit import __version__, registry
 from attribkit.benchmark.choices import ModelChoice
 from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.files import write_whole
+from attribkit.benchmark.files import write_text_whole
 from attribkit.benchmark.plan import Plan
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.loading import LoadedModel
@@ -21,6 +21,7 @@ from attribkit.loading import LoadedModel
 Identity = dict[str, dict[str, Any]]
 
 _FILE = "run.json"
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy")
 _SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "save_maps", "save_curves"}
 
 
@@ -53,8 +54,7 @@ def claim(folder: Path, told: Identity, configuration: Configuration) -> None:
     path = folder / _FILE
     if not path.exists():
         record = {"name": configuration.name, "identity": told, "configuration": configuration.model_dump()}
-        text = json.dumps(record, indent=2, default=str)
-        write_whole(path, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text_whole(path, json.dumps(record, indent=2, default=str))
         return
     try:
         before: Identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
@@ -84,8 +84,7 @@ def _versions(plan: Plan) -> dict[str, str]:
     """Of the packages that compute, and of the plugins that take part."""
     classes = [type(each) for each in (*plan.methods.values(), *plan.metrics.values()) if each is not None]
     plugins = {registry.plugin_of(cls).distribution for cls in classes} - {"attribkit"}
-    packages = ("torch", "torchvision", "timm", *sorted(plugins))
-    return {"attribkit": __version__} | {package: version(package) for package in packages}
+    return {"attribkit": __version__} | {package: version(package) for package in (*_PACKAGES, *sorted(plugins))}
 
 
 def _of_model(model: LoadedModel) -> str:

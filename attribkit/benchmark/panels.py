@@ -68,14 +68,16 @@ def panels(summary: Summary) -> list[Panel]:
 
 def cell(score: Score | None, decimals: int) -> tuple[str, str]:
     """The value and its interval as text; and over how many samples, where not over all."""
-    if score is None or math.isnan(score.estimate.value):
+    if score is None:
         return "-", ""
     estimate = score.estimate
+    left_out = estimate.undefined + estimate.missing
+    if math.isnan(estimate.value):
+        return "-", f"0 of {left_out}" if left_out and not estimate.samples else ""
     value = f"{estimate.value:z.{decimals}f}"
     interval = f"[{estimate.low:z.{decimals}f}, {estimate.high:z.{decimals}f}]"
     if math.isnan(estimate.low):
         interval = "[-, -]"
-    left_out = estimate.undefined + estimate.missing
     return value, f"{interval} {estimate.samples} of {estimate.samples + left_out}" if left_out else interval
 
 
@@ -128,9 +130,12 @@ def _caption(summary: Summary, scores: list[Score]) -> str:
         over = f"{groups} images" if samples == groups else f"{samples} samples of {groups} images"
         metrics.setdefault(over, []).append(metric)
     over = next(iter(metrics)) if len(metrics) == 1 else ", ".join(f"{o} ({', '.join(m)})" for o, m in metrics.items())
+    flat = any(s.statistic != "normalised" and s.estimate.low == s.estimate.high for s in scores)
     return (
         f"Means over {over} and their {summary.confidence:.0%} bootstrap intervals ({summary.resamples} resamples of "
         "images). Bold: no interval of another method or control overlaps."
+        + " No width: all images have the same number, which does not make it sure."
+        * flat
     )
 
 

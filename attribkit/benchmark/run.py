@@ -41,6 +41,8 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         configuration = read_configuration(configuration)
     if configuration.device == "auto":  # numbers of two kinds of device are not of one run
         configuration = configuration.model_copy(update={"device": device_named("auto").type})
+    elif configuration.executor == "serial":  # before the folder is that of a run that cannot be
+        device_named(configuration.device)
     data = configuration.data.make()
     plan = planned(configuration, len(data))
     folder = _made(configuration.output)

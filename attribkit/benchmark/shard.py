@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from attribkit.core.errors import AttribkitError
 from attribkit.core.hooks import frozen
-from attribkit.core.shapes import Images
+from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets.logits import ClassLogit, Predicted
+from attribkit.core.targets.outputs import class_scores
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth
 from attribkit.datasets import Prepared, prepare
@@ -69,15 +69,16 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     if not samples:
         return Shard([], some.new_empty(0, 1, 1, 1), ()), {}
     x = torch.stack([sample.x for sample in samples]).to(some)
-    predicted, finite = _predicted(explainer, x)
-    kept = [place for place, is_finite in enumerate(finite.tolist()) if is_finite]
+    predicted, finite, count = _predicted(explainer, x)
+    labels = [sample.label if wanted == "label" else None for sample in samples]
+    classes = [guess if label is None else label for guess, label in zip(predicted, labels, strict=True)]
     left_out = {
-        sample.id: "The model's scores are not finite." for place, sample in enumerate(samples) if place not in kept
+        sample.id: why
+        for sample, is_finite, asked in zip(samples, finite, classes, strict=True)
+        if (why := _why_not(is_finite, asked, count))
     }
-    labels = [samples[place].label if wanted == "label" else None for place in kept]
-    classes = (predicted[place] if label is None else label for place, label in zip(kept, labels, strict=True))
-    shard = Shard([samples[place] for place in kept], x[kept], tuple(classes))
-    return shard, left_out
+    kept = [place for place, sample in enumerate(samples) if sample.id not in left_out]
+    return Shard([samples[place] for place in kept], x[kept], tuple(classes[place] for place in kept)), left_out
 
 
 def told(error: Exception) -> str:
@@ -85,12 +86,29 @@ def told(error: Exception) -> str:
     return str(error) if isinstance(error, AttribkitError) else f"{type(error).__name__}: {error}"
 
 
-def _predicted(explainer: Explainer, x: Images) -> tuple[list[int], Tensor]:
-    """The class that the model scores highest, and whether that score is finite."""
+def _why_not(is_finite: bool, asked: int, count: int) -> str:
+    """Why an image cannot be explained for a class, if it cannot."""
+    if not is_finite:
+        return "The model's scores are not finite."
+    return "" if 0 <= asked < count else f"There is no class {asked}: the model has {count} classes, from 0."
+
+
+@dataclass(frozen=True)
+class _Classes(Target):
+    """How many classes the model has."""
+
+    def __call__(self, outputs: Any) -> PerImage:
+        scores = class_scores(outputs)
+        return scores.new_full((len(scores),), scores.shape[1], dtype=torch.float64)
+
+
+def _predicted(explainer: Explainer, x: Images) -> tuple[list[int], list[bool], int]:
+    """The class that the model scores highest, whether that score is finite, and how many classes there are."""
     with frozen(explainer.model.module):
         model = explainer.model.explaining(x)
         question: Target = Predicted()
         scores = model.score(x, question)
         meant = model.resolved(question)
+        count = int(model.score(x[:1], _Classes()))
     assert isinstance(meant, ClassLogit)
-    return list(meant.index), scores.isfinite()
+    return list(meant.index), scores.isfinite().tolist(), count

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,15 +11,17 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from attribkit.benchmark.files import remove_unfinished, write_whole
+from attribkit.benchmark.files import remove_unfinished, write_text_whole, write_whole
 from attribkit.benchmark.plan import Unit
 from attribkit.benchmark.rows import SCHEMA
 from attribkit.core.errors import UnreadableFile
 
 _PROVENANCE = b"attribkit"  # key of a file's metadata
+_LONGEST = 120  # characters of a folder's name
+_OTHER = "{!r} is of another run: give each run an output of its own."
 _BROKEN = "{!r} is broken ({}): run the benchmark again."
 
 
@@ -55,22 +58,32 @@ class Store:
         remove_unfinished(self.folder)
 
     def is_finished(self, unit: Unit) -> bool:
-        """Whether the unit's rows are there, whole and of this run, and nothing of it failed."""
+        """Whether the unit's rows are there, whole and of this run, with its maps if kept, and nothing of it failed."""
         if self._path(unit, "failures", "json").exists():
             return False
         try:
+            if self.provenance(unit).get("maps"):
+                self.maps(unit)
             return self._read(unit).schema.equals(SCHEMA)
         except UnreadableFile:
             return False
 
-    def finish(self, unit: Unit, rows: pa.Table, failures: Iterable[Failure], provenance: Mapping[str, Any]) -> None:
-        """Keep the rows of a unit; failures: of it, or of images that it lacks."""
+    def finish(
+        self,
+        unit: Unit,
+        rows: pa.Table,
+        failures: Iterable[Failure],
+        provenance: Mapping[str, Any],
+        *,
+        maps_are_kept: bool = False,
+    ) -> None:
+        """Keep the rows of a unit; failures: of it, or of images that it lacks. maps_are_kept: beside them, already."""
         told = [asdict(failure) for failure in failures]
         again = [each for each in told if each["image"] is None]
         # Failures are there before the rows that lack something, and go after those that lack nothing.
         if again:
             self._write_json(unit, again)
-        record = {"unit": asdict(unit), "fingerprint": self.fingerprint, **provenance}
+        record = {"unit": asdict(unit), "fingerprint": self.fingerprint, "maps": maps_are_kept, **provenance}
         record["left_out"] = [each for each in told if each["image"] is not None]
         metadata = {_PROVENANCE: json.dumps(record).encode()}
         marked = rows.replace_schema_metadata(metadata)
@@ -109,22 +122,25 @@ class Store:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
         metadata = {"images": json.dumps(images), "method": method, "fingerprint": self.fingerprint}
         tensors = {"scores": scores.cpu().contiguous()}
-        write_whole(self._path(unit, "maps", "safetensors"), lambda path: save_file(tensors, path, metadata))
+        content = save(tensors, metadata)  # whose own writer tells a full disk by an error of its own
+        write_whole(self._path(unit, "maps", "safetensors"), lambda path: path.write_bytes(content))
 
     def maps(self, unit: Unit) -> dict[str, Tensor]:
         """The maps of a unit by the ids of their images, each (k, *grid)."""
         path = self._path(unit, "maps", "safetensors")
         try:
             with safe_open(path, framework="pt") as file:
-                return dict(zip(json.loads(file.metadata()["images"]), file.get_tensor("scores"), strict=True))
+                told, scores = file.metadata(), file.get_tensor("scores")
         except (OSError, SafetensorError) as error:
             raise UnreadableFile(
                 f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
             ) from error
+        if told["fingerprint"] != self.fingerprint:
+            raise UnreadableFile(_OTHER.format(str(path)))
+        return dict(zip(json.loads(told["images"]), scores, strict=True))
 
     def _path(self, unit: Unit, kind: str, ending: str) -> Path:
-        names = (quote(name, safe=" ,=+").replace(".", "%2E") for name in (unit.model, unit.method))
-        return self.folder.joinpath(kind, *names, f"{unit.shard:05}.{ending}")
+        return self.folder.joinpath(kind, _folder(unit.model), _folder(unit.method), f"{unit.shard:05}.{ending}")
 
     def _read(self, unit: Unit) -> pa.Table:
         """A unit's rows, checked against their sums."""
@@ -144,9 +160,14 @@ class Store:
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(_BROKEN.format(str(path), error)) from error
         if whose != (asdict(unit), self.fingerprint):
-            raise UnreadableFile(f"{str(path)!r} is of another run: give each run an output of its own.")
+            raise UnreadableFile(_OTHER.format(str(path)))
         return told
 
     def _write_json(self, unit: Unit, told: Any) -> None:
-        text = json.dumps(told, indent=2)
-        write_whole(self._path(unit, "failures", "json"), lambda path: path.write_text(text, encoding="utf-8"))
+        write_text_whole(self._path(unit, "failures", "json"), json.dumps(told, indent=2))
+
+
+def _folder(name: str) -> str:
+    """A name as one of a folder; systems take 255 characters, and one that is longer than most tables ends in a sum."""
+    quoted = quote(name, safe=" ,=+").replace(".", "%2E")
+    return quoted if len(quoted) <= _LONGEST else f"{quoted[:_LONGEST]}~{sha256(name.encode()).hexdigest()[:16]}"

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-Place = tuple[str | int, ...]  # of a value: keys, and indices into arrays
+from attribkit.benchmark.complaints import Place
 
 
 def lines_of(text: str) -> dict[Place, int]:
@@ -34,7 +34,7 @@ def line_of(place: Place, lines: dict[Place, int]) -> int | None:
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Line, text and content of each statement that says something."""
-    lines, start = text.splitlines(), 0
+    lines, start = text.split("\n"), 0  # what else Python takes for an end of a line is none in TOML
     while start < len(lines):
         end, told = _statement(lines, start)
         if told:

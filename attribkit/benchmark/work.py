@@ -109,12 +109,13 @@ class Worker:
             for method, metric, why in numbers.failures
             if method == unit.method
         ]
-        if self.configuration.save_maps and unit.method in numbers.maps:
+        kept = self.configuration.save_maps and unit.method in numbers.maps
+        if kept:
             attribution = numbers.maps[unit.method]
             self.store.keep_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
         details = {"tie_share", "floor", "curve"} if self.configuration.save_curves else {"tie_share", "floor"}
         rows = table(unit_rows(unit, shard, numbers, cost, details))
-        self.store.finish(unit, rows, lacking, {"device": told_device(self.device)})
+        self.store.finish(unit, rows, lacking, {"device": told_device(self.device)}, maps_are_kept=kept)
 
     def _fail(self, unit: Unit, why: str) -> None:
         self.store.fail(unit, Failure(unit.model, unit.shard, why, unit.method))

@@ -4,7 +4,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from attribkit.benchmark.csv_files import write_csv
-from attribkit.benchmark.files import write_whole
+from attribkit.benchmark.files import write_text_whole, write_whole
 from attribkit.benchmark.latex import latex
 from attribkit.benchmark.run import Results
 from attribkit.benchmark.statistics import Summary, summarise
@@ -20,7 +20,7 @@ def write_summary(results: Results) -> Summary:
     joined = pc.binary_join(results.rows["subsets"], "; ")
     rows = results.rows.drop_columns(["subsets", "curve"]).append_column("subsets", joined)
     write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
-    summary.save(folder / "summary.json")
+    write_text_whole(folder / "summary.json", summary.to_json())
     write_csv(summary, folder / "tables")
-    (folder / "tables" / "tables.tex").write_text(latex(summary), encoding="utf-8")
+    write_text_whole(folder / "tables" / "tables.tex", latex(summary))
     return summary

@@ -92,3 +92,16 @@ def corners(boxes: Any) -> Corners:
     if wrong.any():
         raise ValueError(f"{found[wrong][0].tolist()} is no box left, top, right, bottom")
     return found
+
+
+def category_of(told: Any) -> str | None:
+    """What class means are taken over; a number is a name too."""
+    return None if told is None else str(told)
+
+
+def subsets_of(told: Any) -> frozenset[str]:
+    """Names of parts of the data; a ValueError tells what are none."""
+    names = frozenset(told)
+    if isinstance(told, str) or not all(isinstance(name, str) for name in names) or "all" in names:
+        raise ValueError(f"subsets={told!r} is no list of names other than 'all'")
+    return names

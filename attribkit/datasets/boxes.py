@@ -6,7 +6,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attribkit.datasets.annotations import corners, existing_folder, json_of, reading
+from attribkit.datasets.annotations import category_of, corners, existing_folder, json_of, reading, subsets_of
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.sample import Sample, Size
 from attribkit.datasets.sources import PhotographFile
@@ -45,8 +45,8 @@ def _sample(root: Path, name: str, told: Mapping[str, Any]) -> Sample:
         image_source=PhotographFile(root / name, _size(told.get("size"))),
         label=None if told.get("label") is None else index(told["label"]),
         boxes=corners(told["boxes"]),
-        category=told.get("category"),
-        subsets=frozenset(told.get("subsets", ())),
+        category=category_of(told.get("category")),
+        subsets=subsets_of(told.get("subsets", ())),
         photograph=_size(told.get("photograph")),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.datasets.annotations import corners
+from attribkit.datasets.annotations import category_of, corners, subsets_of
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.sample import Corners, ImageSource, Sample, Size
 from attribkit.datasets.sources import CalledImage, HeldImage, PhotographFile, held_mask
@@ -50,8 +50,8 @@ def _sample(item: Mapping[str, Any], place: str) -> Sample:
         label=_label(told["label"], name) if "label" in told else None,
         boxes=_boxes(told["boxes"], name) if "boxes" in told else None,
         mask_source=held_mask(told["mask"]) if "mask" in told else None,
-        category=told.get("category"),
-        subsets=frozenset(told.get("subsets", ())),
+        category=category_of(told.get("category")),
+        subsets=_subsets(told.get("subsets", ()), name),
         photograph=Size(*told["photograph"]) if "photograph" in told else None,
     )
 
@@ -83,3 +83,10 @@ def _boxes(boxes: Any, name: str) -> Corners:
         return corners(boxes)
     except ValueError as error:
         raise InvalidInput(f"The boxes of item {name!r} are none: {error}.") from error
+
+
+def _subsets(subsets: Any, name: str) -> frozenset[str]:
+    try:
+        return subsets_of(subsets)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"The subsets of item {name!r} are none: {error}.") from error

@@ -1,10 +1,11 @@
 """Which class of the model a name of the data set means."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from attribkit.core.errors import InvalidInput, UnknownName
 
-Labels = Mapping[str, int] | Sequence[str] | None  # a str among them is "own"
+Labels = Mapping[str, int] | Sequence[str] | Literal["own"] | None
 
 
 def model_classes(labels: Labels, own: Sequence[str]) -> dict[str, int | None]:

@@ -1,0 +1,82 @@
+"""What is wrong with a configuration, in sentences."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from attribkit.core.errors import InvalidInput, UnknownName
+
+Place = tuple[str | int, ...]  # of a value: keys, and indices into arrays
+
+
+class InvalidConfiguration(InvalidInput):
+    """All that is wrong with a configuration: a sentence each, with the place that it is about."""
+
+    def __init__(self, found: list[tuple[Place, str]]) -> None:
+        super().__init__("\n".join(sentence for _, sentence in found))
+        self.found = found
+
+
+def complaints(error: ValidationError, table: type[BaseModel], told: Any) -> InvalidConfiguration:
+    """What pydantic says of the content of a table, in our words; a value that is no kind of several is told once."""
+    found: list[tuple[Place, str]] = []
+    unfit: dict[Place, list[Any]] = {}
+    for each in error.errors():
+        if (sentence := _sentence(each, table)) is not None:
+            found.append((each["loc"], sentence))
+        else:
+            unfit.setdefault(_place(each["loc"], told), []).append(each)
+    return InvalidConfiguration([*found, *((place, _unfit(place, ways)) for place, ways in unfit.items())])
+
+
+def _sentence(error: Any, table: type[BaseModel]) -> str | None:
+    *around, last = error["loc"] or ("",)
+    if error["type"] == "extra_forbidden":
+        return str(UnknownName(f"setting{_inside(around)}", str(last), _settings(table, around)))
+    if error["type"] == "missing":
+        return f"The setting {last!r}{_inside(around)} is missing."
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else None
+
+
+def _unfit(place: Place, ways: list[Any]) -> str:
+    """A value that is none of what it may be."""
+    told = " or ".join(dict.fromkeys(_wanted(each) for each in ways))
+    return f"{_name(place)} = {ways[0]['input']!r} does not do: {told}."
+
+
+def _wanted(error: Any) -> str:
+    if error["type"] == "model_type":
+        return "input should be a table"
+    message: str = error["msg"]
+    return f"{message[:1].lower()}{message[1:]}"
+
+
+def _place(where: Place, told: Any) -> Place:
+    """As much of a place as the content has: pydantic goes on with the kinds that it tried."""
+    for depth, key in enumerate(where):
+        try:
+            told = told[key]
+        except (LookupError, TypeError):
+            return where[:depth]
+    return where
+
+
+def _name(place: Place) -> str:
+    """The last key, and what follows it in brackets."""
+    keys = [depth for depth, key in enumerate(place) if isinstance(key, str)]
+    inner = place[keys[-1] :] if keys else ("the configuration",)
+    return "".join(each if isinstance(each, str) else f"[{each}]" for each in inner)
+
+
+def _inside(around: list[str | int]) -> str:
+    names = [each for each in around if isinstance(each, str)]
+    return f" of [{'.'.join(names)}]" if names else ""
+
+
+def _settings(table: Any, around: list[str | int]) -> list[str]:
+    """The settings that a table in a table has."""
+    for key in around:
+        annotation = table if isinstance(key, int) else table.model_fields[key].annotation
+        table = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
+    assert issubclass(table, BaseModel)
+    return list(table.model_fields)
