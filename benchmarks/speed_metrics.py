@@ -147,10 +147,12 @@ def ratios(subject: Subject, contestants: dict[str, tuple[Work, int]], rounds: i
     """Median over the rounds of each one's time over that of the bare forwards that it needs, which run beside it."""
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
+        bare: dict[int, float] = {}
         for name, (work, forwards) in contestants.items():
             own = seconds(work, device)
-            bare = seconds(lambda count=forwards: subject.forwards(count, subject.pack), device)
-            found[name].append(own / bare)
+            if forwards not in bare:
+                bare[forwards] = seconds(lambda count=forwards: subject.forwards(count, subject.pack), device)
+            found[name].append(own / bare[forwards])
     return {name: statistics.median(each) for name, each in found.items()}
 
 
@@ -172,15 +174,14 @@ def main() -> None:
     beside = ratios(subject, few, arguments.rounds, arguments.device)
     work, forwards = full(subject, arguments.steps)
     before = subject.explainer.model.images_seen
-    whole = ratios(subject, {"attribkit": (work, forwards)}, arguments.rounds, arguments.device)["attribkit"]
-    beside_model = [
-        seconds(without_model(subject, arguments.steps), arguments.device) / seconds(work, arguments.device)
-        for _ in range(arguments.rounds)
-    ]
-    overhead = statistics.median(beside_model)
-    taken = (subject.explainer.model.images_seen - before) / (2 * arguments.rounds)
+    contestants = {
+        "attribkit": (work, forwards),
+        "all but the model": (without_model(subject, arguments.steps), forwards),
+    }
+    whole, overhead = ratios(subject, contestants, arguments.rounds, arguments.device).values()
+    taken = (subject.explainer.model.images_seen - before) / arguments.rounds
     print(f"{arguments.maps} maps of {arguments.images} images, {arguments.steps} steps: {whole:.3f} bare forwards")
-    print(f"all but the model's forwards: {overhead:.1%} of the time")
+    print(f"all but the model's own time: {overhead:.3f} bare forwards")
     print(f"forwards: {taken:.0f} taken, {forwards} needed; bare ones in packs of {subject.pack}")
     for name, ratio in beside.items():
         print(f"one map, {arguments.peer_steps} steps: {name:12} {ratio:6.3f} bare forwards")
@@ -190,7 +191,7 @@ def main() -> None:
         "pack": subject.pack,
         "forwards": {"taken": taken, "needed": forwards},
         "time_in_forwards": whole,
-        "share_of_time_beside_the_model": overhead,
+        "time_but_for_the_model_in_forwards": overhead,
         "time_in_forwards_of_few_steps": beside,
     }
     save(f"speed_metrics_{arguments.model}{suffix}", result, ["torch", "timm", *PEERS.values()])
