@@ -119,3 +119,16 @@ def test_notebooks_get_pictures_and_no_script(attribution):
     assert "<script" not in page
     volume = Attribution(torch.randn(1, 1, 4, 4, 4), torch.randn(1, 1, 8, 8, 8), ClassLogit(1), GradCAM())
     assert volume._repr_html_().count("<img") == 8  # slices of the first axis
+
+
+@pytest.mark.parametrize("value", [0.3, 1.7, -0.1])
+@pytest.mark.parametrize("grid", [1, 7, 14])
+def test_a_constant_map_of_any_grid_stays_constant(grid, value):
+    for size in ((37, 41), (225, 500)):
+        assert resized(torch.full((2, 1, grid, grid), value), size).unique().tolist() == [pytest.approx(value)]
+
+
+def test_a_heatmap_of_another_size_is_resized_once():
+    result = signed(channels=1)
+    expected = F.interpolate(result.scores, (13, 17), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(result.heatmap(size=(13, 17)), expected)

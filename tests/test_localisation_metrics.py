@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from attribkit import AttribkitError, Explainer, Truth, registry
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Truth, registry
+from attribkit.core.attribution import resized
 from attribkit.core.metric import Localization
 from attribkit.core.truth import as_truth
+from attribkit.methods.saliency import Saliency
 from attribkit.metrics.localization import near
 from attribkit.metrics.localization.box_iou import BoxIoU
 from attribkit.metrics.localization.boxes import boxes_of, overlaps
@@ -353,3 +356,12 @@ def test_they_equal_quantus_where_it_is_right():
     peer = quantus.TopKIntersection(k=30, concept_influence=True, disable_warnings=True)
     expected = peer.evaluate_batch(a_batch=maps[:, None], s_batch=masks[:, None])
     same(measured(TopKIntersection(k=30, relative_to_size=True), maps, masks), expected, 1e-12)
+
+
+def test_a_coarse_map_is_resized_once_to_the_photograph():
+    scores, mask = torch.randn(5, 1, 7, 7), torch.rand(5, 93, 125) < 0.3
+    coarse = Attribution(scores, torch.zeros(5, 3, 32, 32), ClassLogit(0), Saliency())
+    fine = Attribution(resized(scores, (93, 125)), torch.zeros(5, 3, 93, 125), ClassLogit(0), Saliency())
+    for metric in (RelevanceMass(), LocalizationAUC(), PointingGame(maxima="first")):
+        same(metric(coarse, Truth(mask)), metric(fine, Truth(mask)), 1e-6)
+    assert (PointingGame()(replace(coarse, scores=torch.full((5, 1, 7, 7), 0.3)), Truth(mask)) < 0.5).all()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from attribkit import Attribution, ClassLogit, Explainer, Probability
+from attribkit import Attribution, ClassLogit, Contrast, Explainer, Probability
 from attribkit.core.attribution import Recorded
 from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.targets.asked import Each
 from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
 from attribkit.methods.input_x_gradient import InputXGradient
@@ -177,7 +178,7 @@ def test_adcc_is_0_where_one_of_its_parts_is():
 def test_a_method_from_a_file_cannot_be_run_again(cnn, as_users_run):
     scores, x = doubles(1, 1, 4, 4), doubles(1, 3, 16, 16)
     loaded = Attribution(scores, x, ClassLogit(0), Recorded("gradcam", "GradCAM(layer='4')"))
-    with pytest.raises(InvalidInput, match=r"GradCAM\(layer='4'\) comes from a file"):
+    with pytest.raises(InvalidInput, match=r"GradCAM\(layer='4'\) of .* comes from a file"):
         Explainer(cnn).evaluate(loaded, "adcc")
     assert Explainer(cnn).evaluate(loaded, "average_drop").isfinite().all()
 
@@ -310,3 +311,30 @@ def test_targets_of_each_image(cnn):
         Explainer(cnn).evaluate(of(mixed.scores[i : i + 1], x[i : i + 1], i + 1), "average_drop") for i in (0, 1)
     ]
     torch.testing.assert_close(Explainer(cnn).evaluate(mixed, "average_drop"), torch.cat(expected), **EXACT)
+
+
+def test_a_score_that_is_not_a_number_is_no_increase():
+    model, x = linear(), torch.rand(2, 1, 3, 4).double()
+    broken = Scored(lambda outputs: outputs[:, 0].where(torch.arange(len(outputs)) % 2 == 0, torch.nan))
+    found = Explainer(model).evaluate(Attribution(doubles(2, 1, 3, 4), x, broken, GradCAM()), "increase_in_confidence")
+    assert found.isnan().tolist() == [False, True]
+
+
+def test_the_gain_of_a_score_that_is_no_probability_is_not_defined():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([0.7, 0.2], dtype=torch.float64)  # logits, and a difference, between 0 and 1
+    x = torch.rand(2, 1, 3, 4).double()
+    for target in (Contrast(0, 1), Each((Contrast(0, 1), ClassLogit(0)))):
+        found = Explainer(model).evaluate(Attribution(doubles(2, 1, 3, 4), x, target, GradCAM()), "average_gain")
+        assert found.isnan().tolist() == [True, isinstance(target, Contrast)]
+
+
+def test_adcc_of_a_score_below_zero_is_not_defined():
+    model, x = linear(), torch.rand(1, 1, 3, 4).double() + 0.5
+    whole = model(x)[0, 0].item()
+    sinks = Scored(lambda outputs: outputs[:, 0] - 0.9 * whole)
+    scores = torch.zeros_like(x).index_fill(3, torch.tensor([0]), 1)
+    (found,) = Explainer(model).measure([Attribution(scores, x, sinks, InputXGradient())], ["adcc"])
+    assert found.details["average_drop"].item() > 1
+    assert found.values.isnan().item()

@@ -12,6 +12,7 @@ from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer, Probability
 from attribkit.core.errors import InvalidInput
+from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
 from attribkit.metrics.banks.cells import labels_of
 from attribkit.metrics.banks.faithfulness_correlation import FaithfulnessCorrelation
@@ -432,3 +433,36 @@ def test_refusals(make, words, as_users_run):
     attribution = of(torch.randn(1, 1, 4, 4), torch.randn(1, 3, 16, 16))
     with pytest.raises(InvalidInput, match=words):
         Explainer(tiny_cnn()).evaluate(attribution, make())
+
+
+@pytest.mark.parametrize("metric", [SingleDeletion(), MuFidelity(samples=16)], ids=lambda metric: metric.name)
+def test_a_score_that_is_not_finite_leaves_no_correlation(metric):
+    model, x = linear(1, 8, 8), doubles(1, 1, 8, 8)
+    whole = model(x)[0, 0].item()
+    broken = Scored(lambda outputs: (outputs[:, 0] - whole).sqrt())  # not a number where the score falls
+    assert Explainer(model).evaluate(Attribution(doubles(1, 1, 8, 8), x, broken, GradCAM()), metric).isnan()
+
+
+def test_infidelity_in_half_precision_knows_what_rounding_left_of_the_noise():
+    model, x = linear(1, 6, 6), 3 + doubles(2, 1, 6, 6)
+    half = nn.Sequential(nn.Flatten(), Rounding(model[1])).to(torch.bfloat16)
+    slopes = half[1].inner.weight[0].detach().float().reshape(1, 1, 6, 6).expand(2, -1, -1, -1)
+    metric = Infidelity(perturbation="noise", samples=64, sigma=0.01, scaled=False)
+    (found,) = Explainer(half).measure([of(each, x.bfloat16()) for each in (slopes, 0 * slopes)], [metric])
+    assert (found.values[0] < 1e-6 * found.values[1]).all()
+
+
+class Rounding(nn.Module):
+    """Its weights and images have half precision, and it computes in double."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x.double() @ self.inner.weight.double().mT
+
+
+def test_options_from_a_file_are_those_of_a_user(as_users_run):
+    assert SensitivityN(sizes=[1, 3], cells=[2, 4]) == SensitivityN(sizes=(1, 3), cells=(2, 4))
+    assert hash(SensitivityN(sizes=[1, 3]))

@@ -324,3 +324,45 @@ def test_options_that_make_no_sense_are_refused(as_users_run):
     ):
         with pytest.raises(AttribkitError, match=next(iter(options))):
             registry.make(name, Robustness, **options)
+
+
+def test_a_stage_that_cannot_change_is_none():
+    """Constant tensors have no other order: a map that reads all weights would still get 1 for them."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    assert [sorted(names) for names in stages_of(hooked(model, images(1, 3, 16, 16)), images(1, 3, 16, 16), None)] == [
+        ["3.bias", "3.weight"],
+        ["0.bias", "0.weight"],
+    ]
+
+
+class Normalize(nn.Module):
+    """The preprocessing, in the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+class Fused(nn.Module):
+    """A normalisation by another name, with what it has learnt in buffers and parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4))
+        self.register_buffer("running_mean", torch.randn(4))
+        self.register_buffer("running_var", torch.rand(4))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight)
+
+
+def test_statistics_are_random_and_preprocessing_is_not():
+    model = nn.Sequential(Normalize(), nn.Conv2d(3, 4, 3), Fused(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    x = images(1, 3, 16, 16)
+    names = set(joined(stages_of(hooked(model, x), x, None)))
+    assert {"2.weight", "2.running_mean", "2.running_var"} < names
+    assert not {"0.mean", "0.std"} & names

@@ -249,3 +249,16 @@ def test_a_reference_image_has_the_inputs_of_its_image():
     torch.testing.assert_close(found.scores, torch.autograd.grad(score, leaf)[0].abs().amax(1, keepdim=True))
     with pytest.raises(AttribkitError, match="asked about 1 images, and inputs= were given for 3"):
         Explainer(model).attribute(x, "saliency", target=Similarity(to[:1]), inputs={"metadata": more})
+
+
+def test_metrics_do_not_leave_out_what_the_images_were_explained_with():
+    class Optional(WithMetadata):
+        def forward(self, x, metadata=None):
+            return super().forward(x, torch.zeros(len(x), 5) if metadata is None else metadata)
+
+    explainer, x, more = Explainer(Optional().eval()), images(), {"metadata": metadata()}
+    attribution = explainer.attribute(x, "saliency", inputs=more)
+    assert explainer.evaluate(attribution, "deletion", inputs=more, steps=2).isfinite().all()
+    for metric in ("deletion", "max_sensitivity"):
+        with pytest.raises(AttribkitError, match="give inputs= again"):
+            explainer.evaluate(attribution, metric)

@@ -157,3 +157,11 @@ def test_a_target_of_ones_own_may_be_asked_about_several_versions_at_once():
         x, "occlusion", target=lambda y: -(y.softmax(1) * y.log_softmax(1)).sum(1), **options
     )
     torch.testing.assert_close(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_probability_keeps_its_digits_in_half_precision(precision):
+    logits = torch.tensor([[9.0, 0.0, 0.5], [-4.0, 3.0, 3.0]], dtype=precision)
+    found = Probability(0)(logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, logits.float().softmax(1)[:, 0])

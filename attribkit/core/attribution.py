@@ -51,12 +51,13 @@ class Attribution:
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
 
-    def heatmap(self, reduce: Reduction = "sum") -> Heatmaps:
+    def heatmap(self, reduce: Reduction = "sum", size: Sequence[int] | None = None) -> Heatmaps:
         """One number per pixel of x, (b, *space): the channels reduced, then resized linearly; not normalised.
 
-        reduce: for scores of several channels the choice changes the ranking of the pixels.
+        reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
+        x, such as the photograph's.
         """
-        return resized(_reduced(self.scores, reduce), self.x.shape[2:]).squeeze(1)
+        return resized(_reduced(self.scores, reduce), size or self.x.shape[2:]).squeeze(1)
 
     def to(self, device: torch.device | str) -> "Attribution":
         """The same on another device."""
@@ -125,10 +126,12 @@ class Attribution:
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells."""
+    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    large = F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    low, high = (each.view(*maps.shape[:2], *(1,) * len(size)) for each in maps.flatten(2).aminmax(dim=2))
+    return large.clamp(low, high)
 
 
 def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:

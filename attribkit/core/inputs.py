@@ -1,7 +1,7 @@
 """What a model's forward takes besides the images."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.fingerprint import fingerprint
+
+_GIVEN = "the model was also given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Inputs:
     def notes(self) -> list[str]:
         """What a careful reader should know."""
         told = ", ".join(f"{name}={_told(value)}" for name, value in self.values.items())
-        return [f"the model was also given {told}; only the images are explained"] if told else []
+        return [f"{_GIVEN} {told}; only the images are explained"] if told else []
 
 
 def read_inputs(given: Mapping[str, Any] | None, module: nn.Module, images: int) -> Inputs:
@@ -77,6 +79,11 @@ def read_inputs(given: Mapping[str, Any] | None, module: nn.Module, images: int)
     return Inputs(
         {name: value.detach().clone() if _has_rows(value) else value for name, value in given.items()}, images
     )
+
+
+def had_inputs(notes: Iterable[str]) -> bool:
+    """Whether images with these notes went through the model with more than themselves."""
+    return any(note.startswith(_GIVEN) for note in notes)
 
 
 @contextmanager

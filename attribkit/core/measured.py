@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
 from attribkit.core.targets.target import Target
@@ -27,10 +28,8 @@ class Measured:
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
     """Score attributions of the images that the model is explaining; told: their mask or Truth, or None."""
-    if isinstance(metric, Faithfulness | Robustness) and not isinstance(target := attributions[0].target, Target):
-        raise InvalidInput(
-            f"The target {target!r} comes from a file and cannot be asked: replace(attribution, target=...)."
-        )
+    if isinstance(metric, Faithfulness | Robustness):
+        _check_question(model, attributions)
     if isinstance(metric, Faithfulness):
         values = metric(model, attributions)
         found = Measured(metric, values, metric.details(model, attributions))
@@ -63,6 +62,16 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
         if not bool(finite.all()):
             wrong = (~finite).nonzero().flatten().tolist()
             raise InvalidInput(f"The scores of {each.method!r} for images {wrong} are not finite: nothing ranks them.")
+
+
+def _check_question(model: HookedModel, attributions: Sequence[Attribution]) -> None:
+    """Refuse to ask the model another question than the one that was explained."""
+    if not isinstance(target := attributions[0].target, Target):
+        raise InvalidInput(
+            f"The target {target!r} comes from a file and cannot be asked: replace(attribution, target=...)."
+        )
+    if not model.inputs.values and any(had_inputs(each.notes) for each in attributions):
+        raise InvalidInput("The images were explained with other inputs of the model beside them: give inputs= again.")
 
 
 def _truth(told: Any, metric: Metric, attribution: Attribution) -> Truth:

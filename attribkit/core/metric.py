@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.attribution import Attribution, Reduction, resized
+from attribkit.core.attribution import Attribution, Reduction
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.core.truth import Truth
@@ -28,9 +28,9 @@ class Metric(ABC):
 
     reduce: Reduction = "sum"  # of the channels of scores that have several
 
-    def heatmap(self, attribution: Attribution) -> Heatmaps:
-        """The map that is scored, one number per pixel of the images."""
-        return attribution.heatmap(self.reduce)
+    def heatmap(self, attribution: Attribution, size: Sequence[int] | None = None) -> Heatmaps:
+        """The map that is scored, one number per pixel of the images, or of what has another size."""
+        return attribution.heatmap(self.reduce, size)
 
 
 class Faithfulness(Metric):
@@ -57,8 +57,8 @@ class Localization(Metric):
         """One number per image."""
 
     def heatmap_on(self, attribution: Attribution, truth: Truth) -> Heatmaps:
-        """The map that is scored, resized linearly to the pixels of the mask where those are others."""
-        return resized(self.heatmap(attribution)[:, None], truth.mask.shape[1:])[:, 0]
+        """The map that is scored, resized linearly, once, to the pixels of the mask."""
+        return self.heatmap(attribution, truth.mask.shape[1:])
 
 
 class Complexity(Metric):

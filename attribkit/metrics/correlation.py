@@ -22,8 +22,8 @@ def pearson(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> F
 
 def spearman(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
     """Spearman's correlation along the last axis: Pearson's of the ranks; NaN as there."""
-    constant = _is_constant(one) | _is_constant(other)
-    return pearson(average_ranks(one), average_ranks(other)).masked_fill(constant, torch.nan)
+    undefined = _is_constant(one) | _is_constant(other) | (one.isnan() | other.isnan()).any(-1)
+    return pearson(average_ranks(one), average_ranks(other)).masked_fill(undefined, torch.nan)
 
 
 def average_ranks(values: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows k"]:

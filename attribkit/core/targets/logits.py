@@ -10,7 +10,7 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
-from attribkit.core.targets.outputs import class_scores, has_one_logit, picked
+from attribkit.core.targets.outputs import class_scores, has_one_logit, picked, precise
 from attribkit.core.targets.target import Remark, Target
 
 
@@ -63,7 +63,7 @@ class Probability(_OfClasses):
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        logits = class_scores(outputs)
+        logits = precise(class_scores(outputs))  # in half of it, probabilities near one have two digits
         own = picked(logits, self.index)
         classes = torch.as_tensor(self.index, device=logits.device).expand(len(logits))[:, None]
         others = logits.scatter(1, classes, torch.finfo(logits.dtype).min).logsumexp(1)

@@ -61,7 +61,7 @@ class Infidelity(OnBank):
             raise InvalidInput(f"perturbation={self.perturbation!r} is neither 'removal' nor 'noise'.")
         slopes = [self._slopes(each) for each in attributions]
         x = attributions[0].x
-        expected = torch.stack([_products(slopes, noise) for noise in self.noises(x)], -1)
+        expected = torch.stack([_products(slopes, x.double() - (x - noise)) for noise in self.noises(x)], -1)
         return self._noisy_scores(model, attributions[0]), expected
 
     def noises(self, x: Images) -> Iterator[Float[Tensor, "1 c *space"]]:
@@ -82,9 +82,9 @@ class Infidelity(OnBank):
         return self.heatmap(attribution)[:, None].expand_as(attribution.x)
 
 
-def _products(slopes: Sequence[Images], noise: Float[Tensor, "1 c *space"]) -> Float[Tensor, "m b"]:
-    """Inner products of the noise with the scores of each map and image."""
-    return torch.stack([(each.double() * noise).flatten(1).sum(1) for each in slopes])
+def _products(slopes: Sequence[Images], moves: Images) -> Float[Tensor, "m b"]:
+    """Inner products of what rounding left of the noise with the scores of each map and image."""
+    return torch.stack([(each * moves).flatten(1).sum(1) for each in slopes])
 
 
 def _best_factor(expected: Expected, falls: Float[Tensor, "b k"]) -> Float[Tensor, "m b 1"]:

@@ -33,8 +33,9 @@ class OnBank(Faithfulness):
     def __post_init__(self) -> None:
         if isinstance(self.cells, Tensor):
             object.__setattr__(self, "cells", GivenCells(self.cells))
-        if isinstance(self.cells, Sequence):
-            object.__setattr__(self, "cells", tuple(self.cells))  # configuration files have lists
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))  # configuration files have lists
         if isinstance(self.substrate, Tensor):
             object.__setattr__(self, "substrate", Given(self.substrate))
 

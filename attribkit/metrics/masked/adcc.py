@@ -9,11 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
-from attribkit.core.explained import explained
-from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import PerImage
+from attribkit.metrics.asked_again import asked_again
 from attribkit.metrics.correlation import pearson
 from attribkit.metrics.masked.average_drop import relative_drop
 from attribkit.metrics.masked.on_masked import OnMasked
@@ -23,7 +21,8 @@ from attribkit.metrics.masked.on_masked import OnMasked
 class AverageDCC(OnMasked):
     """The harmonic mean of what a map keeps of the score, its coherency and its brevity, 0 to 1.
 
-    Coherency runs the method again, on the image multiplied by the map; brevity is one less the mean of the map.
+    Coherency runs the method again, on the image multiplied by the map; brevity is one less the mean of the map. NaN
+    where a score that is no probability falls below zero, or a map is constant.
     """
 
     name: ClassVar[str] = "adcc"
@@ -33,7 +32,8 @@ class AverageDCC(OnMasked):
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         parts = self.details(model, attributions)
         kept, brevity = 1 - parts["average_drop"], 1 - parts["complexity"]
-        return 3 / (1 / kept + 1 / parts["coherency"] + 1 / brevity)
+        mean = 3 / (1 / kept + 1 / parts["coherency"] + 1 / brevity)
+        return torch.where(kept >= 0, mean, torch.nan)
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
         """The three that it is made of, each (m, b)."""
@@ -47,16 +47,5 @@ class AverageDCC(OnMasked):
     def _coherency(self, model: HookedModel, attribution: Attribution) -> PerImage:
         """How alike the map is to that of the image multiplied by it: Pearson's correlation, from 0 to 1."""
         key = ("map of the image under a map", attribution, self.reduce)
-        again = model.remembered(key, lambda: self._again(model, attribution))
-        maps = (self.heatmap(each).flatten(1) for each in (attribution, again))
-        return (1 + pearson(*maps)) / 2
-
-    def _again(self, model: HookedModel, attribution: Attribution) -> Attribution:
-        """The same method, asked about the images multiplied by their maps."""
-        if not isinstance(method := attribution.method, Method):
-            raise InvalidInput(
-                f"{self.name!r} runs the method again, and {method!r} comes from a file, which tells only its name: "
-                "explain the images anew."
-            )
-        masked = self.masked(attribution)
-        return explained(method, model.explaining(masked, model.inputs), masked, attribution.target)  # type: ignore[arg-type]
+        again = model.remembered(key, lambda: asked_again(self, model, attribution, x=self.masked(attribution)))
+        return (1 + pearson(self.heatmap(attribution).flatten(1), again.flatten(1))) / 2

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,4 +31,5 @@ class IncreaseInConfidence(OnMasked):
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         before, after = self.before_and_after(model, attributions, self.score)
-        return (after - before > rounding(before.dtype) * before.abs()).to(before.dtype)
+        higher = (after - before > rounding(before.dtype) * before.abs()).to(before.dtype)
+        return higher.masked_fill((after - before).isnan(), torch.nan)

@@ -24,12 +24,14 @@ def stages_of(model: HookedModel, x: Images, most: int | None) -> list[list[str]
     are joined to no more than so many, of numbers of modules as equal as can be; None is a group for each module.
     """
     ended = _last_ends(model, x)
-    places = {name: _place(name.rpartition(".")[0], ended) for name, _ in _named_tensors(model.module)}
+    tensors = dict(_named_tensors(model.module))
+    places = {name: _place(name.rpartition(".")[0], ended) for name in tensors}
     first: dict[int, str] = {}  # of several names of one tensor the one nearest to the output
-    for name, tensor in sorted(_named_tensors(model.module), key=lambda each: -places[each[0]]):
+    for name, tensor in sorted(tensors.items(), key=lambda each: -places[each[0]]):
         first.setdefault(id(tensor), name)
-    modules = [list(names) for _, names in groupby(first.values(), places.__getitem__)]
-    groups = np.array_split(np.arange(len(modules)), min(most or len(modules), len(modules)))
+    groups_of_names = (list(names) for _, names in groupby(first.values(), places.__getitem__))
+    modules = [names for names in groups_of_names if any(_says_something(tensors[name]) for name in names)]
+    groups = np.array_split(np.arange(len(modules)), min(most or len(modules), len(modules)) or 1)
     return [[name for i in group for name in modules[i]] for group in groups]
 
 
@@ -69,13 +71,13 @@ class RandomCopy:
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter, and the statistics that normalisation keeps as buffers; a shared one under each of its names."""
+    """Every parameter, and the buffers beside running statistics; a shared one under each of its names."""
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if parameter.is_floating_point():
             yield name, parameter
     modules = dict(module.named_modules(remove_duplicate=False))
     for name, buffer in module.named_buffers(remove_duplicate=False):
-        if buffer.is_floating_point() and "Norm" in type(modules[name.rpartition(".")[0]]).__name__:
+        if buffer.is_floating_point() and getattr(modules[name.rpartition(".")[0]], "running_var", None) is not None:
             yield name, buffer
 
 
