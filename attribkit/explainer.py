@@ -18,7 +18,7 @@ from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import Inputs, read_inputs
 from attribkit.core.layers import Layer
-from attribkit.core.measured import Measured, check_attributions, measured
+from attribkit.core.measured import Measured, check_attributions, measured, settled
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
@@ -173,7 +173,8 @@ class Explainer:
         check_images(x, self.model)
         with frozen(self.model.module):
             model = self.model.explaining(x, self._inputs(inputs, x))
-            return [measured(metric, model, attributions, mask) for metric in made]
+            maps = settled(model, attributions)
+            return [measured(metric, model, maps, mask) for metric in made]
 
     def layers(
         self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None

@@ -1,14 +1,14 @@
 """What a metric gives, checked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.attribution import Attribution
+from attribkit.core.attribution import Attribution, Recorded
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
@@ -54,7 +54,7 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
         raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
     first = attributions[0]
     for each in attributions:
-        if each.x.shape != first.x.shape or not torch.equal(each.x, first.x) or each.target != first.target:
+        if each.x.shape != first.x.shape or not torch.equal(each.x, first.x) or not _is_same(each.target, first.target):
             raise InvalidInput(
                 "The attributions are of other images or targets than the first: measure each group on its own."
             )
@@ -62,6 +62,20 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
         if not bool(finite.all()):
             wrong = (~finite).nonzero().flatten().tolist()
             raise InvalidInput(f"The scores of {each.method!r} for images {wrong} are not finite: nothing ranks them.")
+
+
+def settled(model: HookedModel, attributions: Sequence[Attribution]) -> list[Attribution]:
+    """The attributions with what their target means for these images, where the model's answer decides that."""
+    target = attributions[0].target
+    if not isinstance(target, Target) or not target.is_open:
+        return list(attributions)
+    meant = model.resolved(target)
+    return [replace(each, target=meant) for each in attributions]
+
+
+def _is_same(one: Target | Recorded, other: Target | Recorded) -> bool:
+    """Whether two targets ask the same; those that hold tensors tell them by a checksum."""
+    return one == other or (type(one) is type(other) and repr(one) == repr(other))
 
 
 def _check_question(model: HookedModel, attributions: Sequence[Attribution]) -> None:
