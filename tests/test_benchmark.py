@@ -834,6 +834,18 @@ def test_a_model_without_weights_is_the_same_each_time(tmp_path):
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
 
 
+def test_chance_is_another_for_each_image_whatever_its_shard(tmp_path):
+    told = {"methods": ["gradcam"], "metrics": ["pointing_game", "deletion"], "oracle": False, "save_maps": True}
+    told["data"] = {"kind": "scenes", "options": {"count": 3}}
+    one, other = (benchmark(configured(tmp_path / str(size), shard_size=size, **told)) for size in (1, 3))
+    maps = other.store.maps(Unit("zoo:cnn", "random", 0))
+    first, second, _ = maps.values()
+    assert not torch.equal(first, second)
+    for shard, (image, scores) in enumerate(maps.items()):
+        assert torch.equal(one.store.maps(Unit("zoo:cnn", "random", shard))[image], scores)
+    assert {row["method_options"] for row in only(other.rows, method="random")} == {"OwnNoise(seed=0)"}
+
+
 # --- ray -------------------------------------------------------------------------------------------------------------
 
 

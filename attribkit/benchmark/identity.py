@@ -82,8 +82,9 @@ def _brief(told: Any) -> str:
 
 def _versions(plan: Plan) -> dict[str, str]:
     """Of the packages that compute, and of the plugins that take part."""
-    classes = [type(each) for each in (*plan.methods.values(), *plan.metrics.values()) if each is not None]
-    plugins = {registry.plugin_of(cls).distribution for cls in classes} - {"attribkit"}
+    taking_part = {type(each) for each in (*plan.methods.values(), *plan.metrics.values())}
+    offered = (plugin for plugin in registry.plugins() if taking_part & set(plugin.offers))
+    plugins = {plugin.distribution for plugin in offered} - {"attribkit"}
     return {"attribkit": __version__} | {package: version(package) for package in (*_PACKAGES, *sorted(plugins))}
 
 

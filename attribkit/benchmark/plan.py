@@ -6,7 +6,8 @@ from itertools import product
 
 from attribkit import registry
 from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
+from attribkit.benchmark.controls import OwnNoise
+from attribkit.benchmark.statistics.roles import CONTROLS, RANDOM, TRUTH
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
@@ -74,8 +75,12 @@ def planned(configuration: Configuration, images: int) -> Plan:
     if configuration.oracle and configuration.oracle not in methods:
         methods[configuration.oracle] = registry.make(configuration.oracle, Method)
     if configuration.controls:
-        methods |= {name: registry.make(name, Method) for name in CONTROLS if name not in methods}
+        methods = {**methods, **{name: _control(name) for name in CONTROLS if name not in methods}}
         methods[TRUTH] = None
     metrics = {each.title: each.make() for each in configuration.metrics}
     models = tuple(each.title for each in configuration.models)
     return Plan(models, methods, metrics, images, configuration.shard_size)
+
+
+def _control(name: str) -> Method:
+    return OwnNoise() if name == RANDOM else registry.make(name, Method)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.controls import TruthAsMap
+from attribkit.benchmark.controls import OwnNoise, TruthAsMap
 from attribkit.benchmark.cost import Cost, costed
 from attribkit.benchmark.identity import loaded
 from attribkit.benchmark.numbers import Numbers
@@ -81,6 +81,8 @@ class Worker:
         found = Explained()
         for title in group.methods if shard.samples else ():
             method = self.plan.methods[title]
+            if isinstance(method, OwnNoise):
+                method = replace(method, ids=tuple(shard.ids))
             try:
                 if method is None:
                     truth_map = TruthAsMap(truth.mask)
