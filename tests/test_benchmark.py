@@ -43,6 +43,7 @@ from attribkit.benchmark.lock import locked
 from attribkit.benchmark.plan import Unit, planned
 from attribkit.benchmark.rows import SCHEMA
 from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
+from attribkit.benchmark.tables import tables
 from attribkit.benchmark.toml_lines import line_of, lines_of
 from attribkit.cli import app
 from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile
@@ -832,6 +833,19 @@ def test_a_model_without_weights_is_the_same_each_time(tmp_path):
     changes = {**told, "controls": False, "oracle": False, "data": {"kind": "scenes", "options": {"count": 1}}}
     first = benchmark(configured(tmp_path, **changes))
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
+
+
+def test_what_is_not_there_is_told_as_it_is(tmp_path):
+    """No oracle is no lack of one, and data without masks have no localization."""
+    told = {"methods": ["gradcam"], "oracle": False, "data": {"kind": "given", "options": {"items": unmasked(7)}}}
+    summary = write_summary(benchmark(configured(tmp_path, metrics=["pointing_game", "sparseness"], **told)))
+    assert not any("occlusion" in note for note in summary.notes)
+    captions = [table.caption for table in tables(summary)]
+    assert sum("need masks or boxes" in str(caption) for caption in captions) == 1
+
+
+def unmasked(count):
+    return [{"image": zoo.scene(i).image, "label": zoo.scene(i).label, "id": str(i)} for i in range(count)]
 
 
 def test_chance_is_another_for_each_image_whatever_its_shard(tmp_path):

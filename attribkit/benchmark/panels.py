@@ -123,6 +123,8 @@ def _line(method: str, cells: list[Score | None]) -> Line:
 
 
 def _caption(summary: Summary, scores: list[Score]) -> str:
+    if not any(score.estimate.samples for score in scores):
+        return "No number is defined: metrics of localization need masks or boxes of the objects."
     metrics: dict[str, list[str]] = {}
     for metric in dict.fromkeys(score.metric for score in scores):
         own = [score.estimate for score in scores if score.metric == metric]

@@ -16,7 +16,7 @@ def write_summary(results: Results) -> Summary:
     results.csv holds the rows, tables/ what they say, summary.json the same for figures and reports.
     """
     configuration, folder = results.configuration, results.store.folder
-    summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or "occlusion")
+    summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or None)
     joined = pc.binary_join(results.rows["subsets"], "; ")
     rows = results.rows.drop_columns(["subsets", "curve"]).append_column("subsets", joined)
     write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))

@@ -13,7 +13,9 @@ from attribkit.benchmark.statistics.summary import Estimate
 _NAN = float("nan")
 
 
-def normalised(question: Question, means: Means, confidence: float, oracle: str) -> tuple[list[Estimate], str | None]:
+def normalised(
+    question: Question, means: Means, confidence: float, oracle: str | None
+) -> tuple[list[Estimate], str | None]:
     """(mean - random) / (oracle - random) of each contestant, and why the scale is not defined, if it is not.
 
     Each over the images on which all three are defined. Not defined where the interval of oracle - random does not

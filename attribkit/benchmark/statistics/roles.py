@@ -12,6 +12,6 @@ def role(method: str) -> Role:
     return "truth" if method == TRUTH else "control" if method in CONTROLS else "method"
 
 
-def oracle_of(kind: str, oracle: str) -> str | None:
+def oracle_of(kind: str, oracle: str | None) -> str | None:
     """The maps that a metric of this kind cannot expect to be beaten; None where there are no such."""
     return {"localization": TRUTH, "faithfulness": oracle}.get(kind)

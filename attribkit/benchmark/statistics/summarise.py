@@ -33,12 +33,13 @@ def summarise(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-    oracle: str = "occlusion",
+    oracle: str | None = "occlusion",
 ) -> Summary:
     """What the rows of a benchmark say; their order does not matter.
 
     resamples: of the bootstrap over groups. oracle: the method whose faithfulness is 1 in normalised scores; of
-    localization it is the mask itself. InvalidInput where rows contradict each other, or come twice.
+    localization it is the mask itself; None is no such method. InvalidInput where rows contradict each other, or come
+    twice.
     """
     _check_options(confidence, resamples)
     table = reading.read(rows)
@@ -88,7 +89,7 @@ def _means(question: Question, resamples: Resamples) -> Means:
     return Means(question.values, bootstrap)
 
 
-def _answer(question: Question, means: Means, confidence: float, oracle: str, failing: Flags) -> _Answer:
+def _answer(question: Question, means: Means, confidence: float, oracle: str | None, failing: Flags) -> _Answer:
     own = {method: found for (model, method), found in failing.items() if model == question.model}
     cells = _Cells(question, own)
     compared = comparisons(question, means, confidence)

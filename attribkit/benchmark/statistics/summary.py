@@ -121,7 +121,7 @@ class Summary:
     confidence: float
     resamples: int
     seed: int
-    oracle: str
+    oracle: str | None
     method_options: dict[str, str]  # label to repr
     metric_options: dict[str, str]
     scores: tuple[Score, ...]
