@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from boxed_photographs import boxed_photographs
 from environment import save
@@ -75,7 +76,8 @@ def main() -> None:
     summary.save(RESULTS / "summary.json")
     write_csv(summary, RESULTS)
     (RESULTS / "tables.tex").write_text(latex(summary))
-    record = {"images": arguments.images, "models": MODELS, "methods": METHODS, "metrics": METRICS}
+    images = {model["label"]: images_of(rows, model["label"]) for model in MODELS}
+    record = {"images": images, "models": MODELS, "methods": METHODS, "metrics": METRICS}
     save("faithfulness/run", record, ("attribkit", "torch", "timm", "torchvision"))
 
 
@@ -83,6 +85,11 @@ def finished(output: Path) -> pa.Table:
     """The rows of the units that are finished, without running anything."""
     units = sorted(output.glob("rows/*/*/*.parquet"))
     return pa.concat_tables([pq.read_table(unit).replace_schema_metadata(None) for unit in units])
+
+
+def images_of(rows: pa.Table, model: str) -> int:
+    """How many images the numbers of a model are over."""
+    return len(rows.filter(pc.equal(rows["model"], model))["image"].unique())
 
 
 def parsed() -> argparse.Namespace:
