@@ -5,7 +5,7 @@ python benchmarks/faithfulness.py --assets FOLDER --images 16        # a first l
 python benchmarks/faithfulness.py --assets FOLDER --finished         # the tables of what a run has so far
 
 FOLDER: the project's assets. A run that was stopped goes on where it was. Writes benchmarks/results/faithfulness/:
-the tables as CSV and LaTeX, and summary.json with every number, the options and the environment.
+the tables as CSV and LaTeX, the options and the environment; into the output folder summary.json, for figures.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
         console.print(table)
     for note in summary.notes:
         console.print(f"note: {note}")
-    summary.save(RESULTS / "summary.json")
+    summary.save(arguments.output / "summary.json")
     write_csv(summary, RESULTS)
     (RESULTS / "tables.tex").write_text(latex(summary))
     images = {model["label"]: images_of(rows, model["label"]) for model in MODELS}
