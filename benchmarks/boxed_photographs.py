@@ -5,27 +5,23 @@ python benchmarks/boxed_photographs.py "$ATTRIBKIT_ASSETS" figures/boxed    # pr
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 SIDE = 227  # pixels, of the images: whole photographs, squashed
 
 
-def boxed_photographs(assets: Path, output: Path, count: int | None = None) -> dict[str, Any]:
+def boxed_photographs(assets: Path, output: Path) -> dict[str, Any]:
     """Write the boxes in the format of the data set "boxes", and give its kind and options.
 
     Distances are told in pixels of the photographs as they were before they were squashed. The subset "off-centre" are
-    those whose centre is on no box: on the others a map of the centre alone is hard to beat. count: only the first so
-    many.
+    those whose centre is on no box: on the others a map of the centre alone is hard to beat.
     """
     folder = assets / "imagenet_val_boxes"
     told = json.loads((folder / "boxes.json").read_text())
     output.mkdir(parents=True, exist_ok=True)
     written = output / "boxes.json"
-    written.write_text(
-        json.dumps({name: _entry(each) for name, each in islice(sorted(told.items()), count)}, indent=1) + "\n"
-    )
+    written.write_text(json.dumps({name: _entry(each) for name, each in told.items()}, indent=1) + "\n")
     return {"kind": "boxes", "root": str(folder / "images"), "annotations": str(written)}
 
 

@@ -55,11 +55,11 @@ METRICS = [
 
 def main() -> None:
     arguments = parsed()
-    data = boxed_photographs(arguments.assets, arguments.output / "data", arguments.images)
+    data = boxed_photographs(arguments.assets, arguments.output / "data")
     configuration = Configuration(
         name="faithfulness",
         output=arguments.output,
-        data={"kind": data.pop("kind"), "options": data},
+        data={"kind": data.pop("kind"), "options": data, "limit": arguments.images},
         models=[model | {"weights": weights(arguments.assets / model["weights"])} for model in MODELS],
         methods=METHODS,
         metrics=METRICS,

@@ -23,22 +23,27 @@ class Choice(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
-class ModelChoice(Choice):
-    """A model as `attribkit.load_model` takes it."""
+class TitledChoice(Choice):
+    """A choice that is a row or a column of tables."""
 
     name: str
     label: str | None = None  # in tables; None is the name
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.label or self.name
+
+
+class ModelChoice(TitledChoice):
+    """A model as `attribkit.load_model` takes it."""
+
     pretrained: bool = False
     weights: Path | None = Field(None, strict=False)
     arguments: dict[str, Any] = {}
     mean: tuple[float, ...] | None = Field(None, strict=False)  # of the training images; None is the model's own
     std: tuple[float, ...] | None = Field(None, strict=False)
     resize: PositiveInt | None = None  # shorter side before the crop, in pixels; None is the model's own
-
-    @property
-    def title(self) -> str:
-        """What tables call it."""
-        return self.label or self.name
 
     @property
     def has_random_weights(self) -> bool:
@@ -54,17 +59,10 @@ class ModelChoice(Choice):
         return loaded._replace(preprocessing=replace(loaded.preprocessing, **given))
 
 
-class MethodChoice(Choice):
+class MethodChoice(TitledChoice):
     """A method with its options."""
 
-    name: str
-    label: str | None = None  # in tables; None is the name
     options: dict[str, Any] = Field({}, validate_default=True)
-
-    @property
-    def title(self) -> str:
-        """What tables call it."""
-        return self.label or self.name
 
     def make(self) -> Method:
         """The method itself."""
@@ -83,17 +81,15 @@ class MethodChoice(Choice):
         return options
 
 
-class MetricChoice(Choice):
+class MetricChoice(TitledChoice):
     """A metric with its preset and options."""
 
-    name: str
-    label: str | None = None  # in tables; None is the name, with the preset
     preset: str | None = None
     options: dict[str, Any] = Field({}, validate_default=True)
 
     @property
     def title(self) -> str:
-        """What tables call it."""
+        """What tables call it: the label, or the name with the preset."""
         return self.label or (f"{self.name} {self.preset}" if self.preset else self.name)
 
     def make(self) -> Metric:

@@ -10,6 +10,8 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Masks
 
+_WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}; try mask > 0."
+
 
 @dataclass(frozen=True, eq=False)
 class Truth:
@@ -31,7 +33,11 @@ class Truth:
 
 
 def as_truth(told: Any, images: Tensor) -> Truth:
-    """A mask of these images, or a Truth about them, checked."""
+    """A mask of these images, or a Truth about them, checked.
+
+    told: a bool tensor (b, *space) of the size of the images (b, c, *space), or a Truth, whose mask may be of another
+    size. Raises InvalidInput for any other shape, type or device.
+    """
     count, *space = len(images), *images.shape[2:]
     mask = told.mask if isinstance(told, Truth) else told
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 1 + len(space) or len(mask) != count:
@@ -47,9 +53,6 @@ def as_truth(told: Any, images: Tensor) -> Truth:
         return Truth(mask)
     _check_pixel(told.pixel, mask)
     return told
-
-
-_WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}; try mask > 0."
 
 
 def _check_pixel(pixel: Any, mask: Tensor) -> None:
