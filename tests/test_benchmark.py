@@ -241,6 +241,30 @@ def test_no_file_is_told(tmp_path):
         read_configuration(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"zoo:cnn"', '"zoo:vitt"', "run.toml, line 3: No zoo model is named 'vitt'. Did you mean 'vit'?"),
+        ('["zoo:cnn"]', '["zoo:vit", {name = "zoo:cnn", weights = "no.pt"}]', "run.toml, line 3: There are no weights"),
+        (
+            '"scenes", options = {count = 2}',
+            '"image_folder", options = {root = "no"}',
+            "line 2: There is no folder 'no'",
+        ),
+        ('["gradcam"]', '["gradcam"]\ndevice = "cpuu"', "run.toml, line 5: "),
+    ],
+)
+def test_what_only_loading_tells_is_told_with_its_line_too(tmp_path, monkeypatch, old, new, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text(TINY.replace(old, new))
+    result = CliRunner().invoke(app, ["benchmark", "run.toml", "--output", "other"])
+    assert result.exit_code == 2
+    assert expected in " ".join(result.output.split())
+    with pytest.raises(InvalidInput) as error:
+        benchmark("run.toml")
+    assert expected in str(error.value)
+
+
 # --- plan ------------------------------------------------------------------------------------------------------------
 
 

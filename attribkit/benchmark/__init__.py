@@ -11,7 +11,7 @@ if _missing := [package for package in ("pyarrow", "pydantic") if find_spec(pack
     raise AttribkitError(f"Benchmarks need {' and '.join(_missing)}: pip install 'attribkit[bench]'.")
 
 from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.reading import example, read_configuration
+from attribkit.benchmark.reading import example, lines_told, read_configuration
 from attribkit.benchmark.run import Results, benchmark
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.store import Failure
@@ -24,6 +24,7 @@ __all__ = [
     "Summary",
     "benchmark",
     "example",
+    "lines_told",
     "read_configuration",
     "summarise",
     "write_summary",

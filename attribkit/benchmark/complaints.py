@@ -1,10 +1,12 @@
 """What is wrong with a configuration, in sentences."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
 
 Place = tuple[str | int, ...]  # of a value: keys, and indices into arrays
 
@@ -15,6 +17,15 @@ class InvalidConfiguration(InvalidInput):
     def __init__(self, found: list[tuple[Place, str]]) -> None:
         super().__init__("\n".join(sentence for _, sentence in found))
         self.found = found
+
+
+@contextmanager
+def asked_at(*place: str | int) -> Iterator[None]:
+    """An error of what a place of the configuration asks for becomes a complaint about that place."""
+    try:
+        yield
+    except AttribkitError as error:
+        raise InvalidConfiguration([(place, str(error))]) from error
 
 
 def complaints(error: ValidationError, table: type[BaseModel], told: Any) -> InvalidConfiguration:
@@ -78,5 +89,4 @@ def _settings(table: Any, around: list[str | int]) -> list[str]:
     for key in around:
         annotation = table if isinstance(key, int) else table.model_fields[key].annotation
         table = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
-    assert issubclass(table, BaseModel)
     return list(table.model_fields)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from attribkit import __version__, registry
 from attribkit.benchmark.choices import ModelChoice
+from attribkit.benchmark.complaints import asked_at
 from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.files import write_text_whole
 from attribkit.benchmark.plan import Plan
@@ -31,7 +32,7 @@ def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
         "settings": configuration.model_dump(mode="json", include=_SETTINGS),
         "versions": _versions(plan),
         "data": {configuration.data.kind: data.fingerprint(), "images": plan.images},
-        "models": {each.title: _of_model(loaded(each, configuration.seed)) for each in configuration.models},
+        "models": dict(_models(configuration)),
         "methods": {title: repr(method or "the mask") for title, method in plan.methods.items()},
         "metrics": {title: repr(metric) for title, metric in plan.metrics.items()},
     }
@@ -88,8 +89,12 @@ def _versions(plan: Plan) -> dict[str, str]:
     return {"attribkit": __version__} | {package: version(package) for package in (*_PACKAGES, *sorted(plugins))}
 
 
-def _of_model(model: LoadedModel) -> str:
-    return f"weights {_checksum(model.model)}, {model.preprocessing!r}"
+def _models(configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """What tells each model from others."""
+    for place, choice in enumerate(configuration.models):
+        with asked_at("models", place):
+            model, preprocessing = loaded(choice, configuration.seed)
+        yield choice.title, f"weights {_checksum(model)}, {preprocessing!r}"
 
 
 def _checksum(module: nn.Module) -> str:

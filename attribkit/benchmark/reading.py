@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,10 +23,18 @@ def read_configuration(path: str | Path) -> Configuration:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{path} is no TOML: {error}.") from error
-    try:
+    with lines_told(path):
         return Configuration(**told)
+
+
+@contextmanager
+def lines_told(path: str | Path) -> Iterator[None]:
+    """What is wrong with the configuration that a file holds is told with the lines of the file."""
+    try:
+        yield
     except InvalidConfiguration as error:
-        raise InvalidInput("\n".join(_with_lines(error, str(path), text))) from None
+        text = Path(path).read_text(encoding="utf-8-sig")
+        raise InvalidInput("\n".join(_with_lines(error, str(path), text))) from error
 
 
 def example() -> str:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from attribkit.benchmark.complaints import asked_at
 from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.identity import claim, fingerprint, identity
 from attribkit.benchmark.lock import locked
 from attribkit.benchmark.plan import Group, Plan, planned
 from attribkit.benchmark.ray_data import run_on_ray
-from attribkit.benchmark.reading import read_configuration
+from attribkit.benchmark.reading import lines_told, read_configuration
 from attribkit.benchmark.serial import run_serially
 from attribkit.benchmark.store import Failure, Store
 from attribkit.core.devices import device_named
@@ -38,12 +39,15 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
     configuration: or the TOML file that holds it. A folder of another run is refused, and so is one in use.
     """
     if not isinstance(configuration, Configuration):
-        configuration = read_configuration(configuration)
+        with lines_told(configuration):
+            return benchmark(read_configuration(configuration))
     if configuration.device == "auto":  # numbers of two kinds of device are not of one run
         configuration = configuration.model_copy(update={"device": device_named("auto").type})
     elif configuration.executor == "serial":  # before the folder is that of a run that cannot be
-        device_named(configuration.device)
-    data = configuration.data.make()
+        with asked_at("device"):
+            device_named(configuration.device)
+    with asked_at("data", "options"):
+        data = configuration.data.make()
     plan = planned(configuration, len(data))
     folder = _made(configuration.output)
     with locked(folder):

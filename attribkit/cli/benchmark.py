@@ -36,7 +36,8 @@ def benchmark(
         if model.has_random_weights:
             typer.echo(f"attribkit: {model.title} has random weights; give weights or pretrained = true.", err=True)
     try:
-        results = bench.benchmark(chosen)
+        with bench.lines_told(configuration):
+            results = bench.benchmark(chosen)
     except KeyboardInterrupt:
         typer.echo(
             f"attribkit: stopped. What is finished is in {chosen.output}; start the same command again to go on.",
