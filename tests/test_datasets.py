@@ -414,6 +414,15 @@ def test_an_empty_data_set_and_ids_that_come_twice_are_refused():
 # Each of them
 
 
+def test_boxes_that_touch_stay_two_in_the_models_pixels():
+    boxes = np.array([[68.0, 0, 100, 32], [100, 32, 132, 64], [180, 0, 192, 64]])
+    prepared = prepare(sample(64, 192, boxes=boxes), CROP)  # half as large, then columns 34 to 62 and rows 2 to 30
+    assert prepared.boxes.tolist() == [[0, 0, 16, 14], [16, 14, 28, 28]]
+    drawn = prepare(sample(64, 192, boxes=boxes, mask_source=held_mask(np.ones((64, 192), dtype=bool))), CROP)
+    assert drawn.mask.all()
+    assert drawn.boxes.tolist() == prepared.boxes.tolist()
+
+
 def test_scenes_have_exact_masks():
     data = Scenes(count=2, seed=7)
     scene = zoo.scene(8)

@@ -102,6 +102,7 @@ def test_core_files_import_each_other_in_one_direction():
         "visualizer",
         "blurs",
         "substrates",
+        "boxes",
         "truth",
         "overlay",
         "sections",

@@ -10,6 +10,8 @@ import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Truth, registry
 from attribkit.core.attribution import resized
+from attribkit.core.boxes import filled
+from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.truth import as_truth
 from attribkit.methods.saliency import Saliency
@@ -88,6 +90,34 @@ def test_the_disc_of_15_pixels(closed, hits):
     for row, column, at_the_rim in ((15, 0, True), (9, 12, True), (12, 9, True), (14, 5, False), (14, 6, None)):
         expected = {True: closed, False: True, None: False}[at_the_rim]
         assert bool(found[centre + row, centre - column]) is expected
+
+
+def test_the_polygon_of_64_corners_that_stands_for_the_disc():
+    """Excitation backprop's: points of 15 pixels along an axis touch it, (9, 12) is as far away and outside."""
+    metric = registry.make("pointing_game", PointingGame, preset="excitation_bp")
+    side, centre = 35, 17
+    truth = Truth(torch.zeros(side * side, side, side, dtype=torch.bool))
+    truth.mask[:, centre, centre] = True
+    found = metric(of(*torch.eye(side * side).reshape(-1, side, side)), truth).reshape(side, side)
+    angles = np.arange(64) * 2 * np.pi / 64
+    corners = 15 * np.stack([np.sin(angles), np.cos(angles)], 1)
+    edges = np.roll(corners, -1, 0) - corners
+    steps = np.stack(np.meshgrid(*[np.arange(side) - centre] * 2, indexing="ij"), -1)
+    sides = edges[:, 1] * (steps[..., None, 0] - corners[:, 0]) - edges[:, 0] * (steps[..., None, 1] - corners[:, 1])
+    np.testing.assert_array_equal(found.numpy() > 0, (sides >= -1e-9).all(-1))
+    assert int(found.sum()) == 701
+    assert [found[centre + row, centre + column].item() for row, column in ((15, 0), (9, 12), (14, 5))] == [1, 0, 1]
+    constant = replace(metric, maxima="expected")(of(torch.zeros(side, side)), truth[:1])
+    assert constant.item() == pytest.approx(701 / side**2)
+    strict = replace(metric, closed=False)(of(*torch.eye(side * side).reshape(-1, side, side)), truth)
+    assert int(strict.sum()) == 697
+
+
+def test_a_polygon_is_for_photographs(as_users_run):
+    with pytest.raises(InvalidInput, match="corners=64 draws on photographs"):
+        PointingGame(corners=64)(of(torch.zeros(4, 4, 4)), square(4, 4, 4))
+    with pytest.raises(InvalidInput, match="corners=2 must be 3 or more"):
+        PointingGame(corners=2)
 
 
 def slow_pointing_game(heatmap, mask, tolerance, closed, maxima, sides):
@@ -254,6 +284,55 @@ def test_boxes_are_those_of_opencv():
         found = boxes_of(torch.from_numpy(mask))
         rows = [(*place.ravel().tolist(), size) for place, size in zip(found.places, found.sizes.tolist(), strict=True)]
         assert sorted(rows) == expected
+
+
+def told_boxes(*images):
+    """Each image's boxes, filled up with NaN."""
+    padded = [each + [[NAN] * 4] * (max(map(len, images)) - len(each)) for each in images]
+    return torch.tensor(padded)
+
+
+def test_boxes_that_touch_stay_two():
+    """Around the union of these is a third box, which no annotator drew."""
+    heatmap = torch.zeros(6, 6)
+    heatmap[0:2, 0:4] = 1
+    told = told_boxes([[0.0, 0, 4, 2], [2, 2, 6, 6]], [])
+    mask = filled(told, 6, 6)
+    assert mask.sum((1, 2)).tolist() == [24, 0]
+    mask[1, 0:2, 0:4] = True
+    same(BoxIoU()(of(heatmap, heatmap), Truth(mask, boxes=told)), [1, 1])
+    same(BoxIoU()(of(heatmap, heatmap), Truth(mask)), [8 / 36, 1])
+    energy = torch.ones(6, 6)
+    same(EnergyPointingGame()(of(energy, energy), Truth(mask, boxes=told)), [24 / 36, 8 / 36], 1e-6)
+    same(EnergyPointingGame()(of(energy, energy), Truth(mask)), [1, 8 / 36], 1e-6)
+
+
+def test_boxes_are_left_top_right_bottom():
+    heatmap = torch.zeros(8, 5)
+    heatmap[1:3, 2:5] = 1
+    truth = Truth(torch.zeros(1, 8, 5, dtype=torch.bool), boxes=told_boxes([[2.0, 1, 5, 3.5]]))
+    truth.mask[0, 1:3, 2:5] = True
+    same(BoxIoU()(of(heatmap), truth), [6 / 7.5], 1e-6)
+    assert truth[0:1].boxes.tolist() == truth.boxes.tolist()
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        torch.zeros(1, 4),
+        torch.zeros(2, 1, 4),
+        torch.zeros(1, 1, 4).long(),
+        told_boxes([[3.0, 0, 1, 2]]),
+        [[0, 0, 1, 1]],
+    ],
+    ids=str,
+)
+def test_boxes_that_are_none_are_refused(as_users_run, boxes):
+    explainer = Explainer(tiny_cnn())
+    attribution = explainer.attribute(torch.randn(1, 3, 16, 16), "saliency")
+    mask = torch.ones(1, 16, 16, dtype=torch.bool)
+    with pytest.raises(InvalidInput, match="boxes"):
+        explainer.evaluate(attribution, "box_iou", mask=Truth(mask, boxes=boxes))
 
 
 def test_overlaps_count_pixels():

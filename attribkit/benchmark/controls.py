@@ -15,6 +15,19 @@ from attribkit.core.targets.target import Target
 
 
 @dataclass(frozen=True)
+class Inverted(Method):
+    """The negative of another method's map."""
+
+    name: ClassVar[str] = "inverted"
+    source: ClassVar[str] = "a control"
+
+    method: Method
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        return -self.method(model, x, target)
+
+
+@dataclass(frozen=True)
 class OwnNoise(Method):
     """Uniform noise, another for each image: the largest value of one noise for all would be one lucky place."""
 

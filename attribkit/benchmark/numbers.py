@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from attribkit.benchmark.controls import Inverted
 from attribkit.benchmark.shard import told
 from attribkit.benchmark.statistics.roles import TRUTH
-from attribkit.core.attribution import Attribution, Recorded
+from attribkit.core.attribution import Attribution
+from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric, Robustness
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
@@ -84,4 +86,5 @@ class Numbers:
         straight = self.maps[method]
         if not inverted:
             return straight
-        return replace(straight, scores=-straight.scores, method=Recorded("inverse", f"inverse of {straight.method!r}"))
+        assert isinstance(straight.method, Method)
+        return replace(straight, scores=-straight.scores, method=Inverted(straight.method))

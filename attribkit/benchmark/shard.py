@@ -41,11 +41,15 @@ class Shard:
         """Where the objects are; nowhere, where nobody told."""
         mask = torch.zeros(len(self.samples), *self.x.shape[2:], dtype=torch.bool)
         pixel = torch.ones(len(self.samples), self.x.ndim - 2)
+        most = max((len(sample.boxes) for sample in self.samples if sample.boxes is not None), default=0)
+        boxes = torch.full((len(self.samples), most, 4), torch.nan)
         for place, sample in enumerate(self.samples):
             pixel[place] = sample.pixel
             if sample.mask is not None:
                 mask[place] = sample.mask
-        return Truth(mask.to(self.x.device), pixel.to(self.x.device))
+            if sample.boxes is not None:
+                boxes[place, : len(sample.boxes)] = sample.boxes
+        return Truth(*(each.to(self.x.device) for each in (mask, pixel, boxes)))
 
 
 def read_samples(data: Any, images: Iterable[int], preprocessing: Any) -> tuple[list[Prepared], LeftOut]:

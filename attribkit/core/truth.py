@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attribkit.core.boxes import Boxes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Masks
 
@@ -23,13 +24,15 @@ class Truth:
 
     mask: Masks  # True on the object
     pixel: Float[Tensor, "b axes"] | None = None  # sides of a pixel of the mask in pixels of the photograph; None is 1
+    boxes: Boxes | None = None  # in pixels of the mask; an image without any has those around its mask's parts
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __getitem__(self, images: slice) -> "Truth":
         """The truth about some of the images."""
-        return Truth(self.mask[images], None if self.pixel is None else self.pixel[images])
+        pixel, boxes = (None if each is None else each[images] for each in (self.pixel, self.boxes))
+        return Truth(self.mask[images], pixel, boxes)
 
 
 def as_truth(told: Any, images: Tensor) -> Truth:
@@ -52,6 +55,7 @@ def as_truth(told: Any, images: Tensor) -> Truth:
     if not isinstance(told, Truth):
         return Truth(mask)
     _check_pixel(told.pixel, mask)
+    _check_boxes(told.boxes, mask)
     return told
 
 
@@ -63,6 +67,20 @@ def _check_pixel(pixel: Any, mask: Tensor) -> None:
         raise InvalidInput(f"Truth(pixel=...) is a tensor {wanted} beside the mask, the sides of a pixel of each mask.")
     if not bool(((pixel > 0) & pixel.isfinite()).all()):
         raise InvalidInput("Truth(pixel=...) has sides that are no lengths: each must be above 0, and finite.")
+
+
+def _check_boxes(boxes: Any, mask: Tensor) -> None:
+    if boxes is None:
+        return
+    fits = isinstance(boxes, Tensor) and boxes.ndim == 3 and boxes.is_floating_point() and boxes.device == mask.device
+    if mask.ndim != 3 or not fits or (len(boxes), boxes.shape[2]) != (len(mask), 4):
+        raise InvalidInput(
+            f"Truth(boxes=...) are ({len(mask)}, n, 4) floating numbers beside the masks of photographs: left, top, "
+            f"right and bottom edges in pixels of the mask; fill up with NaN; got {_told(boxes)}."
+        )
+    left, top, right, bottom = boxes.unbind(2)
+    if not bool(((left <= right) & (top <= bottom) & boxes.isfinite().all(2) | boxes.isnan().all(2)).all()):
+        raise InvalidInput("Truth(boxes=...) has one that is no box left, top, right, bottom, nor all NaN.")
 
 
 def _told(mask: Any) -> str:

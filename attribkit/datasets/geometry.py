@@ -7,10 +7,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from attribkit.core.boxes import filled
 from attribkit.datasets.sample import Corners, Mask, Size
 from attribkit.preprocessing import Preprocessing
 
-Seen = Bool[Tensor, "rows columns"]  # True on the object, in the pixels that the model sees
+SeenMask = Bool[Tensor, "rows columns"]  # True on the object, in the pixels that the model sees
+SeenBoxes = Float[Tensor, "seen 4"]  # left, top, right, bottom edges in those pixels
 
 
 def pixel_sides(size: Size, preprocessing: Preprocessing) -> Float[Tensor, " 2"]:
@@ -20,19 +22,13 @@ def pixel_sides(size: Size, preprocessing: Preprocessing) -> Float[Tensor, " 2"]
     return torch.tensor(size) / torch.tensor(resized)
 
 
-def seen_boxes(boxes: Corners, size: Size, preprocessing: Preprocessing) -> Seen:
-    """The union of boxes of an image of this size.
-
-    A pixel is on a box if its centre is; a box too thin for that has the pixels under its own middle.
-    """
+def seen_boxes(boxes: Corners, size: Size, preprocessing: Preprocessing) -> SeenBoxes:
+    """What the model sees of the boxes of an image of this size, in its own pixels; those beside it are left out."""
     moved = preprocessing.geometry(_tracked(boxes, size)).as_subclass(Tensor)
-    left, top, right, bottom = moved[(moved[:, 2:] > moved[:, :2]).all(1)].T
-    height, width = preprocessing.size
-    rows, columns = _under(top, bottom, height), _under(left, right, width)
-    return (rows.float().T @ columns.float()) > 0
+    return moved[(moved[:, 2:] > moved[:, :2]).all(1)]
 
 
-def seen_mask(mask: Mask, preprocessing: Preprocessing) -> Seen:
+def seen_mask(mask: Mask, preprocessing: Preprocessing) -> SeenMask:
     """A mask, through the same resampling as its image.
 
     A pixel is on the object if half of it is; an object too small for that has the pixels under those of its mask.
@@ -43,16 +39,7 @@ def seen_mask(mask: Mask, preprocessing: Preprocessing) -> Seen:
         return seen
     rows, columns = np.nonzero(mask)
     pixels = np.stack([columns, rows, columns + 1, rows + 1], axis=1).astype(np.float64)
-    return seen_boxes(pixels, Size(*mask.shape), preprocessing)
-
-
-def _under(low: Float[Tensor, " n"], high: Float[Tensor, " n"], count: int) -> Bool[Tensor, "n cells"]:
-    """Which of a row of pixels lie under spans."""
-    centres = torch.arange(count, dtype=low.dtype) + 0.5
-    under = (low[:, None] <= centres) & (centres < high[:, None])
-    thin = ~under.any(1)
-    middle = ((low + high) / 2).floor().long().clamp(0, count - 1)
-    return under | (thin[:, None] & (torch.arange(count) == middle[:, None]))
+    return filled(seen_boxes(pixels, Size(*mask.shape), preprocessing)[None], *preprocessing.size)[0]
 
 
 def _tracked(boxes: Corners, size: Size) -> tv_tensors.BoundingBoxes:

@@ -77,6 +77,7 @@ def _questions(chosen: list[tuple[int, Prepared]], cells: int, number: int) -> I
             group=f"mosaic {number}",
             x=x,
             mask=mask,
+            boxes=None,
             pixel=image.pixel,
             label=label,
             category=None,

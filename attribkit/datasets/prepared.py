@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from attribkit.core.boxes import filled
 from attribkit.core.errors import InvalidInput
-from attribkit.datasets.geometry import Seen, pixel_sides, seen_boxes, seen_mask
+from attribkit.datasets.geometry import SeenBoxes, SeenMask, pixel_sides, seen_boxes, seen_mask
 from attribkit.datasets.sample import Sample, Size
 from attribkit.preprocessing import Preprocessing
 
@@ -22,9 +23,8 @@ class Prepared:
     id: str
     group: str
     x: Float[Tensor, "c h w"]
-    mask: (
-        Bool[Tensor, "h w"] | None
-    )  # the union of the boxes where no mask is drawn; None where there are no boxes either
+    mask: SeenMask | None  # the union of the boxes where none is drawn; None where there are none either
+    boxes: SeenBoxes | None  # None where nobody told
     pixel: Float[Tensor, " 2"]  # height and width of a pixel of x, in pixels of the photograph
     label: int | None
     category: str | None
@@ -40,12 +40,14 @@ def prepare(sample: Sample, preprocessing: Any) -> Prepared:
     if not isinstance(preprocessing, Preprocessing):
         raise InvalidInput(f"Data sets hold photographs, and {preprocessing!r} is for others: choose another model.")
     image = sample.image
-    mask = _mask(sample, image, preprocessing)
+    boxes = _boxes(sample, image, preprocessing)
+    mask = _mask(sample, image, boxes, preprocessing)
     return Prepared(
         id=sample.id,
         group=sample.group,
         x=preprocessing(image),
         mask=mask,
+        boxes=boxes,
         pixel=_pixel(sample, image, preprocessing),
         label=sample.label,
         category=sample.category,
@@ -54,14 +56,21 @@ def prepare(sample: Sample, preprocessing: Any) -> Prepared:
     )
 
 
-def _mask(sample: Sample, image: Image.Image, preprocessing: Preprocessing) -> Seen | None:
-    size = Size(image.height, image.width)
+def _boxes(sample: Sample, image: Image.Image, preprocessing: Preprocessing) -> SeenBoxes | None:
+    if sample.boxes is None:
+        return None
+    return seen_boxes(sample.boxes, Size(image.height, image.width), preprocessing)
+
+
+def _mask(sample: Sample, image: Image.Image, boxes: SeenBoxes | None, preprocessing: Preprocessing) -> SeenMask | None:
     mask = sample.mask
-    if mask is not None and mask.shape != size:
-        raise InvalidInput(f"The mask of {sample.id!r} is {mask.shape}, its image {tuple(size)} (height, width).")
-    if mask is not None:
-        return seen_mask(mask, preprocessing)
-    return None if sample.boxes is None else seen_boxes(sample.boxes, size, preprocessing)
+    if mask is None:
+        return None if boxes is None else filled(boxes[None], *preprocessing.size)[0]
+    if mask.shape != (image.height, image.width):
+        raise InvalidInput(
+            f"The mask of {sample.id!r} is {mask.shape}, its image {(image.height, image.width)} (height, width)."
+        )
+    return seen_mask(mask, preprocessing)
 
 
 def _pixel(sample: Sample, image: Image.Image, preprocessing: Preprocessing) -> Float[Tensor, " 2"]:

@@ -12,7 +12,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
 from attribkit.core.truth import Truth
-from attribkit.metrics.localization.boxes import boxes_of, overlaps
+from attribkit.metrics.localization.boxes import Places, boxes_of, boxes_of_objects, overlaps
 
 Chosen = Literal["largest", "every"]
 
@@ -21,8 +21,8 @@ Chosen = Literal["largest", "every"]
 class BoxIoU(Localization):
     """How well a box around what is bright in the heatmap fits a box of the object: intersection over union, 0 to 1.
 
-    The object's boxes are those of its connected parts; the best pair counts. NaN where there is no object, or where
-    the heatmap is constant. Boxes are found on the CPU.
+    The object's boxes are those that the truth holds, or else those around the connected parts of its mask; the best
+    pair counts. NaN where there is no object, or where the heatmap is constant. Boxes are found on the CPU.
     """
 
     name: ClassVar[str] = "box_iou"
@@ -46,8 +46,8 @@ class BoxIoU(Localization):
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)
-        pairs = zip(self._bright(heatmap).cpu().numpy(), truth.mask.cpu().numpy(), strict=True)
-        values = [self._best(bright, mask) for bright, mask in pairs]
+        pairs = zip(self._bright(heatmap).cpu().numpy(), boxes_of_objects(truth), strict=True)
+        values = [self._best(bright, wanted) for bright, wanted in pairs]
         return torch.tensor(values, dtype=heatmap.dtype, device=heatmap.device)
 
     def _bright(self, heatmap: Heatmaps) -> Masks:
@@ -55,10 +55,10 @@ class BoxIoU(Localization):
         low, high = (each[(..., *(None,) * (heatmap.ndim - 1))] for each in heatmap.flatten(1).aminmax(dim=1))
         return ((heatmap - low) >= self.threshold * (high - low)) & (high > low)
 
-    def _best(self, bright: np.ndarray, mask: np.ndarray) -> float:
+    def _best(self, bright: np.ndarray, wanted: Places) -> float:
         """The overlap of the best pair; NaN where there is none."""
-        found, wanted = boxes_of(bright), boxes_of(mask)
+        found = boxes_of(bright)
         places = found.places
         if self.boxes == "largest" and len(places):
             places = places[found.sizes.argmax()][None]
-        return float(overlaps(places, wanted.places).max()) if len(places) and len(wanted.places) else float("nan")
+        return float(overlaps(places, wanted).max()) if len(places) and len(wanted) else float("nan")

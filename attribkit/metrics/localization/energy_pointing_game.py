@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.boxes import filled
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Masks, PerImage
@@ -17,9 +18,10 @@ from attribkit.metrics.localization.share import share_inside
 
 @dataclass(frozen=True)
 class EnergyPointingGame(Localization):
-    """The share of the heatmap's positive part that lies in the boxes around the parts of the object, 0 to 1.
+    """The share of the heatmap's positive part that lies in the boxes of the object, 0 to 1.
 
-    NaN where there is no positive part, no object, or where the boxes leave too little room to miss.
+    Its boxes are those that the truth holds, or else those around the connected parts of its mask. NaN where there is
+    no positive part, no object, or where the boxes leave too little room to miss.
     """
 
     name: ClassVar[str] = "energy_pointing_game"
@@ -38,15 +40,19 @@ class EnergyPointingGame(Localization):
         energy = self.heatmap_on(attribution, truth).relu()
         if self.from_smallest:
             energy = energy - energy.flatten(1).amin(1)[(..., *(None,) * (energy.ndim - 1))]
-        boxes = boxed(truth.mask)
+        boxes = boxed(truth)
         covered = boxes.flatten(1).double().mean(1)
         return torch.where(covered <= self.largest, share_inside(energy, boxes), torch.nan)
 
 
-def boxed(mask: Masks) -> Masks:
-    """The masks with the box around each connected part filled."""
-    filled = torch.zeros_like(mask, device="cpu")
-    for own, image in zip(filled, mask.cpu(), strict=True):
+def boxed(truth: Truth) -> Masks:
+    """The masks with the boxes of the objects filled."""
+    around = torch.zeros_like(truth.mask, device="cpu")
+    for own, image in zip(around, truth.mask.cpu(), strict=True):
         for place in boxes_of(image).places:
             own[tuple(slice(*axis) for axis in place)] = True
-    return filled.to(mask.device)
+    around = around.to(truth.mask.device)
+    if truth.boxes is None:
+        return around
+    told = truth.boxes.isfinite().flatten(1).any(1)
+    return torch.where(told[:, None, None], filled(truth.boxes, *truth.mask.shape[1:]), around)

@@ -1,5 +1,7 @@
 """Whether points are near an object, exactly and in pixels of any size."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -13,10 +15,13 @@ Points = Int[Tensor, "points place"]  # of each point its image, and where it is
 _FEW = 16  # points of an image from which on looking around each takes longer than a map of distances
 
 
-def near_object(truth: Truth, points: Points, tolerance: float, *, closed: bool) -> Bool[Tensor, " points"]:
+def near_object(
+    truth: Truth, points: Points, tolerance: float, *, closed: bool, corners: int | None = None
+) -> Bool[Tensor, " points"]:
     """Whether a pixel of the object is nearer to each point than the tolerance, or as near where that is closed.
 
-    Distances are between centres, in pixels of the photograph; a point on the object always is near.
+    Distances are between centres, in pixels of the photograph; a point on the object always is near. corners: of the
+    regular polygon in the circle, the first beside the point, that stands for the circle in photographs.
     """
     mask, sides = truth.mask, _sides(truth)
     reach = (tolerance / sides.amin(0)).floor().minimum(torch.tensor(mask.shape[1:], device=mask.device))
@@ -25,10 +30,21 @@ def near_object(truth: Truth, points: Points, tolerance: float, *, closed: bool)
     def near(squared: Tensor) -> Tensor:
         return (squared <= tolerance**2 if closed else squared < tolerance**2) | (squared == 0)
 
-    if len(points) > _FEW * len(mask):
+    if corners is None and len(points) > _FEW * len(mask):
         return near(_squared_distances(mask, sides, far))[points.unbind(1)]
     steps = _steps(far, mask.device)
-    return _touches(mask, points, steps, near((steps * sides[:, None]).square().sum(2)))
+    lengths = steps * sides[:, None]
+    reached = near(lengths.square().sum(2)) if corners is None else _in_polygon(lengths, tolerance, closed, corners)
+    return torch.cat([_touches(mask, some, steps, reached) for some in points.split(_FEW * len(mask) or 1)])
+
+
+def _in_polygon(steps: Float[Tensor, "b k axes"], radius: float, closed: bool, corners: int) -> Bool[Tensor, "b k"]:
+    """Whether steps of two axes end in a regular polygon around their beginning: none is farther out than its edge."""
+    down, right = steps.unbind(2)
+    sector = 2 * math.pi / corners
+    outward = torch.hypot(down, right) * torch.cos(torch.atan2(down, right).remainder(sector) - sector / 2)
+    edge, rounding = radius * math.cos(sector / 2), 1e-9 * radius
+    return (outward <= edge + rounding if closed else outward < edge - rounding) | (outward == 0)
 
 
 def _sides(truth: Truth) -> Float[Tensor, "b axes"]:

@@ -29,24 +29,31 @@ class PointingGame(Localization):
     higher_is_better: ClassVar[bool | None] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "torchray": {"tolerance": 15.0, "closed": False, "maxima": "first"},
-        "excitation_bp": {"tolerance": 15.0, "closed": False, "maxima": "first"},
+        "excitation_bp": {"tolerance": 15.0, "corners": 64, "maxima": "first"},
         "quantus": {"maxima": "any"},
     }
 
     tolerance: float = 0.0  # pixels of the photograph from the object, between centres
     closed: bool = True  # whether a point as far away as is tolerated is a hit, not only one that is nearer
+    corners: int | None = None  # of the polygon in the circle that stands for it, as geometry libraries draw circles
     maxima: Maxima = "expected"  # where several pixels are largest: the first, any of them, the share of those that hit
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < math.inf:
             raise InvalidInput(f"tolerance={self.tolerance} must be a number of pixels from 0.")
+        if self.corners is not None and self.corners < 3:
+            raise InvalidInput(f"corners={self.corners} must be 3 or more, or None for a circle.")
         if self.maxima not in get_args(Maxima):
             raise InvalidInput(f"maxima={self.maxima!r} is not known; known: {', '.join(get_args(Maxima))}.")
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)
+        if self.corners is not None and heatmap.ndim != 3:
+            raise InvalidInput(
+                f"corners={self.corners} draws on photographs, got a map {tuple(heatmap.shape)}: use None."
+            )
         points = self._points(heatmap)
-        hits = near_object(truth, points, self.tolerance, closed=self.closed)
+        hits = near_object(truth, points, self.tolerance, closed=self.closed, corners=self.corners)
         each, count = points[:, 0], len(heatmap)
         hit, largest = each[hits].bincount(minlength=count), each.bincount(minlength=count)
         value = (hit > 0).double() if self.maxima == "any" else hit.double() / largest
