@@ -301,7 +301,7 @@ def test_rows_are_complete(undisturbed):
     rows.validate(full=True)
     methods = ["gradcam", "saliency", *CONTROLS, TRUTH]
     cells = {(row["method"], row["inverted"], row["metric"], row["image"]) for row in rows.to_pylist()}
-    assert len(cells) == rows.num_rows == len(methods) * 2 * 2 * 3
+    assert len(cells) == rows.num_rows == (len(methods) + 2) * 2 * 3  # two methods have inverses too
     assert not undisturbed.failures
     truth = only(rows, method=TRUTH, inverted=False)
     assert all(row["value"] == 1 and row["milliseconds"] is None for row in truth)
@@ -452,14 +452,18 @@ def test_what_is_finished_is_not_done_again(tmp_path, undisturbed, monkeypatch):
 def test_no_number_depends_on_what_was_missing(tmp_path):
     """Bit by bit, also of metrics that ask the model."""
     metrics = [{"name": name, "options": {"steps": 2}} for name in ("deletion", "insertion_minus_deletion")]
-    changes = {"metrics": metrics, "methods": ["gradcam"], "oracle": False, "save_curves": True, "shard_size": 3}
+    changes = {"metrics": metrics, "methods": ["gradcam"], "oracle": False, "save_details": True, "shard_size": 3}
     expected = benchmark(configured(tmp_path, **changes)).rows
     units = sorted(tmp_path.rglob("*.parquet"))
     for path in random.Random(0).sample(units, len(units) // 2):
         path.unlink()
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(expected)
     deletion = only(expected, metric="deletion")
-    assert all(len(row["curve"]) == 3 and 0 <= row["tie_share"] <= 1 for row in deletion)
+    assert all(0 <= row["tie_share"] <= 1 for row in deletion)
+    assert all(len(dict(row["details"])["curve"]) == 3 for row in deletion)
+    both = [dict(row["details"]) for row in only(expected, metric="insertion_minus_deletion")]
+    assert all(set(each) == {"deletion_curve", "insertion_curve", "fractions"} for each in both)
+    assert {tuple(each["fractions"]) for each in both} == {(0, 0.5, 1)}
     assert {row["higher_is_better"] for row in deletion} == {False}
 
 
@@ -983,7 +987,7 @@ def test_command_line(tmp_path):
     assert "zoo:cnn: localization" in result.output
     with (tmp_path / "other" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 * 2 * 2 * 3
+    assert len(rows) == (6 + 1) * 2 * 3
     assert {row["method"] for row in rows} == {"gradcam", *CONTROLS, TRUTH}
     assert Summary.load(tmp_path / "other" / "summary.json").scores
     assert "\\toprule" in (tmp_path / "other" / "tables" / "tables.tex").read_text()

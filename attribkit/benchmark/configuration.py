@@ -52,7 +52,7 @@ class Configuration(Choice):
     batch_size: PositiveInt | Literal["auto"] = "auto"  # images at a time, as for `Explainer`
     device: str = "auto"
     save_maps: bool = False
-    save_curves: bool = False
+    save_details: bool = False  # curves, and what else metrics have beside their numbers
     executor: Literal["serial", "ray"] = "serial"
     ray: RayOptions = RayOptions()
 

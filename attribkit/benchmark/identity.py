@@ -23,7 +23,7 @@ Identity = dict[str, dict[str, Any]]
 
 _FILE = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy")
-_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "save_maps", "save_curves"}
+_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "save_maps", "save_details"}
 
 
 def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:

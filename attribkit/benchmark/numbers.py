@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attribkit.benchmark.controls import Inverted
 from attribkit.benchmark.shard import told
-from attribkit.benchmark.statistics.roles import TRUTH
+from attribkit.benchmark.statistics.roles import TRUTH, role
 from attribkit.core.attribution import Attribution
 from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric, Robustness
@@ -48,11 +48,12 @@ class Numbers:
                 self._attempt(titles, subjects)
 
     def _subjects(self, metric: Metric) -> tuple[Subject, ...]:
-        """The maps that a metric scores: of each also the inverse where the metric would see one."""
+        """The maps that a metric scores: of each method's also the inverse where the metric would see one."""
         if isinstance(metric, Robustness):
             return tuple((name, False) for name in self.maps if name != TRUTH)  # which asks nothing
         inverts = isinstance(metric, Faithfulness | Localization) and metric.reduce == "sum"
-        return tuple((name, inverted) for name in self.maps for inverted in ((False, True) if inverts else (False,)))
+        both = {name for name in self.maps if inverts and role(name) == "method"}
+        return tuple((name, inverted) for name in self.maps for inverted in (False, True)[: 1 + (name in both)])
 
     def _attempt(self, titles: Sequence[str], subjects: Sequence[Subject]) -> None:
         try:

@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),  # NaN where not defined
         pa.field("tie_share", pa.float32()),
         pa.field("floor", pa.float32()),
-        pa.field("curve", pa.list_(pa.float32())),
+        pa.field("details", pa.map_(pa.string(), pa.list_(pa.float32()))),
         pa.field("milliseconds", pa.float32()),
         pa.field("forwards", pa.float32()),
         pa.field("peak_mib", pa.float32()),

@@ -115,8 +115,7 @@ class Worker:
         if kept:
             attribution = numbers.maps[unit.method]
             self.store.keep_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
-        details = {"tie_share", "floor", "curve"} if self.configuration.save_curves else {"tie_share", "floor"}
-        rows = table(unit_rows(unit, shard, numbers, cost, details))
+        rows = table(unit_rows(unit, shard, numbers, cost, with_details=self.configuration.save_details))
         self.store.finish(unit, rows, lacking, {"device": told_device(self.device)}, maps_are_kept=kept)
 
     def _fail(self, unit: Unit, why: str) -> None:

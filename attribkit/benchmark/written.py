@@ -18,7 +18,7 @@ def write_summary(results: Results) -> Summary:
     configuration, folder = results.configuration, results.store.folder
     summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or None)
     joined = pc.binary_join(results.rows["subsets"], "; ")
-    rows = results.rows.drop_columns(["subsets", "curve"]).append_column("subsets", joined)
+    rows = results.rows.drop_columns(["subsets", "details"]).append_column("subsets", joined)
     write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
     write_text_whole(folder / "summary.json", summary.to_json())
     write_csv(summary, folder / "tables")
