@@ -67,6 +67,7 @@ __all__ = [
     "gallery",
     "hookimpl",
     "load_model",
+    "register",
     "scored_as",
     "train_head",
 ]
@@ -107,6 +108,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "gallery": "figures",
     "hookimpl": "hookspecs",
     "load_model": "loading",
+    "register": "registry",
     "scored_as": "core.targets.asked",
     "train_head": "heads",
 }

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,9 @@ from attribkit import registry, zoo
 from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, listed
 from attribkit.core.spec import ModelSpec
 from attribkit.preprocessing import ClipPreprocessing, Preprocessing
+from attribkit.python_files import module_of
+
+Made = TypeVar("Made")
 
 
 class LoadedModel(NamedTuple):
@@ -27,19 +30,28 @@ class LoadedModel(NamedTuple):
 def load_model(
     name: str, *, pretrained: bool = False, weights: str | Path | None = None, **arguments: Any
 ) -> LoadedModel:
-    """Make a model by name: "timm:resnet50", "torchvision:resnet50", "hf-hub:org/name" or "zoo:cnn".
+    """Make a model by name: "timm:resnet50", "torchvision:resnet50", "hf-hub:org/name", "zoo:cnn" or "my.py:build".
 
     pretrained: fetch the weights that the library publishes (the zoo's are always there). weights: a safetensors file,
-    or a state dict that torch.save wrote; never a whole pickled model. arguments: go to the library's constructor.
+    or a state dict that torch.save wrote; never a whole pickled model. arguments: go to the library's constructor, or
+    to the function of the file, which gives the model and its preprocessing.
     """
     scheme, separator, rest = name.partition(":")
-    if not separator or scheme not in _SCHEMES:
-        raise UnknownName("kind of model", name, [f"{each}:NAME" for each in _SCHEMES])
-    loaded = _SCHEMES[scheme](rest, pretrained, arguments)
+    if is_of_file(name):
+        loaded = _of_file(name, pretrained, arguments)
+    elif separator and scheme in _SCHEMES:
+        loaded = _SCHEMES[scheme](rest, pretrained, arguments)
+    else:
+        raise UnknownName("kind of model", name, [*(f"{each}:NAME" for each in _SCHEMES), "FILE.py:FUNCTION"])
     if weights is not None:
         _fill(loaded.model, Path(weights), name)
     loaded.model.eval()
     return loaded
+
+
+def is_of_file(name: str) -> bool:
+    """Whether a model's name is a function of a Python file, "my.py:build"."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def described(model: nn.Module, preprocessing: Any) -> ModelSpec:
@@ -47,6 +59,25 @@ def described(model: nn.Module, preprocessing: Any) -> ModelSpec:
     spec = registry.model_spec(model)
     size = spec.input_size or preprocessing.shape
     return replace(spec, mean=preprocessing.mean, std=preprocessing.std, input_size=size)
+
+
+def _of_file(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
+    """What a function of the user's own makes; it is told of pretrained weights only if they are asked for."""
+    path, _, function = name.rpartition(":")
+    module = module_of(path)
+    make = getattr(module, function, None)
+    if not callable(make):
+        known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        raise UnknownName(f"function of {path}", function, known)
+    made = _made(name, lambda: make(**arguments, **({"pretrained": True} if pretrained else {})))
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module):
+        return LoadedModel(*made)
+    if isinstance(made, nn.Module) and hasattr(made, "pretrained_cfg"):
+        return LoadedModel(made, Preprocessing.of_timm(made))
+    raise InvalidInput(
+        f"{name} gave {type(made).__name__}: give the model and its preprocessing, such as `return model, "
+        "attribkit.preprocessing.Preprocessing(size=(224, 224), resize=256, mean=(...), std=(...))`."
+    )
 
 
 def _timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
@@ -122,7 +153,7 @@ _SCHEMES: dict[str, Callable[[str, bool, Mapping[str, Any]], LoadedModel]] = {
 }
 
 
-def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+def _made(name: str, make: Callable[[], Made]) -> Made:
     """The model, or one sentence on why there is none."""
     try:
         return make()

@@ -1,12 +1,15 @@
 """Plugins: found, checked and looked up by name. Nothing else calls pluggy."""
 
+import hashlib
 import inspect
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pluggy
@@ -16,13 +19,14 @@ import attribkit.methods
 import attribkit.metrics
 import attribkit.models
 import attribkit.visualizers
-from attribkit import hookspecs
+from attribkit import __version__, hookspecs
 from attribkit.core.errors import AttribkitError, InvalidInput, PluginWarning, UnknownName, listed
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
 from attribkit.core.substrates import Imputer
 from attribkit.core.visualizer import Visualizer
+from attribkit.python_files import classes_of, module_of
 
 BUILTIN = {
     "methods": attribkit.methods,
@@ -30,6 +34,7 @@ BUILTIN = {
     "metrics": attribkit.metrics,
     "models": attribkit.models,
 }
+OWN = "this process"  # the distribution of classes that it registers itself
 VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
 
 Offer = type[Method] | type[Visualizer] | type[Metric] | type[Imputer]
@@ -40,7 +45,7 @@ _KINDS: dict[str, type[Any]] = {
     "attribkit_metrics": Metric,
     "attribkit_imputers": Imputer,
 }
-_SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take an imputer, also by its name
+SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take an imputer, also by its name
 
 
 @dataclass(frozen=True)
@@ -49,37 +54,69 @@ class Plugin:
 
     name: str  # of its entry point
     distribution: str  # that installed it
-    offers: tuple[Offer, ...]
+    version: str  # of the distribution; of this process's own classes, a checksum of their code
+    offers: tuple[Offer, ...] = ()
 
 
 def plugins() -> tuple[Plugin, ...]:
     """Built-in plugins first, then those of installed distributions, in the order of their names."""
-    return _loaded()[1]
+    return tuple(_loaded()[1])
 
 
 def methods() -> dict[str, type[Method]]:
     """Every attribution method by name."""
-    return _offered(Method)
+    return offered(Method)
 
 
 def visualizers() -> dict[str, type[Visualizer]]:
     """Every visualizer by name."""
-    return _offered(Visualizer)
+    return offered(Visualizer)
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Every metric by name."""
-    return _offered(Metric)
+    return offered(Metric)
 
 
 def imputers() -> dict[str, type[Imputer]]:
     """Every imputer by name."""
-    return _offered(Imputer)
+    return offered(Imputer)
+
+
+def offered(kind: type[Named]) -> dict[str, type[Named]]:
+    """Every class of a kind by name."""
+    return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
 
 
 def plugin_of(cls: Offer) -> Plugin:
     """The plugin that offers a method, visualizer, metric or imputer."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
+
+
+def register(*classes: Offer) -> None:
+    """Offer classes by name in this process, as a plugin does in every one.
+
+    A class takes the place of one of its kind and name that was registered before: a cell of a notebook may run twice.
+    """
+    manager, found = _loaded()
+    for cls in classes:
+        hook = next((hook for hook, kind in _KINDS.items() if isinstance(cls, type) and issubclass(cls, kind)), None)
+        if hook is None:
+            raise InvalidInput(f"{cls!r} is none of {listed(k.__name__ for k in _KINDS.values())}: derive it from one.")
+        _check_class(cls, _KINDS[hook], "register")
+        plugin = Plugin(f"{_KINDS[hook].__name__.lower()} {cls.name}", OWN, _checksum(cls))
+        for other in [each for each in found if (each.name, each.distribution) == (plugin.name, OWN)]:
+            manager.unregister(name=f"{OWN}:{other.name}")
+            found.remove(other)
+        found.append(_register(manager, _answering(hook, cls), plugin, found))
+
+
+def register_file(path: str | Path) -> None:
+    """Run a Python file of the user's own, and offer the methods, visualizers, metrics and imputers that it defines."""
+    offers = classes_of(module_of(path), tuple(_KINDS.values()))
+    if not offers:
+        raise InvalidInput(f"{str(path)!r} defines no {' and no '.join(k.__name__ for k in _KINDS.values())}.")
+    register(*offers)
 
 
 def model_spec(model: nn.Module) -> ModelSpec:
@@ -114,7 +151,7 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {cls.name!r}", option, known)
-    for option in set(_SUBSTRATES) & set(options):
+    for option in set(SUBSTRATES) & set(options):
         if isinstance(name := options[option], str) and name in imputers():
             options[option] = imputers()[name]()
     try:
@@ -139,7 +176,7 @@ def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
 
 
 def _named(name: Any, kind: type[Named]) -> type[Named]:
-    known = _offered(kind)
+    known = offered(kind)
     if not isinstance(name, str):
         raise InvalidInput(
             f"{name!r} is no {kind.__name__.lower()}: give a name ({listed(known)}), a class or an instance."
@@ -149,29 +186,25 @@ def _named(name: Any, kind: type[Named]) -> type[Named]:
     return known[name]
 
 
-def _offered(kind: type[Named]) -> dict[str, type[Named]]:
-    return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
-
-
 @cache
-def _loaded() -> tuple[pluggy.PluginManager, tuple[Plugin, ...]]:
+def _loaded() -> tuple[pluggy.PluginManager, list[Plugin]]:
     """The plugin manager and what it holds; a third-party plugin that is not right is left out with a warning."""
     manager = pluggy.PluginManager("attribkit")
     manager.add_hookspecs(hookspecs)
     found: list[Plugin] = []
     for name, module in BUILTIN.items():
-        found.append(_register(manager, module, name, "attribkit", found))
+        found.append(_register(manager, module, Plugin(name, "attribkit", __version__), found))
     for entry in _wanted():
-        distribution = entry.dist.name if entry.dist else entry.value
+        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.value, "")
         try:
-            found.append(_register(manager, entry.load(), entry.name, distribution, found))
+            found.append(_register(manager, entry.load(), Plugin(entry.name, distribution, version), found))
         except Exception as error:
             warnings.warn(
                 f"Plugin {entry.name!r} of {distribution!r} was left out: {type(error).__name__}: {error}",
                 PluginWarning,
                 stacklevel=2,
             )
-    return manager, tuple(found)
+    return manager, found
 
 
 def _wanted() -> Iterator[EntryPoint]:
@@ -182,19 +215,40 @@ def _wanted() -> Iterator[EntryPoint]:
     return (entry for entry in installed if names is None or entry.name in names)
 
 
-def _register(manager: pluggy.PluginManager, module: Any, name: str, distribution: str, before: list[Plugin]) -> Plugin:
-    """Register a plugin whole, or not at all."""
-    manager.register(module, name=f"{distribution}:{name}")
+def _register(manager: pluggy.PluginManager, module: Any, plugin: Plugin, before: list[Plugin]) -> Plugin:
+    """Register a plugin whole, or not at all; it comes back with what it offers."""
+    manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
     try:
         manager.check_pending()  # catches a misspelt hook
         if not manager.get_hookcallers(module):
             raise AttribkitError("it answers no hook; are its functions marked with @hookimpl?")
-        plugin = Plugin(name, distribution, tuple(_offers(manager, module)))
+        plugin = replace(plugin, offers=tuple(_offers(manager, module)))
         _refuse_taken_names([*before, plugin])
     except Exception:
         manager.unregister(module)
         raise
     return plugin
+
+
+def _answering(hook: str, cls: Offer) -> SimpleNamespace:
+    """A plugin that answers one hook with one class."""
+
+    def answer() -> list[Offer]:
+        return [cls]
+
+    return SimpleNamespace(**{hook: hookspecs.hookimpl(answer)})
+
+
+def _checksum(cls: type) -> str:
+    """Of the file that defines a class, or of the class alone where there is no file."""
+    try:
+        code = Path(inspect.getfile(cls)).read_bytes()
+    except (OSError, TypeError):
+        try:
+            code = inspect.getsource(cls).encode()
+        except (OSError, TypeError):
+            code = repr(cls).encode()
+    return f"sha256 {hashlib.sha256(code).hexdigest()[:16]}"
 
 
 def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[Offer]:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from attribkit.benchmark import (
     store,
     write_summary,
 )
+from attribkit.benchmark.choices import MethodChoice, MetricChoice
 from attribkit.benchmark.lock import locked
 from attribkit.benchmark.plan import Unit, planned
 from attribkit.benchmark.rows import SCHEMA
@@ -109,7 +111,7 @@ def complaints(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (TINY + "sed = 1\n", "run.toml, line 6: No setting is named 'sed'. Did you mean 'seed'? Known: name, output"),
+        (TINY + "sed = 1\n", "run.toml, line 6: No setting is named 'sed'. Did you mean 'seed'? Known: name, plugin"),
         (TINY.replace("gradcam", "gradcan"), "line 4: No method is named 'gradcan'. Did you mean 'gradcam'?"),
         (TINY.replace("pointing_game", "x"), "line 5: No metric is named 'x'. Known: "),
         (TINY.replace("scenes", "scene"), "line 2: No kind of data is named 'scene'. Did you mean 'scenes'?"),
@@ -411,9 +413,9 @@ class Largest(Complexity):
 
 def test_each_kind_of_metric_scores_the_maps_that_it_can(tmp_path, monkeypatch):
     metrics = registry.metrics() | {"steady": Steady, "largest": Largest}
-    offered = registry._offered
+    offered = registry.offered
     monkeypatch.setattr(registry, "metrics", lambda: metrics)
-    monkeypatch.setattr(registry, "_offered", lambda kind: metrics if kind is Metric else offered(kind))
+    monkeypatch.setattr(registry, "offered", lambda kind: metrics if kind is Metric else offered(kind))
     monkeypatch.setattr("attribkit.benchmark.identity.registry.plugin_of", lambda cls: registry.plugins()[0])
     rows = benchmark(configured(tmp_path, metrics=["steady", "largest"], oracle=False)).rows
     methods = {"gradcam", "saliency", *CONTROLS}
@@ -587,6 +589,126 @@ def _value(value):
     return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
+def test_methods_and_models_are_added_to_a_run_and_left_out_of_it(tmp_path, undisturbed, monkeypatch):
+    benchmark(configured(tmp_path, methods=["saliency"]))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    attribute, asked = Explainer.attribute, []
+    monkeypatch.setattr(Explainer, "attribute", lambda *a, **k: asked.append(a[2].name) or attribute(*a, **k))
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+    assert set(asked) == {"gradcam"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    more = benchmark(configured(tmp_path, models=["zoo:vit", "zoo:cnn"], methods=["saliency"])).rows
+    assert set(more["method"].to_pylist()) == {"saliency", *CONTROLS, TRUTH}
+    assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+    with pytest.raises(InvalidInput, match="methods 'gradcam' was "):  # also where it was left out in between
+        benchmark(configured(tmp_path, methods=[{"name": "gradcam", "options": {"relu": False}}, "saliency"]))
+
+
+def test_maps_and_details_may_be_asked_for_afterwards(tmp_path, undisturbed):
+    benchmark(configured(tmp_path))
+    results = benchmark(configured(tmp_path, save_maps=True))
+    assert certain(results.rows) == certain(undisturbed.rows)
+    assert len(results.store.maps(Unit("zoo:cnn", "gradcam", 0))) == 2
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    benchmark(configured(tmp_path))  # what is kept does not have to go
+    assert {path: path.stat().st_mtime_ns for path in again} == again
+
+
+OWN = """
+from dataclasses import dataclass
+from torch import nn
+from attribkit import Complexity, Method, load_model
+from beside import SCALE
+
+@dataclass(frozen=True)
+class Scaled(Method):
+    name, source = "scaled", "a test"
+    def __call__(self, model, x, target):
+        return SCALE * x * model.gradient(x, target)
+
+@dataclass(frozen=True)
+class Peak(Complexity):
+    name, source, higher_is_better = "peak", "a test", None
+    def __call__(self, attribution):
+        return self.heatmap(attribution).flatten(1).amax(1).double()
+
+def build(which="cnn"):
+    return load_model(f"zoo:{which}")
+
+def bare():
+    return nn.Identity()
+
+helper = 3
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "beside.py").write_text("SCALE = 2.0\n")
+    yield tmp_path / "own.py"
+    registry._loaded.cache_clear()
+
+
+def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):
+    settings = {"plugins": ["own.py"], "methods": ["scaled"], "oracle": False, "metrics": ["peak"]}
+    results = benchmark(configured("out", models=["own.py:build"], **settings))
+    assert not results.failures
+    model, preprocessing = load_model("zoo:cnn")
+    x = preprocessing(Image.fromarray(scene(0).image))[None]
+    map_ = Explainer(model).attribute(x, "input_x_gradient", target=scene(0).label).heatmap()
+    (row,) = only(results.rows, method="scaled", image="scene 0")
+    assert row["value"] == pytest.approx(2 * map_.max().item(), rel=1e-5)
+    own_code.write_text(OWN.replace("return SCALE", "return 1 + SCALE"))
+    with pytest.raises(
+        InvalidInput, match=r"metrics 'peak' was Peak.* of sha256 .*; models 'own.py:build' was weights"
+    ):
+        benchmark(configured("out", models=["own.py:build"], **settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"plugins": ["none.py"]}, "There is no file "),
+        ({"plugins": ["beside.py"]}, "'beside.py' defines no Method and no Visualizer and no Metric and no Imputer."),
+        ({"plugins": ["broken.py"]}, "broken.py' cannot be run: ZeroDivisionError: division by zero."),
+        ({"plugins": ["taken.py"]}, "are both named 'gradcam'; rename the second."),
+        ({"models": ["own.py:biuld"]}, "No function of own.py is named 'biuld'. Did you mean 'build'?"),
+        ({"models": ["own.py:bare"]}, "own.py:bare gave Identity: give the model and its preprocessing, such as "),
+        (
+            {"models": [{"name": "own.py:build", "arguments": {"size": 3}}]},
+            "own.py:build cannot be made with these arg",
+        ),
+        ({"models": ["own:build"]}, "No kind of model is named 'own:build'. Known: timm:NAME, "),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_what_is_wrong_with_files_of_ones_own_is_told(own_code, changes, expected):
+    (own_code.parent / "broken.py").write_text("1 / 0")
+    (own_code.parent / "taken.py").write_text(OWN.replace('"scaled"', '"gradcam"'))
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        benchmark(configured("out", **changes))
+
+
+def test_a_preset_that_is_changed_is_told_in_its_title():
+    def title(**told):
+        return MetricChoice.model_validate({"name": "deletion", **told}).title
+
+    assert title(preset="torchcam") == "deletion torchcam"
+    assert title(preset="torchcam", options={"steps": 4}) == "deletion torchcam (steps=4)"
+    assert title(preset="torchcam", options={"steps": 4}, label="fast") == "fast"
+    assert title(options={"steps": 4}) == "deletion"
+
+
+def test_none_is_a_word_in_files():
+    rise = MetricChoice.model_validate(
+        {"name": "deletion", "preset": "rise", "options": {"steps": 4, "per_step": "none"}}
+    )
+    assert rise.make().per_step is None
+    assert MethodChoice.model_validate({"name": "gradcam", "options": {"layer": "none"}}).make().layer == "none"
+
+
 def test_another_run_in_the_folder_is_refused(tmp_path, monkeypatch):
     benchmark(configured(tmp_path))
 
@@ -599,7 +721,6 @@ def test_another_run_in_the_folder_is_refused(tmp_path, monkeypatch):
         {"name": "gradcam", "options": {"relu": False}}, "saliency"])  # fmt: skip
     refused("metrics 'relevance_mass' was .* and is absent", metrics=["pointing_game"])
     refused("data 'scenes' was .* and is ", data={"kind": "scenes", "options": {"count": 4}})
-    refused("models 'zoo:vit' was absent", models=["zoo:cnn", "zoo:vit"])
     weights = zoo.load("cnn").state_dict()
     weights["fc.bias"] = weights["fc.bias"] + 1e-7
     save_file(weights, tmp_path / "other.safetensors")
@@ -737,9 +858,9 @@ def test_a_method_that_raises_costs_no_other_its_rows(tmp_path, undisturbed, mon
 
     monkeypatch.setattr(Saliency, "__call__", raising)
     results = benchmark(configured(tmp_path))
-    assert [(each.method, each.shard, each.error) for each in results.failures] == [
-        ("saliency", 1, "RuntimeError: raised on purpose")
-    ]
+    (failure,) = results.failures
+    assert (failure.method, failure.shard) == ("saliency", 1)
+    assert re.fullmatch(r"RuntimeError: raised on purpose \(.*test_benchmark.py, line \d+\)", failure.error)
     expected = [row for row in undisturbed.rows.to_pylist() if (row["method"], row["image"]) != ("saliency", "scene 2")]
     assert certain(results.rows) == certain(pa.Table.from_pylist(expected, SCHEMA))
     monkeypatch.undo()

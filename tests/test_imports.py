@@ -16,7 +16,7 @@ import attribkit
 ROOT = Path(attribkit.__file__).parent
 RANKS = [
     {"core"},
-    {"hookspecs"},
+    {"hookspecs", "python_files"},
     {"methods", "visualizers", "metrics", "models", "zoo", "inspection"},
     {"registry"},
     {"explainer", "heads"},

@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, field_validator
 from pydantic.errors import PydanticUserError
@@ -11,7 +11,7 @@ from attribkit import datasets, registry
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, listed
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
-from attribkit.loading import LoadedModel, load_model
+from attribkit.loading import LoadedModel, is_of_file, load_model
 from attribkit.preprocessing import Preprocessing
 
 Offered = TypeVar("Offered", Method, Metric)
@@ -47,8 +47,9 @@ class ModelChoice(TitledChoice):
 
     @property
     def has_random_weights(self) -> bool:
-        """Whether it is untrained."""
-        return self.weights is None and not self.pretrained and not self.name.startswith(("zoo:", "hf-hub:"))
+        """Whether nothing tells of weights; a builder that is registered with timm may load some all the same."""
+        told = self.name.startswith(("zoo:", "hf-hub:")) or is_of_file(self.name)
+        return not told and self.weights is None and not self.pretrained
 
     def load(self) -> LoadedModel:
         """The model in evaluation mode, with its preprocessing."""
@@ -89,8 +90,10 @@ class MetricChoice(TitledChoice):
 
     @property
     def title(self) -> str:
-        """What tables call it: the label, or the name with the preset."""
-        return self.label or (f"{self.name} {self.preset}" if self.preset else self.name)
+        """What tables call it: the label, or the name with the preset and what differs from it."""
+        changed = ", ".join(f"{option}={value}" for option, value in self.options.items())
+        preset = f" {self.preset}{changed and f' ({changed})'}" if self.preset else ""
+        return self.label or f"{self.name}{preset}"
 
     def make(self) -> Metric:
         """The metric itself."""
@@ -166,11 +169,26 @@ def _with_preset(options: dict[str, Any], preset: str | None) -> dict[str, Any]:
 
 
 def _made(kind: type[Offered], name: str, options: dict[str, Any]) -> Offered:
-    return registry.make(name, kind, **{option: _fixed(value) for option, value in options.items()})
+    return registry.make(name, kind, **_fixed(kind, name, options))
+
+
+def _fixed(kind: type[Offered], name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options as a method or metric takes them: TOML has lists for tuples, and no None."""
+    hints = _hints(registry.offered(kind)[name])
+    return {option: _as_hinted(value, hints.get(option)) for option, value in options.items()}
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_as_hinted(each, None) for each in value)
+    is_none = value == "none" and type(None) in get_args(hint) and str not in get_args(hint)
+    return None if is_none else value
 
 
 def _check(kind: type[Offered], name: str, options: dict[str, Any]) -> None:
     """Make it once, and see that each option is of its type, so that nothing fails hours later."""
+    plain = {option: value for option, value in options.items() if option not in registry.SUBSTRATES}
+    _check_types(registry.offered(kind)[name], _fixed(kind, name, plain))
     try:
         made = _made(kind, name, options)
     except AttribkitError as error:
@@ -179,12 +197,16 @@ def _check(kind: type[Offered], name: str, options: dict[str, Any]) -> None:
 
 
 def _check_types(cls: type, options: dict[str, Any]) -> None:
-    try:
-        hints = get_type_hints(cls)
-    except NameError:  # types that a plugin imports for type checkers alone
-        return
+    hints = _hints(cls)
     for option in options.keys() & hints.keys():
         _check_type(option, options[option], hints[option])
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls)
+    except NameError:  # types that a plugin imports for type checkers alone
+        return {}
 
 
 def _check_type(option: str, value: Any, hint: Any) -> None:
@@ -197,8 +219,3 @@ def _check_type(option: str, value: Any, hint: Any) -> None:
     except ValidationError as error:
         told = error.errors()[0]["msg"].removeprefix("Input ")
         raise ValueError(f"The option {option} = {value!r} {told}.") from error
-
-
-def _fixed(value: Any) -> Any:
-    """A value of TOML as options hold it: lists are tuples there."""
-    return tuple(_fixed(each) for each in value) if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from attribkit import registry
 from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
 from attribkit.benchmark.complaints import complaints
 from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
-from attribkit.core.errors import UnknownName
+from attribkit.core.errors import AttribkitError, UnknownName
 
 
 class RayOptions(Choice):
@@ -36,6 +36,7 @@ class Configuration(Choice):
     """
 
     name: str = "benchmark"
+    plugins: tuple[Annotated[Path, Field(strict=False)], ...] = Field((), strict=False)  # Python files of one's own
     output: Annotated[Path, Field(strict=False)]
     data: DataChoice
     models: Annotated[list[ModelChoice], Field(min_length=1), BeforeValidator(_named)]
@@ -61,6 +62,16 @@ class Configuration(Choice):
             super().__init__(**settings)
         except ValidationError as error:
             raise complaints(error, type(self), settings) from None
+
+    @field_validator("plugins")
+    @classmethod
+    def _are_registered(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
+        try:
+            for file in files:
+                registry.register_file(file)
+        except AttribkitError as error:
+            raise ValueError(str(error)) from error
+        return files
 
     @field_validator("models", "methods", "metrics")
     @classmethod

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,36 @@ from attribkit.benchmark.choices import ModelChoice
 from attribkit.benchmark.complaints import asked_at
 from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.files import write_text_whole
-from attribkit.benchmark.plan import Plan
+from attribkit.benchmark.plan import Plan, Unit
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.loading import LoadedModel
+from attribkit.core.method import Method
+from attribkit.core.metric import Metric
+from attribkit.loading import LoadedModel, is_of_file
 
 Identity = dict[str, dict[str, Any]]
 
 _FILE = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy")
-_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "save_maps", "save_details"}
+_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device"}
+_PER_UNIT = ("models", "methods")  # what is of some units alone: others may come and go
 
 
 def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
     """Options, package versions, weights and data of a run."""
     return {
         "settings": configuration.model_dump(mode="json", include=_SETTINGS),
-        "versions": _versions(plan),
+        "versions": {"attribkit": __version__} | {package: version(package) for package in _PACKAGES},
         "data": {configuration.data.kind: data.fingerprint(), "images": plan.images},
+        "metrics": {title: _of_offer(metric) for title, metric in plan.metrics.items()},
         "models": dict(_models(configuration)),
-        "methods": {title: repr(method or "the mask") for title, method in plan.methods.items()},
-        "metrics": {title: repr(metric) for title, metric in plan.metrics.items()},
+        "methods": {title: _of_offer(method) if method else "the mask" for title, method in plan.methods.items()},
     }
+
+
+def fingerprint(told: Identity, unit: Unit) -> str:
+    """All that the numbers of a unit depend on, in a few characters: not on the other models and methods."""
+    own = {"models": told["models"][unit.model], "methods": told["methods"][unit.method]}
+    return hashlib.sha256(json.dumps({**told, **own}, sort_keys=True).encode()).hexdigest()
 
 
 def loaded(choice: ModelChoice, seed: int) -> LoadedModel:
@@ -45,35 +54,41 @@ def loaded(choice: ModelChoice, seed: int) -> LoadedModel:
         return choice.load()
 
 
-def fingerprint(told: Identity) -> str:
-    """The identity in a few characters."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
 def claim(folder: Path, told: Identity, configuration: Configuration) -> None:
-    """Make the folder that of this run, or refuse one of another and say what is different."""
+    """Make the folder that of this run, or refuse one of another and say what is different.
+
+    Models and methods may be added to a run, and left out of it.
+    """
     path = folder / _FILE
-    if not path.exists():
-        record = {"name": configuration.name, "identity": told, "configuration": configuration.model_dump()}
-        write_text_whole(path, json.dumps(record, indent=2, default=str))
-        return
-    try:
-        before: Identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableFile(f"{str(path)!r} is broken ({error}): choose another output.") from error
+    before = _before(path)
     if changes := list(_changes(before, told)):
         raise InvalidInput(
             f"{str(folder)!r} holds a run that is not this one: {'; '.join(changes)}. Choose another output, so that "
             "numbers of both are not mixed."
         )
+    known = {part: {**before.get(part, {}), **told[part]} for part in told}
+    record = {"name": configuration.name, "identity": known, "configuration": configuration.model_dump()}
+    write_text_whole(path, json.dumps(record, indent=2, default=str))
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _before(path: Path) -> Identity:
+    """What the folder is of; nothing of a new one."""
+    if not path.exists():
+        return {}
+    try:
+        told: Identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableFile(f"{str(path)!r} is broken ({error}): choose another output.") from error
+    return told
+
+
+def _changes(before: Identity, now: Identity) -> list[str]:
     return [
-        f"{part} {name!r} was {_brief(before.get(part, {}).get(name))} and is {_brief(now.get(part, {}).get(name))}"
-        for part in {**before, **now}
-        for name in {**before.get(part, {}), **now.get(part, {})}
-        if before.get(part, {}).get(name) != now.get(part, {}).get(name)
+        f"{part} {name!r} was {_brief(before[part].get(name))} and is {_brief(now[part].get(name))}"
+        for part in before
+        for name in {**before[part], **now[part]}
+        if before[part].get(name) != now[part].get(name)
+        and not (part in _PER_UNIT and (name not in before[part] or name not in now[part]))
     ]
 
 
@@ -81,12 +96,10 @@ def _brief(told: Any) -> str:
     return "absent" if told is None else str(told)
 
 
-def _versions(plan: Plan) -> dict[str, str]:
-    """Of the packages that compute, and of the plugins that take part."""
-    taking_part = {type(each) for each in (*plan.methods.values(), *plan.metrics.values())}
-    offered = (plugin for plugin in registry.plugins() if taking_part & set(plugin.offers))
-    plugins = {plugin.distribution for plugin in offered} - {"attribkit"}
-    return {"attribkit": __version__} | {package: version(package) for package in (*_PACKAGES, *sorted(plugins))}
+def _of_offer(offer: Method | Metric) -> str:
+    """Options, and the version of the plugin that brings it."""
+    plugin = next((plugin for plugin in registry.plugins() if type(offer) in plugin.offers), None)
+    return repr(offer) if plugin is None or plugin.distribution == "attribkit" else f"{offer!r} of {plugin.version}"
 
 
 def _models(configuration: Configuration) -> Iterator[tuple[str, str]]:
@@ -94,7 +107,13 @@ def _models(configuration: Configuration) -> Iterator[tuple[str, str]]:
     for place, choice in enumerate(configuration.models):
         with asked_at("models", place):
             model, preprocessing = loaded(choice, configuration.seed)
-        yield choice.title, f"weights {_checksum(model)}, {preprocessing!r}"
+        code = f", code {_digest(choice.name)}" if is_of_file(choice.name) else ""
+        yield choice.title, f"weights {_checksum(model)}, {preprocessing!r}{code}"
+
+
+def _digest(name: str) -> str:
+    """Of the file that a model is built by."""
+    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
 
 
 def _checksum(module: nn.Module) -> str:

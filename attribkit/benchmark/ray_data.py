@@ -10,7 +10,7 @@ from attribkit.benchmark.configuration import Configuration
 from attribkit.benchmark.plan import Group, Plan
 from attribkit.benchmark.store import Store
 from attribkit.benchmark.work import Worker
-from attribkit.core.errors import AttribkitError
+from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.progress import tracked
 
 
@@ -39,6 +39,10 @@ def run_on_ray(configuration: Configuration, plan: Plan, data: Any, store: Store
     """
     if not groups:
         return
+    if configuration.plugins:
+        raise InvalidInput(
+            "Ray's workers do not run the files of `plugins`: install them as a package on all machines."
+        )
     ray = _ray()
     shared = replace(store, folder=store.folder.resolve())
     with _connected(ray, configuration.ray.address):

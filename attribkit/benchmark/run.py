@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from attribkit.benchmark.complaints import asked_at
 from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.identity import claim, fingerprint, identity
+from attribkit.benchmark.identity import claim, identity
 from attribkit.benchmark.lock import locked
 from attribkit.benchmark.plan import Group, Plan, planned
 from attribkit.benchmark.ray_data import run_on_ray
@@ -53,7 +53,8 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
     with locked(folder):
         told = identity(configuration, plan, data)
         claim(folder, told, configuration)
-        store = Store(folder, fingerprint(told))
+        keeps = {"maps": configuration.save_maps, "details": configuration.save_details}
+        store = Store(folder, told, frozenset(name for name, is_kept in keeps.items() if is_kept))
         store.tidy()
         missing = [unit for unit in plan.units() if not store.is_finished(unit)]
         _EXECUTORS[configuration.executor](configuration, plan, data, store, plan.groups(missing))

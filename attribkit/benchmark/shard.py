@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
 
+import attribkit
 from attribkit.core.errors import AttribkitError
 from attribkit.core.hooks import frozen
 from attribkit.core.shapes import Images, PerImage
@@ -15,6 +18,8 @@ from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth
 from attribkit.datasets import Prepared, prepare
 from attribkit.explainer import Explainer
+
+_HOME = str(Path(attribkit.__file__).parent)
 
 LeftOut = dict[str, str]  # by the ids of images, why they cannot be explained
 
@@ -86,8 +91,15 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
 
 
 def told(error: Exception) -> str:
-    """An error in a sentence, with its kind where it is not one of ours."""
-    return str(error) if isinstance(error, AttribkitError) else f"{type(error).__name__}: {error}"
+    """An error in a sentence, with its kind and its place in the code where it is not one of ours."""
+    return str(error) if isinstance(error, AttribkitError) else f"{type(error).__name__}: {error}{_place(error)}"
+
+
+def _place(error: Exception) -> str:
+    """The innermost line of code that belongs to no installed package."""
+    lines = extract_tb(error.__traceback__)
+    own = [line for line in lines if "site-packages" not in line.filename and not line.filename.startswith(_HOME)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def _why_not(is_finite: bool, asked: int, count: int) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from attribkit.benchmark.files import remove_unfinished, write_text_whole, write_whole
+from attribkit.benchmark.identity import Identity, fingerprint
 from attribkit.benchmark.plan import Unit
 from attribkit.benchmark.rows import SCHEMA
 from attribkit.core.errors import UnreadableFile
@@ -51,18 +52,22 @@ class Store:
     """
 
     folder: Path
-    fingerprint: str  # of all that the numbers depend on
+    told: Identity  # what the numbers depend on
+    keeps: frozenset[str] = frozenset()  # of "maps" and "details", what is wanted beside the rows
 
     def tidy(self) -> None:
         """Remove what killed runs left half written."""
         remove_unfinished(self.folder)
 
     def is_finished(self, unit: Unit) -> bool:
-        """Whether the unit's rows are there, whole and of this run, with its maps if kept, and nothing of it failed."""
+        """Whether nothing of the unit failed, and all that is kept of it is there, whole and of this run."""
         if self._path(unit, "failures", "json").exists():
             return False
         try:
-            if self.provenance(unit).get("maps"):
+            told = self.provenance(unit)
+            if not self.keeps <= set(told["keeps"]):
+                return False
+            if told["maps"]:
                 self.maps(unit)
             return self._read(unit).schema.equals(SCHEMA)
         except UnreadableFile:
@@ -83,7 +88,8 @@ class Store:
         # Failures are there before the rows that lack something, and go after those that lack nothing.
         if again:
             self._write_json(unit, again)
-        record = {"unit": asdict(unit), "fingerprint": self.fingerprint, "maps": maps_are_kept, **provenance}
+        record = {"unit": asdict(unit), "fingerprint": fingerprint(self.told, unit), **provenance}
+        record |= {"keeps": sorted(self.keeps), "maps": maps_are_kept}
         record["left_out"] = [each for each in told if each["image"] is not None]
         metadata = {_PROVENANCE: json.dumps(record).encode()}
         marked = rows.replace_schema_metadata(metadata)
@@ -120,7 +126,7 @@ class Store:
 
     def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
-        metadata = {"images": json.dumps(images), "method": method, "fingerprint": self.fingerprint}
+        metadata = {"images": json.dumps(images), "method": method, "fingerprint": fingerprint(self.told, unit)}
         tensors = {"scores": scores.cpu().contiguous()}
         content = save(tensors, metadata)  # whose own writer tells a full disk by an error of its own
         write_whole(self._path(unit, "maps", "safetensors"), lambda path: path.write_bytes(content))
@@ -135,7 +141,7 @@ class Store:
             raise UnreadableFile(
                 f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
             ) from error
-        if told["fingerprint"] != self.fingerprint:
+        if told["fingerprint"] != fingerprint(self.told, unit):
             raise UnreadableFile(_OTHER.format(str(path)))
         return dict(zip(json.loads(told["images"]), scores, strict=True))
 
@@ -159,7 +165,7 @@ class Store:
             whose = (told["unit"], told["fingerprint"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(_BROKEN.format(str(path), error)) from error
-        if whose != (asdict(unit), self.fingerprint):
+        if whose != (asdict(unit), fingerprint(self.told, unit)):
             raise UnreadableFile(_OTHER.format(str(path)))
         return told
 

@@ -111,11 +111,11 @@ class Worker:
             for method, metric, why in numbers.failures
             if method == unit.method
         ]
-        kept = self.configuration.save_maps and unit.method in numbers.maps
+        kept = "maps" in self.store.keeps and unit.method in numbers.maps
         if kept:
             attribution = numbers.maps[unit.method]
             self.store.keep_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
-        rows = table(unit_rows(unit, shard, numbers, cost, with_details=self.configuration.save_details))
+        rows = table(unit_rows(unit, shard, numbers, cost, with_details="details" in self.store.keeps))
         self.store.finish(unit, rows, lacking, {"device": told_device(self.device)}, maps_are_kept=kept)
 
     def _fail(self, unit: Unit, why: str) -> None:

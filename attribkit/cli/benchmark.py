@@ -21,7 +21,10 @@ def benchmark(
     example: Annotated[bool, typer.Option("--example", help="print a configuration to begin with")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder, in place of the file's own")] = None,
 ) -> None:
-    """Measure methods on models and data that a file names; one that was stopped goes on where it was."""
+    """Measure methods on models and data that a file names; one that was stopped goes on where it was.
+
+    Ends with 1 where a method or a metric failed: the rest is written, and the next run tries them again.
+    """
     from attribkit import benchmark as bench
 
     if example:
@@ -34,17 +37,25 @@ def benchmark(
         chosen = chosen.model_copy(update={"output": output})
     for model in chosen.models:
         if model.has_random_weights:
-            typer.echo(f"attribkit: {model.title} has random weights; give weights or pretrained = true.", err=True)
+            typer.echo(
+                f"attribkit: {model.title} has random weights, unless its builder loads some: neither weights nor "
+                "pretrained are set.",
+                err=True,
+            )
     try:
         with bench.lines_told(configuration):
             results = bench.benchmark(chosen)
     except KeyboardInterrupt:
+        finished = len(list((chosen.output / "rows").rglob("*.parquet")))
         typer.echo(
-            f"attribkit: stopped. What is finished is in {chosen.output}; start the same command again to go on.",
+            f"attribkit: stopped. {finished} units, a method on a shard each, are finished in {chosen.output}; start "
+            "the same command again to go on.",
             err=True,
         )
         raise typer.Exit(130) from None
     _show(results)
+    if any(failure.image is None for failure in results.failures):
+        raise typer.Exit(1)
 
 
 def _show(results: "Results") -> None:
