@@ -64,11 +64,11 @@ def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
         def __call__(self, model, x, target):
             raise ValueError("not on this model")
 
-    methods, offered = registry.methods(), registry._offered
+    methods, offered = registry.methods(), registry.offered
     monkeypatch.setattr(
         registry, "methods", lambda: {"gradcam": methods["gradcam"], "later": Later, "refusing": Refusing}
     )
-    monkeypatch.setattr(registry, "_offered", lambda kind: registry.methods() if kind is Method else offered(kind))
+    monkeypatch.setattr(registry, "offered", lambda kind: registry.methods() if kind is Method else offered(kind))
     output = run("demo", "--scenes", 3, "--output", tmp_path).output
     assert "later" in output
     assert "pointing_game ↑" in output
