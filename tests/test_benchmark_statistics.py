@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
+from attribkit import registry
 from attribkit.benchmark.csv_files import write_csv
 from attribkit.benchmark.latex import escaped, latex
 from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
@@ -520,7 +521,8 @@ def test_no_oracle_and_no_control_are_told():
 
 
 def sanity(value, method, floor=0.2, n=6):
-    metric = {"metric": "parameter_randomisation", "kind": "robustness", "higher_is_better": None}
+    higher_is_better = registry.metrics()["parameter_randomisation"].higher_is_better
+    metric = {"metric": "parameter_randomisation", "kind": "robustness", "higher_is_better": higher_is_better}
     return [{**row, "floor": floor} for row in rows_of([value] * n, method, **metric)]
 
 
@@ -541,6 +543,43 @@ def test_failed_sanity_checks_are_in_every_table():
     for panel in panels(found):
         assert "fails parameter_randomisation" in panel.methods[0].remarks
     assert latex(found).count("fails parameter\\_randomisation") == 2
+
+
+def test_a_copy_that_is_turned_over_fails_a_sanity_check_and_is_not_ranked_first():
+    found = summary(sanity(-1.0, "turned over"), sanity(0.02, "reads the model"), sanity(-0.3, "far from it"))
+    assert {each.method: each.failed for each in found.sanity_checks} == {
+        "turned over": True,
+        "reads the model": False,
+        "far from it": False,
+    }
+    assert not any(each.best for each in found.scores)
+    assert not found.rankings
+
+
+def test_the_oracle_is_not_bold_because_its_score_is_one():
+    """Its mean is no better than that of the method below it; 1 has no interval."""
+    noisy = np.array([0.2, 0.9, 0.4, 0.7, 0.5, 0.8, 0.3, 0.6])
+    found = summary(rows_of(noisy, "occlusion"), rows_of(noisy - 0.05, "gradcam"), rows_of(noisy * 0, "random"))
+    assert score(found, "occlusion", statistic="normalised").estimate.value == 1
+    assert not any(each.best for each in found.scores if each.statistic == "normalised")
+    better = summary(rows_of(noisy, "occlusion"), rows_of(noisy + 9, "gradcam"), rows_of(noisy * 0, "random"))
+    assert not any(each.best for each in better.scores if each.statistic == "normalised")  # an only method left
+    third = summary(
+        *(rows_of(noisy + k, name) for k, name in ((0, "occlusion"), (9, "gradcam"), (1, "rise"))),
+        rows_of(noisy * 0, "random"),
+    )
+    assert [each.method for each in third.scores if each.statistic == "normalised" and each.best] == ["gradcam"]
+
+
+def test_controls_are_not_compared_with_each_other():
+    found = summary(*(rows_of(values_near(k), name) for k, name in enumerate(("random", "centre", "rise", "gradcam"))))
+    assert {(each.first, each.second) for each in found.comparisons} == {
+        ("centre", "gradcam"),
+        ("centre", "rise"),
+        ("gradcam", "random"),
+        ("gradcam", "rise"),
+        ("random", "rise"),
+    }
 
 
 def test_a_method_whose_inverse_is_not_worse_is_told():
@@ -667,7 +706,7 @@ def test_labels_are_no_markup():
     for each in (*tables(found), *ranking_tables(found), *agreement_tables(found)):
         console.print(each)
     text = console.export_text()
-    assert (text.count("[m]: "), text.count("[x]"), text.count("[red]")) == (4, 3, 2)
+    assert (text.count("[m]: "), text.count("[x]"), text.count("[red]")) == (3, 3, 2)
 
 
 def test_tables_of_ranks_and_agreement():
@@ -684,8 +723,9 @@ def test_tables_of_ranks_and_agreement():
     for each in (*ranking_tables(found), *agreement_tables(found)):
         console.print(each)
     lines = console.export_text().splitlines()
-    assert ["c", "1.00"] in [line.split() for line in lines]  # told apart from both others
-    assert [line.split()[-1] for line in lines if line.split()[:1] in (["a"], ["b"])] == ["a"] * 4
+    ranks = {line.split()[0]: line.split()[1:] for line in lines if line.split()[:1] in (["a"], ["b"], ["c"])}
+    assert ranks["c"] == ["1.00", "3.00"]  # told apart from both others, by both metrics
+    assert all(each[1::2] == ["a", "a"] for each in (ranks["a"], ranks["b"]))
     assert any(line.split()[:2] == ["insertion", "-1.00"] for line in lines)
 
 

@@ -12,8 +12,9 @@ from attribkit.benchmark.statistics.summary import Agreement, Ranking, Summary
 
 
 def ranking_tables(summary: Summary) -> list[Table]:
-    """A table of mean ranks for each metric; methods that share a letter are not told apart."""
-    return [_ranking(ranking, summary.confidence) for ranking in summary.rankings]
+    """Mean ranks for each model and set of images; methods that share a letter in a metric's column are one clique."""
+    groups = itertools.groupby(summary.rankings, lambda each: (each.model, each.subset))
+    return [_ranks(_where(*key), list(group), summary.confidence) for key, group in groups]
 
 
 def agreement_tables(summary: Summary) -> list[Table]:
@@ -22,20 +23,29 @@ def agreement_tables(summary: Summary) -> list[Table]:
     return [_matrix(_where(*key), {(each.first, each.second): each for each in group}) for key, group in groups]
 
 
-def _ranking(ranking: Ranking, confidence: float) -> Table:
-    table = Table(
-        title=escape(f"{_where(ranking.model, ranking.subset)}: {ranking.metric}"),
-        caption=f"Mean ranks over {ranking.images} images. Critical difference (Nemenyi, {confidence:.0%}): "
-        f"{ranking.critical_difference:.3g}. Friedman: p = {ranking.p:.2g}. Kendall's W: {ranking.concordance:.2f}.",
-        box=SIMPLE_HEAD,
-        title_justify="left",
+def _ranks(where: str, rankings: list[Ranking], confidence: float) -> Table:
+    fewest, most = min(ranking.images for ranking in rankings), max(ranking.images for ranking in rankings)
+    over = f"{most} images" if fewest == most else f"{fewest} to {most} images"
+    table = _table(
+        f"{where}: mean ranks",
+        f"1 is the best; over {over}. Methods that share a letter in a column are not told apart (Friedman's test and "
+        f"Nemenyi's critical difference, {confidence:.0%}).",
     )
-    table.caption_justify = "left"
-    for name in ("method", "mean rank", "not told apart"):
-        table.add_column(name)
-    for method, rank in zip(ranking.methods, ranking.ranks, strict=True):
-        table.add_row(escape(method), f"{rank:.2f}", " ".join(_letters(ranking.cliques, method)))
+    for heading in ("method", *(ranking.metric for ranking in rankings)):
+        table.add_column(escape(heading))
+    for method in sorted({method for ranking in rankings for method in ranking.methods}):
+        table.add_row(escape(method), *(_rank(ranking, method) for ranking in rankings))
+    table.add_section()
+    table.add_row("critical difference", *(f"{ranking.critical_difference:.2f}" for ranking in rankings))
+    table.add_row("Kendall's W", *(f"{ranking.concordance:.2f}" for ranking in rankings))
     return table
+
+
+def _rank(ranking: Ranking, method: str) -> str:
+    if method not in ranking.methods:
+        return "-"
+    rank = ranking.ranks[ranking.methods.index(method)]
+    return " ".join([f"{rank:.2f}", *_letters(ranking.cliques, method)])
 
 
 def _letters(cliques: Iterable[tuple[str, ...]], method: str) -> list[str]:
@@ -45,19 +55,22 @@ def _letters(cliques: Iterable[tuple[str, ...]], method: str) -> list[str]:
 
 def _matrix(where: str, pairs: dict[tuple[str, str], Agreement]) -> Table:
     metrics = sorted({metric for pair in pairs for metric in pair})
-    table = Table(
-        title=escape(f"{where}: do metrics rank methods alike?"),
-        caption="Kendall's tau-b of the methods' mean ranks; in brackets on one image, averaged, and its interval.",
-        box=SIMPLE_HEAD,
-        title_justify="left",
+    table = _table(
+        f"{where}: do metrics rank methods alike?",
+        "Kendall's tau-b of the methods' mean ranks; in brackets on one image, averaged, and its interval.",
     )
-    table.caption_justify = "left"
     table.add_column("")
     for metric in metrics[1:]:
         table.add_column(escape(metric))
     for first in metrics[:-1]:
         cells = [pairs.get((first, second)) for second in metrics[1:]]
         table.add_row(escape(first), *("" if each is None else _cell(each) for each in cells))
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    table = Table(title=escape(title), caption=caption, box=SIMPLE_HEAD, title_justify="left")
+    table.caption_justify = "left"
     return table
 
 

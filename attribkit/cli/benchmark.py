@@ -49,6 +49,7 @@ def benchmark(
 
 def _show(results: "Results") -> None:
     from attribkit.benchmark import write_summary
+    from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
     from attribkit.benchmark.tables import tables
 
     for failure in results.failures[:_SHOWN]:
@@ -56,7 +57,7 @@ def _show(results: "Results") -> None:
     if (more := len(results.failures) - _SHOWN) > 0:
         typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
     summary = write_summary(results)
-    for table in tables(summary):
+    for table in (*tables(summary), *ranking_tables(summary), *agreement_tables(summary)):
         show(table)
     for note in summary.notes:
         typer.echo(f"note: {note}")

@@ -17,9 +17,10 @@ _EXACT = 50  # pairs; of more the normal approximation is as good
 
 
 def comparisons(question: Question, means: Means, confidence: float) -> tuple[Comparison, ...]:
-    """All pairs of methods and controls; not of negated maps, and not of the truth."""
-    chosen = [k for k in question.upright() if role(question.contestants[k].method) != "truth"]
-    pairs = list(itertools.combinations(chosen, 2))
+    """All pairs with a method in them, of methods and controls; not of negated maps, and not of the truth."""
+    roles = [role(contestant.method) for contestant in question.contestants]
+    chosen = [k for k in question.upright() if roles[k] != "truth"]
+    pairs = [(i, j) for i, j in itertools.combinations(chosen, 2) if "method" in (roles[i], roles[j])]
     if not pairs:
         return ()
     first, second = np.array(pairs).T

@@ -13,8 +13,8 @@ from attribkit.benchmark.statistics.summary import SanityCheck
 def sanity_checks(question: Question, means: Means, confidence: float) -> Iterable[SanityCheck]:
     """A check for each contestant of a metric that knows what unrelated maps get.
 
-    A method fails where its mean is above the middle of 1, unchanged, and the mean floor: its maps are nearer to
-    unchanged than to unrelated.
+    A method fails where its mean, or the negative of it, is above the middle of 1, unchanged, and the mean floor: its
+    maps are nearer to unchanged, or to their own negatives, than to unrelated.
     """
     found = estimates(means.drawn, means.defined, question.groups, confidence, question.present)
     for k in question.upright():
@@ -30,7 +30,7 @@ def sanity_checks(question: Question, means: Means, confidence: float) -> Iterab
                 estimate=found[k],
                 floor=floor,
                 limit=limit,
-                failed=found[k].value > limit,
+                failed=abs(found[k].value) > limit,
             )
 
 

@@ -17,7 +17,7 @@ from attribkit.benchmark.statistics.normalised import normalised
 from attribkit.benchmark.statistics.question import ALL, Question
 from attribkit.benchmark.statistics.ranking import ranking
 from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples
-from attribkit.benchmark.statistics.roles import role
+from attribkit.benchmark.statistics.roles import oracle_of, role
 from attribkit.benchmark.statistics.sanity import flags, inverse_notes, sanity_checks
 from attribkit.benchmark.statistics.summary import Comparison, Estimate, Ranking, Score, Statistic, Summary
 from attribkit.core.errors import InvalidInput
@@ -91,7 +91,7 @@ def _means(question: Question, resamples: Resamples) -> Means:
 
 def _answer(question: Question, means: Means, confidence: float, oracle: str | None, failing: Flags) -> _Answer:
     own = {method: found for (model, method), found in failing.items() if model == question.model}
-    cells = _Cells(question, own)
+    cells = _Cells(question, oracle, own)
     compared = comparisons(question, means, confidence)
     found = estimates(means.drawn, means.defined, question.groups, confidence, question.present)
     scores = cells.scores("mean", found, inverse_notes(question, means, confidence), compared)
@@ -110,6 +110,7 @@ class _Cells:
     """Makes the scores of a question."""
 
     question: Question
+    oracle: str | None
     flags: Mapping[str, tuple[str, ...]]
 
     def scores(
@@ -121,8 +122,13 @@ class _Cells:
     ) -> list[Score]:
         question = self.question
         higher = True if statistic == "normalised" else question.higher_is_better
-        upright = {who.method: each for who, each in zip(question.contestants, found, strict=True) if not who.inverted}
-        bold = best(upright, higher, self.flags, compared)
+        measure = oracle_of(question.kind, self.oracle) if statistic == "normalised" else None  # 1 by definition
+        entered = {
+            who.method: each
+            for who, each in zip(question.contestants, found, strict=True)
+            if not who.inverted and who.method != measure
+        }
+        bold = best(entered, higher, self.flags, compared)
         return [
             Score(
                 model=question.model,

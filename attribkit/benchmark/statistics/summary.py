@@ -60,7 +60,7 @@ class Comparison:
     ties: int
     losses: int
     p: Number  # Wilcoxon signed-rank, two-sided; NaN with too few images
-    p_holm: Number  # corrected over all pairs of this model, subset and metric
+    p_holm: Number  # corrected over the pairs of this model, subset and metric
 
     @property
     def superiority(self) -> float:

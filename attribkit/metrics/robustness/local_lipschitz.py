@@ -19,7 +19,7 @@ class LocalLipschitz(Robustness):
 
     name: ClassVar[str] = "local_lipschitz"
     source: ClassVar[str] = "Alvarez-Melis and Jaakkola, 2018, arXiv:1806.08049, local Lipschitz estimate, by sampling"
-    higher_is_better: ClassVar[bool | None] = False
+    higher_is_better: ClassVar[bool | None] = None
 
     sigma: float = 0.1  # standard deviation of the noise, in the units of the model's images
     samples: int = 10  # noisy images; grows with their number

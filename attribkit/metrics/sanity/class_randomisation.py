@@ -32,7 +32,7 @@ class ClassRandomisation(Robustness):
 
     name: ClassVar[str] = "class_randomisation"
     source: ClassVar[str] = "Sixt et al., ICML 2020, random logit test"
-    higher_is_better: ClassVar[bool | None] = False
+    higher_is_better: ClassVar[bool | None] = None
 
     similarity: Similarity = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first

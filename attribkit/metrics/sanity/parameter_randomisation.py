@@ -38,7 +38,7 @@ class ParameterRandomisation(Robustness):
 
     name: ClassVar[str] = "parameter_randomisation"
     source: ClassVar[str] = "Adebayo et al., NeurIPS 2018, model parameter randomisation test"
-    higher_is_better: ClassVar[bool | None] = False
+    higher_is_better: ClassVar[bool | None] = None
 
     order: Order = "cascading"  # from the output down; or one stage at a time, the others as they are
     value: Value | None = None  # similarity at the last stage, or its mean; None: the last of a cascade, else the mean
