@@ -30,6 +30,7 @@ from attribkit.metrics.banks.single_deletion import SingleDeletion
 from attribkit.metrics.banks.subsets import Independent, OfSize, Single
 from attribkit.metrics.correlation import average_ranks
 from attribkit.testing import changes, model_state, tiny_cnn
+from tests.maps import sensitive_cnn
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 SMALL = [  # every metric, for small images
@@ -490,7 +491,7 @@ def replaced(metric, **options):
 @pytest.mark.parametrize("metric", SMALL, ids=lambda metric: f"{metric.name}")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
 def test_other_precisions_have_the_numbers_of_double(metric, dtype, tolerance):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5)).bfloat16()
+    model = sensitive_cnn().bfloat16()
     x, map_ = torch.randn(4, 3, 16, 16).bfloat16(), torch.randn(4, 1, 4, 4)  # which every precision has
     expected = Explainer(copy.deepcopy(model).double()).evaluate(of(map_.double(), x.double()), metric)
     found = Explainer(model.to(dtype)).evaluate(of(map_, x.to(dtype)), metric)
