@@ -52,7 +52,7 @@ class OnBank(Faithfulness):
         check_score(self.score)
         if self.cells is not None and not isinstance(self.cells, GivenCells):
             check_per_axis("cells", self.cells)
-        self.removals(1)
+        self.removals(1)  # whose own checks need no image either
 
     def asked(self, attribution: Attribution) -> Target:
         """What the model is asked about the perturbed images."""
