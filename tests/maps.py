@@ -1,6 +1,9 @@
 """Attributions made of maps that a test chose, and what holds for every metric of single images."""
 
+import copy
+
 import torch
+from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer, Truth
 from attribkit.methods.saliency import Saliency
@@ -49,3 +52,21 @@ def check_that_images_do_not_meet(metric, method="input_x_gradient"):
         *((values(slice(i, i + 1)), slice(i, i + 1)) for i in (0, 5, 15)),
     ):
         torch.testing.assert_close(found, whole[images], rtol=1e-7, atol=1e-9, equal_nan=True)
+
+
+def sensitive_cnn():
+    """A classifier of 16x16 images whose every pixel moves the scores by more than bfloat16 rounds them."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+
+
+def check_precision(metric, dtype, relative, absolute=0.0, method="input_x_gradient"):
+    """The numbers are those in double of the same images and weights, and differ between images."""
+    model, x = sensitive_cnn().bfloat16(), torch.randn(8, 3, 16, 16).bfloat16()  # which every precision has
+
+    def values(dtype):
+        explainer = Explainer(copy.deepcopy(model).to(dtype))
+        return explainer.evaluate(explainer.attribute(x.to(dtype), method, target=1), metric).double()
+
+    expected = values(torch.float64)
+    assert expected.unique().numel() > 1
+    torch.testing.assert_close(values(dtype), expected, rtol=relative, atol=absolute)

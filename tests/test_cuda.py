@@ -122,7 +122,7 @@ def test_metric(cls, check):
     check(cls(), tiny_cnn().cuda(), torch.randn(3, 3, 16, 16, device="cuda"))
 
 
-@pytest.mark.parametrize("metric", ["deletion", "insertion", "sensitivity_n", "infidelity"])
+@pytest.mark.parametrize("metric", ["deletion", "insertion", "sensitivity_n", "infidelity", "infidelity_under_noise"])
 def test_metric_equals_the_cpu(metric):
     torch.backends.cudnn.allow_tf32 = False
     model, x = tiny_cnn().eval().double(), torch.randn(3, 3, 16, 16, dtype=torch.float64)
@@ -136,13 +136,21 @@ def test_a_curve_is_copied_to_the_host_but_for_checks_of_the_input():
     """The copies do not grow with the number of points."""
     explainer, x = Explainer(tiny_cnn().cuda()), torch.randn(3, 3, 16, 16, device="cuda")
     explained = explainer.attribute(x, "saliency", target=1)
-    few, many = (copies_to_host(explainer, explained, steps) for steps in (4, 128))
+    few, many = (copies_to_host(explainer, explained, "deletion", steps=steps) for steps in (4, 128))
     assert many == few
 
 
-def copies_to_host(explainer, explained, steps):
-    explainer.evaluate(explained, "deletion", steps=steps)  # what is done once
+def test_a_bank_is_copied_to_the_host_but_for_checks_of_the_input():
+    """The copies do not grow with the number of banks."""
+    explainer, x = Explainer(tiny_cnn().cuda()), torch.randn(3, 3, 16, 16, device="cuda")
+    explained = explainer.attribute(x, "saliency", target=1)
+    few, many = (copies_to_host(explainer, explained, "sensitivity_n", sizes=sizes) for sizes in (1, 9))
+    assert many == few
+
+
+def copies_to_host(explainer, explained, metric, **options):
+    explainer.evaluate(explained, metric, **options)  # what is done once
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        explainer.evaluate(explained, "deletion", steps=steps)
+        explainer.evaluate(explained, metric, **options)
     return sum("DtoH" in event.name for event in profile.events())

@@ -746,3 +746,11 @@ def test_what_cannot_be_is_refused(options, told):
     attribution = of(torch.randn(1, 8, 8), torch.randn(1, 3, 8, 8))
     with pytest.raises(InvalidInput, match=told):
         Explainer(small_cnn().float()).evaluate(attribution, "deletion", **options)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("patch", [0, -1, (2, 0), (), 1.5])
+@pytest.mark.parametrize("name", FOUR)
+def test_a_patch_of_no_image_is_refused_before_there_is_one(name, patch):
+    with pytest.raises(InvalidInput, match=r"patch=.* must be a whole number from 1, or one for each axis"):
+        make(name, Metric, patch=patch)

@@ -397,13 +397,17 @@ def test_volumes(metric):
 
 
 @pytest.mark.parametrize("metric", EVERY, ids=repr)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_the_models_precision_does_not_matter(metric, dtype):
-    explainer = Explainer(tiny_cnn().to(dtype))
-    attribution = explainer.attribute(torch.randn(2, 3, 16, 16, dtype=dtype), "gradcam", target=1)
-    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
-    mask[:, 3:9, 4:12] = True
-    assert explainer.evaluate(attribution, metric, mask=mask).shape == (2,)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_other_precisions_have_the_numbers_of_double(metric, dtype):
+    model = tiny_cnn().to(dtype)
+    attribution = Explainer(model).attribute(torch.randn(8, 3, 16, 16, dtype=dtype), "input_x_gradient", target=1)
+    double = replace(attribution, x=attribution.x.double(), scores=attribution.scores.double())
+    mask = torch.zeros(8, 16, 16, dtype=torch.bool)
+    mask[:, 3:12, 4:15] = True
+    values = Explainer(model).evaluate(attribution, metric, mask=mask)
+    expected = Explainer(model.double()).evaluate(double, metric, mask=mask)
+    assert expected.unique().numel() > 1
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_options_that_make_no_sense_are_refused(as_users_run):

@@ -1,7 +1,10 @@
 """Metrics on perturbation banks against closed forms, slow loops, captum and Quantus."""
 
+import copy
 import itertools
 import math
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,19 +13,24 @@ from captum.metrics import infidelity
 from scipy import stats
 from torch import nn
 
-from attribkit import Attribution, ClassLogit, Explainer, Probability
+from attribkit import Attribution, ClassLogit, Explainer, Probability, registry
 from attribkit.core.errors import InvalidInput
+from attribkit.core.metric import Metric
+from attribkit.core.substrates import Given
 from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.banks.cells import labels_of
+from attribkit.metrics.banks.cells import GivenCells, Partition, labels_of
 from attribkit.metrics.banks.faithfulness_correlation import FaithfulnessCorrelation
 from attribkit.metrics.banks.infidelity import Infidelity
+from attribkit.metrics.banks.infidelity_under_noise import InfidelityUnderNoise
 from attribkit.metrics.banks.mu_fidelity import MuFidelity
+from attribkit.metrics.banks.on_bank import OnBank
 from attribkit.metrics.banks.sensitivity_n import SensitivityN
 from attribkit.metrics.banks.single_deletion import SingleDeletion
 from attribkit.metrics.banks.subsets import Independent, OfSize, Single
 from attribkit.metrics.correlation import average_ranks
 from attribkit.testing import changes, model_state, tiny_cnn
+from tests.maps import sensitive_cnn
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 SMALL = [  # every metric, for small images
@@ -31,8 +39,8 @@ SMALL = [  # every metric, for small images
     MuFidelity(cells=4, samples=16),
     SingleDeletion(),
     Infidelity(cells=4, samples=16),
-    Infidelity(perturbation="noise", samples=16),
-    Infidelity(perturbation="noise", samples=16, scaled=False, score="probability", substrate="blur"),
+    InfidelityUnderNoise(samples=16),
+    InfidelityUnderNoise(samples=16, factor=None, score="probability"),
 ]
 
 
@@ -101,8 +109,6 @@ def test_single_deletion_ranks_cells():
     torch.testing.assert_close(found.values[0], torch.ones(2).double(), **EXACT)
     torch.testing.assert_close(found.values[1], -torch.ones(2).double(), **EXACT)
     for i in range(2):
-        cells = [np.array_split(row, 4, axis=1) for row in np.array_split(np.arange(63).reshape(7, 9), 4)]
-        del cells  # numpy gives the larger cells first; the grid below is nearest-neighbour
         rows, columns = (np.arange(side) * 4 // side for side in (7, 9))
         sums = {(r, c): [0.0, 0.0] for r in range(4) for c in range(4)}
         for r, c in itertools.product(range(7), range(9)):
@@ -115,7 +121,7 @@ def test_single_deletion_ranks_cells():
 def test_infidelity_of_a_linear_model_under_noise():
     model, x, map_ = linear(3, 2, 4), doubles(2, 3, 2, 4), doubles(2, 3, 2, 4)
     weights = model[1].weight[0].detach().reshape(1, 3, 2, 4)
-    metric = Infidelity(perturbation="noise", sigma=0.3, samples=400, scaled=False)
+    metric = InfidelityUnderNoise(sigma=0.3, samples=400, factor=None)
     maps = [of(each, x) for each in (weights.expand_as(x), map_, 2 * weights.expand_as(x))]
     (raw,) = Explainer(model).measure(maps, [metric])
     torch.testing.assert_close(raw.values[0], torch.zeros(2).double(), **EXACT)
@@ -125,7 +131,7 @@ def test_infidelity_of_a_linear_model_under_noise():
         assert raw.values[1, i].item() == pytest.approx(squares.mean().item(), abs=1e-9)
         expected = 0.3**2 * (map_[i] - weights[0]).square().sum()
         assert abs(raw.values[1, i] - expected) < 4 * squares.std() / 400**0.5
-    (scaled,) = Explainer(model).measure(maps, [Infidelity(perturbation="noise", sigma=0.3, samples=400)])
+    (scaled,) = Explainer(model).measure(maps, [InfidelityUnderNoise(sigma=0.3, samples=400, factor="any")])
     torch.testing.assert_close(scaled.values[[0, 2]], torch.zeros(2, 2).double(), **EXACT)
     cosine = torch.cosine_similarity(map_.flatten(1), weights.flatten(1))
     expected = 0.3**2 * weights.square().sum() * (1 - cosine.square())
@@ -147,7 +153,7 @@ def test_infidelity_of_a_quadratic_model_under_noise():
 
     x = doubles(1, 1, 2, 2)
     gradient = (x.flatten() @ matrix).reshape(x.shape)
-    metric = Infidelity(perturbation="noise", sigma=0.5, samples=1500, scaled=False)
+    metric = InfidelityUnderNoise(sigma=0.5, samples=1500, factor=None)
     (found,) = Explainer(Quadratic()).measure([of(gradient, x)], [metric])
     noise = torch.cat(list(metric.noises(x))).flatten(1)
     squares = (((noise @ matrix) * noise).sum(1) / 2).square()
@@ -159,7 +165,7 @@ def test_infidelity_of_a_quadratic_model_under_noise():
 def test_infidelity_of_a_linear_model_under_removal():
     model, x, map_ = linear(3, 2, 4), doubles(1, 3, 2, 4), doubles(1, 1, 2, 4)
     told = contributions(model, x)
-    metric = Infidelity(cells=None, share=0.3, samples=600, scaled=False)
+    metric = Infidelity(cells=None, share=0.3, samples=600, factor=None)
     (found,) = Explainer(model).measure([of(told, x), of(map_, x)], [metric])
     assert found.values[0].item() == pytest.approx(0, abs=1e-9)
     wrong = (map_ - told).flatten()
@@ -173,11 +179,36 @@ def test_scaled_infidelity_does_not_depend_on_the_scale_of_the_map():
     model, x = tiny_cnn().double(), doubles(2, 3, 16, 16)
     map_ = doubles(2, 1, 16, 16)
     maps = [of(each, x) for each in (map_, 1e6 * map_, -map_, torch.zeros_like(map_))]
-    for metric in (Infidelity(cells=4, samples=40), Infidelity(perturbation="noise", samples=40)):
+    for cls, options in ((Infidelity, {"cells": 4, "samples": 40}), (InfidelityUnderNoise, {"samples": 40})):
+        either, positive = Explainer(model).measure(maps, [cls(factor="any", **options), cls(**options)])
+        for other in either.values[1:3]:
+            torch.testing.assert_close(other, either.values[0], rtol=1e-9, atol=0)
+        nothing = either.values[3]  # the mean square of the falls
+        assert (either.values[0] < nothing).all()
+        torch.testing.assert_close(positive.values[0], positive.values[1], rtol=1e-9, atol=0)
+        # A map or its negation points the right way, and the other one is worth nothing.
+        torch.testing.assert_close(positive.values[[0, 2]].amin(0), either.values[0], rtol=1e-9, atol=0)
+        torch.testing.assert_close(positive.values[[0, 2]].amax(0), nothing, rtol=1e-12, atol=0)
+
+
+def test_a_map_that_points_the_wrong_way_has_the_infidelity_of_zeros():
+    model, x = linear(3, 2, 4), doubles(2, 3, 2, 4)
+    told, weights = contributions(model, x), model[1].weight[0].detach().reshape(1, 3, 2, 4).expand(2, -1, -1, -1)
+    noise = torch.cat(list(InfidelityUnderNoise(samples=40).noises(x)))
+    slopes_falls = (noise * weights[0]).flatten(1).sum(1).expand(2, -1)
+    falls = told.flatten(1) @ Independent(0.3, 40)(8, 0).double().mT
+    for metric, right, fallen in (
+        (Infidelity(cells=None, share=0.3, samples=40), told, falls),
+        (InfidelityUnderNoise(samples=40), weights, slopes_falls),
+    ):
+        maps = [of(each, x) for each in (right, 5 * right, -right, -0.1 * right, 0 * right)]
         (found,) = Explainer(model).measure(maps, [metric])
-        for other in found.values[1:3]:
-            torch.testing.assert_close(other, found.values[0], rtol=1e-9, atol=0)
-        assert (found.values[0] < found.values[3]).all()  # which is the mean square of the falls
+        nothing = fallen.square().mean(1)
+        expected = torch.stack([0 * nothing, 0 * nothing, nothing, nothing, nothing])
+        torch.testing.assert_close(found.values, expected, **EXACT)
+        for factor, wrong in (("any", 0), (None, 4)):  # of -a itself: (-a - a) ** 2
+            (found,) = Explainer(model).measure(maps[2:3], [replaced(metric, factor=factor)])
+            torch.testing.assert_close(found.values[0], wrong * nothing, **EXACT)
 
 
 # Slow loops
@@ -234,21 +265,21 @@ def test_ranks():
 # Peers
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_infidelity_is_that_of_captum(scaled):
+@pytest.mark.parametrize("factor", [None, "any"])
+def test_infidelity_is_that_of_captum(factor):
     model, x = tiny_cnn().double().eval(), doubles(3, 3, 16, 16)
     scores = doubles(3, 3, 16, 16)
     attribution = of(scores, x, target=(1, 4, 2))
 
-    noisy = Infidelity(perturbation="noise", sigma=0.2, samples=25, scaled=scaled)
+    noisy = InfidelityUnderNoise(sigma=0.2, samples=25, factor=factor)
     noise = torch.cat(list(noisy.noises(x)))
 
     def add_noise(repeated):  # captum repeats each image next to itself
         each = noise.repeat(len(x), 1, 1, 1)
         return each, repeated - each
 
-    removal = Infidelity(cells=4, samples=25, scaled=scaled)
-    masks = Independent(0.2, 25)(16, 0)[:, labels_of(4, (16, 16))][:, None].double()
+    removal = Infidelity(cells=4, samples=25, factor=factor)
+    masks = Independent(0.2, 25)(16, 0)[:, labels_of((4, 4), (16, 16))[0]][:, None].double()
 
     def remove(repeated):
         each = masks.repeat(len(x), 3, 1, 1)
@@ -256,14 +287,20 @@ def test_infidelity_is_that_of_captum(scaled):
 
     for metric, perturb in ((noisy, add_noise), (removal, remove)):
         expected = infidelity(
-            model, perturb, x, scores, target=torch.tensor((1, 4, 2)), n_perturb_samples=25, normalize=scaled
+            model,
+            perturb,
+            x,
+            scores,
+            target=torch.tensor((1, 4, 2)),
+            n_perturb_samples=25,
+            normalize=factor == "any",
         )
         torch.testing.assert_close(Explainer(model).evaluate(attribution, metric), expected, rtol=1e-9, atol=0)
 
 
 def test_under_noise_a_map_without_channels_tells_of_every_channel():
     model, x, map_ = tiny_cnn().double(), doubles(2, 3, 16, 16), doubles(2, 1, 16, 16)
-    metric = Infidelity(perturbation="noise", samples=20)
+    metric = InfidelityUnderNoise(samples=20)
     one, other = (Explainer(model).evaluate(of(each, x), metric) for each in (map_, map_.expand_as(x)))
     torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
 
@@ -335,10 +372,94 @@ def test_a_map_does_not_depend_on_the_others_nor_cost_more(metric, sixteen):
 def test_metrics_share_a_bank():
     explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
     maps = [of(torch.randn(2, 1, 4, 4), x) for _ in range(3)]
-    explainer.measure(maps, [MuFidelity(samples=16), Infidelity(samples=16), Infidelity(samples=16, scaled=False)])
+    explainer.measure(maps, [MuFidelity(samples=16), Infidelity(samples=16), Infidelity(samples=16, factor=None)])
     assert explainer.model.images_seen == 2 * (16 + 1)
     explainer.measure(maps, [SingleDeletion(), MuFidelity(samples=16)])
     assert explainer.model.images_seen == 2 * (16 + 1 + 16 + 16)
+
+
+@pytest.mark.parametrize("option", ["substrate", "cells", "grid"])
+def test_metrics_with_equal_options_share_a_bank(option):
+    x, given = torch.randn(2, 3, 16, 16), torch.randn(3, 16, 16)
+    own = torch.arange(256).reshape(16, 16) // 32
+    equal = {
+        "substrate": ({"substrate": given}, {"substrate": given.clone()}),
+        "cells": ({"cells": own}, {"cells": own.clone()}, {"cells": own.int()}),
+        "grid": ({"cells": 4}, {"cells": (4, 4)}),
+    }[option]
+    other = {"substrate": {"substrate": 2 * given}, "cells": {"cells": own.mT}, "grid": {"cells": (4, 5)}}[option]
+    single = {"substrate": 16, "cells": 8, "grid": 16}[option]
+    explainer, maps = Explainer(tiny_cnn()), [of(torch.randn(2, 1, 4, 4), x)]
+    explainer.measure(maps, [SingleDeletion(**each) for each in equal])
+    assert explainer.model.images_seen == 2 * single
+    explainer.measure(maps, [SingleDeletion(**each) for each in (equal[0], other)])
+    assert explainer.model.images_seen == 2 * (2 * single + {"substrate": 16, "cells": 8, "grid": 20}[option])
+
+
+def test_given_tensors_are_compared_by_their_values():
+    one = torch.randn(3, 4, 4, dtype=torch.float64)
+    assert SingleDeletion(substrate=one) == SingleDeletion(substrate=one.clone())
+    assert len({SingleDeletion(substrate=one), SingleDeletion(substrate=one.clone())}) == 1
+    assert SingleDeletion(substrate=one) != SingleDeletion(substrate=one + 1e-12)  # which single precision cannot tell
+    assert SingleDeletion(substrate=one) != SingleDeletion(substrate=one.mT)
+    cells = torch.arange(16).reshape(4, 4)
+    assert SingleDeletion(cells=cells) == SingleDeletion(cells=cells.clone())
+    assert SingleDeletion(cells=cells) != SingleDeletion(cells=cells.mT)
+    assert Given(cells) != GivenCells(cells)
+
+
+def test_curves_share_a_substrate_that_was_given_twice():
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    given = torch.randn(3, 16, 16)
+    maps = [of(torch.randn(2, 1, 4, 4), x)]
+    explainer.measure(maps, [registry.make("deletion", Metric, substrate=given.clone()) for _ in range(2)])
+    seen = explainer.model.images_seen
+    explainer.measure(maps, [registry.make("deletion", Metric, substrate=given)])
+    assert explainer.model.images_seen == 2 * seen
+
+
+def test_a_map_is_resized_and_summed_once_for_all_that_have_its_cells(monkeypatch):
+    calls = Counter()
+
+    def counted(cls, name):
+        original = getattr(cls, name)
+
+        def wrapper(self, *arguments, **options):
+            calls[name] += 1
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(cls, name, wrapper)
+
+    counted(Attribution, "heatmap")
+    counted(Partition, "sums")
+    counted(OnBank, "correlations")
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    maps = [of(torch.randn(2, 1, 4, 4), x) for _ in range(3)]
+    found = explainer.measure(maps, [SensitivityN(sizes=5), FaithfulnessCorrelation(), MuFidelity(cells=(14, 14))])
+    assert found[0].details["correlation"].shape == (3, 2, 5)
+    assert calls == {"heatmap": 3, "sums": 3, "correlations": 3}
+    calls.clear()
+    other = MuFidelity(cells=4), MuFidelity(cells=4, samples=9), MuFidelity(cells=4, reduce="largest_magnitude")
+    explainer.measure(maps, other)
+    assert calls == {"heatmap": 6, "sums": 6, "correlations": 3}
+
+
+def test_sensitivity_n_remembers_what_its_details_are(monkeypatch, sixteen):
+    model, whole = sixteen
+    metric, maps = SensitivityN(cells=4, sizes=3), [whole[:2], replace(whole[:2], scores=whole.scores[2:4])]
+    (found,) = Explainer(model).measure(maps, [metric])
+    torch.testing.assert_close(found.values, found.details["correlation"].nanmean(-1), **EXACT)
+    asked = Explainer(model).model.explaining(maps[0].x)
+    first = metric.details(asked, maps)["correlation"]
+    assert metric.details(asked, maps)["correlation"] is first
+    torch.testing.assert_close(metric.details(asked, maps[1:])["correlation"], first[1:], **EXACT)
+
+
+def test_cells_are_counted_where_no_device_is_waited_for():
+    for cells in ((4, 5), GivenCells(torch.arange(256).reshape(16, 16) // 13)):
+        labels, count = labels_of(cells, (16, 16))
+        assert labels.device.type == "cpu"
+        assert count == 20 == len(labels.unique())
 
 
 @pytest.mark.parametrize("metric", SMALL, ids=lambda metric: f"{metric.name}")
@@ -368,19 +489,15 @@ def replaced(metric, **options):
 
 
 @pytest.mark.parametrize("metric", SMALL, ids=lambda metric: f"{metric.name}")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions(metric, dtype):
-    x = torch.randn(2, 3, 16, 16)
-    model = tiny_cnn()
-    nn.init.normal_(model[-1].weight)  # so that perturbations move the scores by more than bfloat16 rounds them
-    single = Explainer(model).evaluate(of(torch.randn(2, 1, 4, 4), x), metric)
-    torch.manual_seed(0)
-    torch.randn(2, 3, 16, 16)
-    other = of(torch.randn(2, 1, 4, 4), x.to(dtype))
-    found = Explainer(model.to(dtype)).evaluate(other, metric)
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert found.isfinite().all()
-    assert single.isfinite().all()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+def test_other_precisions_have_the_numbers_of_double(metric, dtype, tolerance):
+    model = sensitive_cnn().bfloat16()
+    x, map_ = torch.randn(4, 3, 16, 16).bfloat16(), torch.randn(4, 1, 4, 4)  # which every precision has
+    expected = Explainer(copy.deepcopy(model).double()).evaluate(of(map_.double(), x.double()), metric)
+    found = Explainer(model.to(dtype)).evaluate(of(map_, x.to(dtype)), metric)
+    assert (expected.dtype, found.dtype) == (torch.float64, torch.float32)
+    absolute = 0 if metric.name.startswith("infidelity") else tolerance
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=absolute)
 
 
 def test_volumes():
@@ -415,24 +532,53 @@ def test_one_subset_is_random_and_the_next_another():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: FaithfulnessCorrelation(cells=3, size=10), "Subsets of 10 of 9 cells"),
         (lambda: SensitivityN(sizes=0), "sizes=0"),
-        (lambda: SensitivityN(sizes=(0,)), "sizes from 1"),
+        (lambda: SensitivityN(sizes=()), "a number of sizes from 1"),
+        (lambda: SensitivityN(sizes=2.5), "sizes=2.5"),
+        (lambda: SensitivityN(sizes=(3, 0)), "sizes from 1"),
         (lambda: SensitivityN(subsets=1), "at least 2"),
+        (lambda: FaithfulnessCorrelation(size=0), "sizes from 1"),
+        (lambda: FaithfulnessCorrelation(size=2.5), "whole sizes"),
         (lambda: MuFidelity(share=1.0), "share=1.0"),
-        (lambda: MuFidelity(samples=0), "at least 2"),
+        (lambda: MuFidelity(share=1.5), "share=1.5"),
+        (lambda: MuFidelity(share=math.nan), "share=nan"),
+        (lambda: MuFidelity(samples=1), "at least 2"),
         (lambda: MuFidelity(cells=0), "cells=0"),
-        (lambda: MuFidelity(cells=(2, 2, 2)), "2 axes"),
+        (lambda: MuFidelity(cells=(4, 0)), r"cells=\(4, 0\)"),
+        (lambda: MuFidelity(cells=()), "cells="),
+        (lambda: MuFidelity(cells=2.5), "cells=2.5 must be a whole number from 1"),
         (lambda: SingleDeletion(score="loss"), "'loss'"),
-        (lambda: SingleDeletion(cells=torch.zeros(3, 3).long()), "16x16 pixels"),
         (lambda: SingleDeletion(cells=torch.full((16, 16), 2)), "numbered from 0"),
-        (lambda: Infidelity(perturbation="blur"), "'blur'"),
+        (lambda: SingleDeletion(cells=torch.zeros(16, 16)), "whole numbers"),
+        (lambda: Infidelity(samples=0), "at least 2"),
+        (lambda: Infidelity(share=0), "share=0"),
+        (lambda: Infidelity(factor="negative"), "'negative' is not known; it is one of 'positive', 'any', None"),
+        (lambda: InfidelityUnderNoise(factor=True), "factor=True"),
+        (lambda: InfidelityUnderNoise(samples=1), "at least 2"),
+        (lambda: InfidelityUnderNoise(sigma=0.0), "sigma=0.0 moves no image"),
+        (lambda: InfidelityUnderNoise(sigma=-1.0), "moves no image"),
+        (lambda: InfidelityUnderNoise(sigma=math.nan), "moves no image"),
+        (lambda: InfidelityUnderNoise(score="loss"), "'loss'"),
     ],
 )
-def test_refusals(make, words, as_users_run):
+def test_options_that_suit_no_image_are_refused_before_there_is_one(make, words, as_users_run):
+    with pytest.raises(InvalidInput, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (FaithfulnessCorrelation(cells=3, size=10), "Subsets of 10 of 9 cells"),
+        (SensitivityN(cells=3, sizes=(3, 10)), "Subsets of 10 of 9 cells"),
+        (MuFidelity(cells=(2, 2, 2)), "2 axes"),
+        (SingleDeletion(cells=torch.zeros(3, 3).long()), "3x3 labels for 16x16 pixels"),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused(metric, words, as_users_run):
     attribution = of(torch.randn(1, 1, 4, 4), torch.randn(1, 3, 16, 16))
     with pytest.raises(InvalidInput, match=words):
-        Explainer(tiny_cnn()).evaluate(attribution, make())
+        Explainer(tiny_cnn()).evaluate(attribution, metric)
 
 
 @pytest.mark.parametrize("metric", [SingleDeletion(), MuFidelity(samples=16)], ids=lambda metric: metric.name)
@@ -447,7 +593,7 @@ def test_infidelity_in_half_precision_knows_what_rounding_left_of_the_noise():
     model, x = linear(1, 6, 6), 3 + doubles(2, 1, 6, 6)
     half = nn.Sequential(nn.Flatten(), Rounding(model[1])).to(torch.bfloat16)
     slopes = half[1].inner.weight[0].detach().float().reshape(1, 1, 6, 6).expand(2, -1, -1, -1)
-    metric = Infidelity(perturbation="noise", samples=64, sigma=0.01, scaled=False)
+    metric = InfidelityUnderNoise(samples=64, sigma=0.01, factor=None)
     (found,) = Explainer(half).measure([of(each, x.bfloat16()) for each in (slopes, 0 * slopes)], [metric])
     assert (found.values[0] < 1e-6 * found.values[1]).all()
 

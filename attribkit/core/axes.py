@@ -15,12 +15,19 @@ def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least:
     Raises InvalidInput for another number of axes and for what is no size.
     """
     each: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,) * len(space)
-    if len(each) != len(space) or not all(isinstance(size, Integral) and int(size) >= least for size in each):
+    if len(each) != len(space) or not _are_sizes(each, least):
         raise InvalidInput(
             f"{name}={given!r} must be a whole number from {least}, or one for each of the {len(space)} axes of "
             f"{times(space)} pixels."
         )
     return tuple(map(int, each))
+
+
+def check_per_axis(name: str, given: Any, least: int = 1) -> None:
+    """Refuse the option where it is no size of any image, before there is one."""
+    each = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not each or not _are_sizes(each, least):
+        raise InvalidInput(f"{name}={given!r} must be a whole number from {least}, or one for each axis of the images.")
 
 
 def at_most(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:
@@ -36,3 +43,7 @@ def at_most(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:
 def times(sizes: Sequence[int]) -> str:
     """Sizes in a row, for a message: 16x112x112."""
     return "x".join(map(str, sizes))
+
+
+def _are_sizes(each: Sequence[Any], least: int) -> bool:
+    return all(isinstance(size, Integral) and int(size) >= least for size in each)

@@ -12,7 +12,7 @@ from torch import Tensor
 from attribkit.core.blurs import Blur, FoldedBlur, wide_blur
 from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
-from attribkit.core.fingerprint import fingerprint
+from attribkit.core.fingerprint import Fingerprinted
 from attribkit.core.shapes import Images
 
 # The mean colour of normalised images; each image's own mean colour; the image far out of focus; standard normal noise;
@@ -22,14 +22,9 @@ Substrate = Literal["zero", "mean", "blur", "noise", "folded_blur", "minimum", "
 _RADIUS = 3  # pixels around a hole that inpainting looks at
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """Images that a user chose, as an option of a method: told by their shape and a checksum."""
-
-    images: Tensor  # (c, *space), or (b, c, *space) with b = 1 or one for each image
-
-    def __repr__(self) -> str:
-        return f"Given({fingerprint(self.images)})"
+@dataclass(frozen=True, eq=False, repr=False)
+class Given(Fingerprinted):
+    """Images that a user chose, as an option of a method: (c, *space), or (b, c, *space) with b = 1 or one for each."""
 
 
 class Imputer(ABC):
@@ -74,7 +69,7 @@ def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
 def substrate(x: Images, kind: str | Blur | Given, seed: int = 0) -> Images:
     """Images of the shape of x that hold less of what x shows; noise is the same for every image."""
     if isinstance(kind, Given):
-        return _fitted(kind.images, x)
+        return _fitted(kind.tensor, x)
     if isinstance(kind, Blur):
         return kind(x)
     if kind in ("noise", "uniform"):

@@ -4,6 +4,7 @@ from attribkit.core.metric import Metric
 from attribkit.hookspecs import hookimpl
 from attribkit.metrics.banks.faithfulness_correlation import FaithfulnessCorrelation
 from attribkit.metrics.banks.infidelity import Infidelity
+from attribkit.metrics.banks.infidelity_under_noise import InfidelityUnderNoise
 from attribkit.metrics.banks.mu_fidelity import MuFidelity
 from attribkit.metrics.banks.sensitivity_n import SensitivityN
 from attribkit.metrics.banks.single_deletion import SingleDeletion
@@ -45,6 +46,7 @@ def attribkit_metrics() -> list[type[Metric]]:
         MuFidelity,
         SingleDeletion,
         Infidelity,
+        InfidelityUnderNoise,
         AverageDrop,
         IncreaseInConfidence,
         AverageGain,

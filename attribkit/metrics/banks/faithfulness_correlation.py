@@ -10,7 +10,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import OfSize
+from attribkit.metrics.banks.subsets import OfSize, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +24,8 @@ class FaithfulnessCorrelation(OnBank):
     size: int = 20  # cells in a subset
     subsets: int = 100  # all of this size where there are no more
 
+    def removals(self, cells: int) -> tuple[Subsets, ...]:
+        return (OfSize(self.size, self.subsets),)
+
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        return self.correlations(model, attributions, OfSize(self.size, self.subsets), "pearson")
+        return self.correlations(model, attributions, "pearson").squeeze(-1)

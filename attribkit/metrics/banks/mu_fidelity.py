@@ -11,7 +11,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.metrics.banks.cells import Cells
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import Independent
+from attribkit.metrics.banks.subsets import Independent, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +29,8 @@ class MuFidelity(OnBank):
     share: float = 0.2  # the probability with which a cell is removed
     samples: int = 200
 
+    def removals(self, cells: int) -> tuple[Subsets, ...]:
+        return (Independent(self.share, self.samples),)
+
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        return self.correlations(model, attributions, Independent(self.share, self.samples), "spearman")
+        return self.correlations(model, attributions, "spearman").squeeze(-1)

@@ -12,9 +12,8 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
-from attribkit.metrics.banks.cells import labels_of
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import OfSize
+from attribkit.metrics.banks.subsets import OfSize, Subsets
 
 _LARGEST = 0.8  # of the cells, where sizes are spread
 
@@ -35,21 +34,25 @@ class SensitivityN(OnBank):
     subsets: int = 100  # of each size, all of them where there are no more
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        return self.details(model, attributions)["correlation"].nanmean(-1)
+        return self._found(model, attributions).nanmean(-1)
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
         """The correlation at each size, (m, b, sizes)."""
-        labels = labels_of(self.cells, tuple(attributions[0].x.shape[2:]))  # type: ignore[arg-type]
-        sizes = [OfSize(size, self.subsets) for size in self.chosen_sizes(int(labels.max()) + 1)]
-        found = [self.correlations(model, attributions, each, "pearson") for each in sizes]
-        return {"correlation": torch.stack(found, -1)}
+        return {"correlation": self._found(model, attributions)}
+
+    def removals(self, cells: int) -> tuple[Subsets, ...]:
+        return tuple(OfSize(size, self.subsets) for size in self.chosen_sizes(cells))
 
     def chosen_sizes(self, cells: int) -> tuple[int, ...]:
         """The sizes of the subsets of so many cells, each once."""
-        if not isinstance(self.sizes, int):
-            return tuple(self.sizes)
-        if self.sizes < 1:
-            raise InvalidInput(f"sizes={self.sizes} must be a number of sizes from 1, or the sizes in a tuple.")
+        if isinstance(self.sizes, tuple) and self.sizes:
+            return self.sizes
+        if not isinstance(self.sizes, int) or self.sizes < 1:
+            raise InvalidInput(f"sizes={self.sizes!r} must be a number of sizes from 1, or the sizes in a tuple.")
         largest = max(1, int(_LARGEST * cells))
         spread = torch.logspace(0, math.log10(largest), self.sizes, dtype=torch.float64)
         return tuple(spread.round().long().unique().tolist())
+
+    def _found(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b sizes"]:
+        key = (self, tuple(attributions))
+        return model.remembered(key, lambda: self.correlations(model, attributions, "pearson"))

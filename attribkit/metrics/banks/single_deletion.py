@@ -11,7 +11,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.metrics.banks.cells import Cells
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import Single
+from attribkit.metrics.banks.subsets import Single, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +28,8 @@ class SingleDeletion(OnBank):
 
     cells: Cells | Tensor = 4
 
+    def removals(self, cells: int) -> tuple[Subsets, ...]:
+        return (Single(),)
+
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        return self.correlations(model, attributions, Single(), "spearman")
+        return self.correlations(model, attributions, "spearman").squeeze(-1)

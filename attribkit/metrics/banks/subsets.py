@@ -4,6 +4,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -37,10 +39,14 @@ class OfSize(Subsets):
     size: int
     count: int
 
+    def __post_init__(self) -> None:
+        if not _is_whole(self.size, 1):
+            raise InvalidInput(f"Subsets of {self.size!r} cells: choose whole sizes from 1.")
+        check_count(self.count)
+
     def __call__(self, cells: int, seed: int) -> Subset:
-        if not 1 <= self.size <= cells:
+        if self.size > cells:
             raise InvalidInput(f"Subsets of {self.size} of {cells} cells: choose sizes from 1 to {cells}.")
-        _check_count(self.count)
         if math.comb(cells, self.size) <= self.count:
             chosen = torch.tensor(list(itertools.combinations(range(cells), self.size)))
         else:
@@ -57,13 +63,20 @@ class Independent(Subsets):
     share: float
     count: int
 
-    def __call__(self, cells: int, seed: int) -> Subset:
+    def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise InvalidInput(f"share={self.share} of the cells must be between 0 and 1.")
-        _check_count(self.count)
+        check_count(self.count)
+
+    def __call__(self, cells: int, seed: int) -> Subset:
         return torch.rand(self.count, cells, generator=torch.Generator().manual_seed(seed)) < self.share
 
 
-def _check_count(count: int) -> None:
-    if count < 2:
-        raise InvalidInput(f"{count} perturbed versions tell nothing: ask for at least 2.")
+def check_count(count: int) -> None:
+    """Refuse a number of perturbed versions from which nothing can be told."""
+    if not _is_whole(count, 2):
+        raise InvalidInput(f"{count!r} perturbed versions tell nothing: ask for a whole number of them, at least 2.")
+
+
+def _is_whole(number: Any, least: int) -> bool:
+    return isinstance(number, Integral) and int(number) >= least
