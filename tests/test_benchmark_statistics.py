@@ -508,6 +508,15 @@ def test_not_normalised_where_the_oracle_is_not_better_than_random(oracle):
     assert all(not panel.normalised for panel in panels(found))
 
 
+def test_not_normalised_where_a_control_is_better_than_the_oracle():
+    parts = [rows_of(values_near(m), name) for m, name in ((0, "random"), (1, "occlusion"), (2, "rise"))]
+    assert score(summary(*parts), "rise", statistic="normalised").estimate.value > 1
+    found = summary(*parts, rows_of(values_near(3), "constant"))
+    assert math.isnan(score(found, "rise", statistic="normalised").estimate.value)
+    told = "insertion on zoo:cnn: not normalised: the control 'constant' is better than the oracle 'occlusion'"
+    assert found.notes == (told,)
+
+
 def test_no_oracle_and_no_control_are_told():
     found = summary(rows_of([1, 2, 3]), rows_of([1, 2, 3], metric="mass", kind="localization"))
     assert {each.statistic for each in found.scores} == {"mean"}
@@ -543,6 +552,19 @@ def test_failed_sanity_checks_are_in_every_table():
     for panel in panels(found):
         assert "fails parameter_randomisation" in panel.methods[0].remarks
     assert latex(found).count("fails parameter\\_randomisation") == 2
+
+
+def test_a_method_that_reads_nothing_of_what_changes_fails_although_its_floor_is_as_high():
+    found = summary(
+        sanity(1.0, "edges themselves", floor=1.0),
+        sanity(0.92, "blind to the class", floor=0.94),
+        sanity(0.6, "smooth", floor=0.5),
+    )
+    assert {each.method: each.failed for each in found.sanity_checks} == {
+        "edges themselves": True,
+        "blind to the class": True,
+        "smooth": False,
+    }
 
 
 def test_a_copy_that_is_turned_over_fails_a_sanity_check_and_is_not_ranked_first():
@@ -727,6 +749,25 @@ def test_tables_of_ranks_and_agreement():
     assert ranks["c"] == ["1.00", "3.00"]  # told apart from both others, by both metrics
     assert all(each[1::2] == ["a", "a"] for each in (ranks["a"], ranks["b"]))
     assert any(line.split()[:2] == ["insertion", "-1.00"] for line in lines)
+
+
+def test_files_without_records_have_their_columns(tmp_path, rich_summary):
+    write_csv(rich_summary, tmp_path / "full")
+    write_csv(summary(rows_of([1, 2, 3])), tmp_path / "bare")
+    for path in (tmp_path / "full").iterdir():
+        header = (tmp_path / "bare" / path.name).read_text().splitlines()[0]
+        assert header == path.read_text().splitlines()[0]
+    assert len((tmp_path / "bare" / "rankings.csv").read_text().splitlines()) == 1
+
+
+def test_many_metrics_are_several_tables():
+    parts = [rows_of(values_near(k), name, metric=f"metric {m}") for k, name in enumerate("ab") for m in range(12)]
+    found = panels(summary(*parts))
+    assert [len(panel.columns) for panel in found] == [5, 5, 2]
+    assert found[0].title == "zoo:cnn: faithfulness (1 of 3)"
+    assert len({column.title for panel in found for column in panel.columns}) == 12
+    labels = re.findall(r"\\label\{(.*?)\}", latex(summary(*parts)))
+    assert labels == [f"tab:zoo-cnn-faithfulness-{k}-of-3" for k in (1, 2, 3)]
 
 
 def test_latex_is_well_formed(rich_summary):

@@ -3,63 +3,81 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from attribkit.benchmark.files import write_text_whole
-from attribkit.benchmark.statistics.summary import Comparison, Ranking, Summary
+from attribkit.benchmark.statistics.summary import Agreement, Comparison, Ranking, SanityCheck, Score, Summary
 
 Record = Mapping[str, Any]
+
+_PER_RANKING = ("methods", "ranks", "cliques")
 
 
 def write_csv(summary: Summary, folder: str | Path) -> list[Path]:
     """Write scores.csv, comparisons.csv, rankings.csv, agreements.csv and sanity_checks.csv; NaN is an empty cell."""
     folder = Path(folder)
     written = []
-    for name, records in _files(summary).items():
+    for name, (columns, records) in _files(summary).items():
         path = folder / f"{name}.csv"
-        write_text_whole(path, csv_text(records))
+        write_text_whole(path, csv_text(columns, records))
         written.append(path)
     return written
 
 
-def csv_text(records: Iterable[Record]) -> str:
+def csv_text(columns: Iterable[str], records: Iterable[Record]) -> str:
     """Records of one kind as CSV; a nested record's fields are named after both, names are joined by "; "."""
-    flat = [dict(_flat(record)) for record in records]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, flat[0] if flat else [])
+    writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(dict(_flat(record)) for record in records)
     return text.getvalue()
 
 
-def _files(summary: Summary) -> dict[str, Iterable[Record]]:
+def _files(summary: Summary) -> dict[str, tuple[list[str], Iterable[Record]]]:
+    """Of each file the columns and the records."""
+    per_method = [name for name in _columns(Ranking) if name not in _PER_RANKING]
     return {
-        "scores": map(asdict, summary.scores),
-        "comparisons": map(_comparison, summary.comparisons),
-        "rankings": (record for ranking in summary.rankings for record in _ranking(ranking)),
-        "agreements": map(asdict, summary.agreements),
-        "sanity_checks": map(asdict, summary.sanity_checks),
+        "scores": (_columns(Score), map(asdict, summary.scores)),
+        "comparisons": ([*_columns(Comparison), "superiority"], map(_comparison, summary.comparisons)),
+        "rankings": ([*per_method, "method", "rank", "cliques"], _rankings(summary)),
+        "agreements": (_columns(Agreement), map(asdict, summary.agreements)),
+        "sanity_checks": (_columns(SanityCheck), map(asdict, summary.sanity_checks)),
     }
+
+
+def _columns(kind: type, prefix: str = "") -> list[str]:
+    """The columns of a kind of record, as `_flat` names them."""
+    found = []
+    for field in fields(kind):
+        nested = isinstance(field.type, type) and is_dataclass(field.type)
+        name = prefix + field.name
+        found += _columns(field.type, _prefix(field.name)) if nested else [name]  # type: ignore[arg-type]
+    return found
+
+
+def _prefix(field: str) -> str:
+    return "" if field == "estimate" else f"{field}_"
 
 
 def _comparison(each: Comparison) -> Record:
     return {**asdict(each), "superiority": each.superiority}
 
 
-def _ranking(ranking: Ranking) -> Iterator[Record]:
-    """A record for each method."""
-    shared = {key: value for key, value in asdict(ranking).items() if key not in ("methods", "ranks", "cliques")}
-    for method, rank in zip(ranking.methods, ranking.ranks, strict=True):
-        cliques = [k for k, clique in enumerate(ranking.cliques) if method in clique]
-        yield {**shared, "method": method, "rank": rank, "cliques": tuple(cliques)}
+def _rankings(summary: Summary) -> Iterator[Record]:
+    """A record for each method of each ranking."""
+    for ranking in summary.rankings:
+        shared = {key: value for key, value in asdict(ranking).items() if key not in _PER_RANKING}
+        for method, rank in zip(ranking.methods, ranking.ranks, strict=True):
+            cliques = [k for k, clique in enumerate(ranking.cliques) if method in clique]
+            yield {**shared, "method": method, "rank": rank, "cliques": tuple(cliques)}
 
 
 def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in record.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, "" if key == "estimate" else f"{key}_")
+            yield from _flat(value, _prefix(key))
         elif isinstance(value, tuple | list):
             yield prefix + key, "; ".join(map(str, value))
         else:

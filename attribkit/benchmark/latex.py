@@ -6,6 +6,7 @@ from attribkit.benchmark.panels import Line, Panel, cell, panels
 from attribkit.benchmark.statistics.summary import Score, Summary
 
 _ARROWS = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
 _MINUS = re.compile(r"-(?=\d)")
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -37,6 +38,7 @@ def _table(panel: Panel) -> str:
             r"\begin{table}",
             r"  \centering",
             f"  \\caption{{{escaped(f'{panel.title}. {panel.caption}')}}}",
+            f"  \\label{{tab:{_SEPARATORS.sub('-', panel.title.lower()).strip('-')}}}",
             f"  \\begin{{tabular}}{{{'l' * len(head)}}}",
             r"    \toprule",
             _row(head),

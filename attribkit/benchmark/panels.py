@@ -7,6 +7,7 @@ from statistics import median
 
 from attribkit.benchmark.statistics.summary import Estimate, Score, Summary
 
+_COLUMNS = 5  # metrics of a table: values with intervals, on a page or in a terminal
 _DIGITS = 6  # at most, behind the point
 _NOISE = 1e-9  # an interval that is narrower, relative to its value, has no width but rounding
 
@@ -47,23 +48,44 @@ class Panel:
     methods: tuple[Line, ...]  # by name: no metric is the one that orders them
     controls: tuple[Line, ...]  # set apart; the truth among them
     caption: str
+    part: tuple[int, int]  # which, from 1, of how many tables of the same kind
 
     @property
     def title(self) -> str:
         """What the table is of."""
         scale = ", from random (0) to oracle (1)" if self.normalised else ""
         subset = "" if self.subset == "all" else f", {self.subset}"
-        return f"{self.model}{subset}: {self.kind}{scale}"
+        own, parts = self.part
+        return f"{self.model}{subset}: {self.kind}{scale}{f' ({own} of {parts})' if parts > 1 else ''}"
 
 
 def panels(summary: Summary) -> list[Panel]:
-    """A table for each model, set of images and kind of metrics, and one more where scores are normalised."""
+    """Tables for each model, set of images and kind of metrics, and more where scores are normalised.
+
+    A table has as many metrics as fit on a page.
+    """
     groups: dict[tuple[str, str, str, bool], list[Score]] = {}
     for score in summary.scores:
         key = (score.model, score.subset, score.kind, score.statistic == "normalised")
         if not score.inverted:
             groups.setdefault(key, []).append(score)
-    return [_panel(summary, *key, scores) for key, scores in groups.items() if not _empty(scores)]
+    return [
+        _panel(summary, *key, part, (place, len(parts)))
+        for key, scores in groups.items()
+        if not _empty(scores)
+        for parts in [_parts(scores)]
+        for place, part in enumerate(parts, start=1)
+    ]
+
+
+def _parts(scores: list[Score]) -> list[list[Score]]:
+    """The scores, so many columns together."""
+    columns: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        columns.setdefault((score.metric, score.statistic), []).append(score)
+    grouped = list(columns.values())
+    starts = range(0, len(grouped), _COLUMNS)
+    return [[score for column in grouped[start : start + _COLUMNS] for score in column] for start in starts]
 
 
 def cell(score: Score | None, decimals: int) -> tuple[str, str]:
@@ -81,7 +103,15 @@ def cell(score: Score | None, decimals: int) -> tuple[str, str]:
     return value, f"{interval} {estimate.samples} of {estimate.samples + left_out}" if left_out else interval
 
 
-def _panel(summary: Summary, model: str, subset: str, kind: str, normalised: bool, scores: list[Score]) -> Panel:
+def _panel(
+    summary: Summary,
+    model: str,
+    subset: str,
+    kind: str,
+    normalised: bool,
+    scores: list[Score],
+    part: tuple[int, int],
+) -> Panel:
     by_column: dict[tuple[str, str], dict[str, Score]] = {}
     for score in scores:
         by_column.setdefault((score.metric, score.statistic), {})[score.method] = score
@@ -97,6 +127,7 @@ def _panel(summary: Summary, model: str, subset: str, kind: str, normalised: boo
         methods=tuple(line for method, line in lines.items() if roles[method] == "method"),
         controls=tuple(line for method, line in lines.items() if roles[method] != "method"),
         caption=_caption(summary, scores),
+        part=part,
     )
 
 
@@ -135,9 +166,9 @@ def _caption(summary: Summary, scores: list[Score]) -> str:
     flat = any(s.statistic != "normalised" and s.estimate.low == s.estimate.high for s in scores)
     return (
         f"Means over {over} and their {summary.confidence:.0%} bootstrap intervals ({summary.resamples} resamples of "
-        "images). Bold: no interval of another method or control overlaps."
-        + " No width: all images have the same number, which does not make it sure."
-        * flat
+        "images)."
+        + " Bold: no interval of another method or control overlaps." * any(score.best for score in scores)
+        + " No width: all images have the same number, which does not make it sure." * flat
     )
 
 

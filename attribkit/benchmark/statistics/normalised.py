@@ -7,7 +7,7 @@ import numpy as np
 from attribkit.benchmark.statistics.means import Means, estimates
 from attribkit.benchmark.statistics.question import Contestant, Question
 from attribkit.benchmark.statistics.resampling import combined
-from attribkit.benchmark.statistics.roles import RANDOM, oracle_of
+from attribkit.benchmark.statistics.roles import RANDOM, oracle_of, role
 from attribkit.benchmark.statistics.summary import Estimate
 
 _NAN = float("nan")
@@ -19,7 +19,8 @@ def normalised(
     """(mean - random) / (oracle - random) of each contestant, and why the scale is not defined, if it is not.
 
     Each over the images on which all three are defined. Not defined where the interval of oracle - random does not
-    lie on the better side of 0: there is nothing to be a share of. No numbers at all where there is no oracle.
+    lie on the better side of 0: there is nothing to be a share of; nor where a control lies above the oracle, which
+    then is none of this metric. No numbers at all where there is no oracle.
     """
     best = oracle_of(question.kind, oracle)
     if best is None or question.higher_is_better is None:
@@ -36,10 +37,16 @@ def normalised(
     gains = combined(np.divide, means.difference(k, random, over), range_drawn)
     found = estimates(gains, over, question.groups, confidence)
     apart = [min(each.low * question.direction, each.high * question.direction) > 0 for each in ranges]
+    above = [who.method for who, each in zip(question.contestants, found, strict=True) if _is_better(who, each.low)]
     kept = [
-        estimate if there else replace(estimate, value=_NAN, low=_NAN, high=_NAN, interval="none")
+        estimate if there and not above else replace(estimate, value=_NAN, low=_NAN, high=_NAN, interval="none")
         for estimate, there in zip(found, apart, strict=True)
     ]
-    if apart[places[Contestant(best, False)]]:
-        return kept, None
-    return kept, f"not normalised: {best!r} is not told to be better than {RANDOM!r}"
+    if not apart[places[Contestant(best, False)]]:
+        return kept, f"not normalised: {best!r} is not told to be better than {RANDOM!r}"
+    return kept, f"not normalised: the control {above[0]!r} is better than the oracle {best!r}" if above else None
+
+
+def _is_better(who: Contestant, low: float) -> bool:
+    """Whether this is a control that lies above the oracle, whose own score is 1."""
+    return role(who.method) == "control" and not who.inverted and low > 1

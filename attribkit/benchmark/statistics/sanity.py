@@ -9,12 +9,15 @@ from attribkit.benchmark.statistics.question import Contestant, Question
 from attribkit.benchmark.statistics.roles import role
 from attribkit.benchmark.statistics.summary import SanityCheck
 
+_HALF = 0.5**0.5  # the correlation of two maps that have half of their variance in common
+
 
 def sanity_checks(question: Question, means: Means, confidence: float) -> Iterable[SanityCheck]:
     """A check for each contestant of a metric that knows what unrelated maps get.
 
     A method fails where its mean, or the negative of it, is above the middle of 1, unchanged, and the mean floor: its
-    maps are nearer to unchanged, or to their own negatives, than to unrelated.
+    maps are nearer to unchanged, or to their own negatives, than to unrelated. It fails in any case where the maps have
+    more than half of their variance in common: a method that reads nothing of what changes has a floor as high.
     """
     found = estimates(means.drawn, means.defined, question.groups, confidence, question.present)
     for k in question.upright():
@@ -22,7 +25,7 @@ def sanity_checks(question: Question, means: Means, confidence: float) -> Iterab
         floors = floors[~np.isnan(floors)]
         if len(floors):
             floor = float(floors.mean())
-            limit = (1 + floor) / 2
+            limit = min((1 + floor) / 2, _HALF)
             yield SanityCheck(
                 model=question.model,
                 method=question.contestants[k].method,

@@ -110,7 +110,7 @@ class SanityCheck:
     metric: str
     estimate: Estimate
     floor: Number  # mean of what unrelated maps get
-    limit: Number  # halfway between unchanged, 1, and the floor
+    limit: Number  # halfway between unchanged, 1, and the floor, at most the root of a half
     failed: bool
 
 
