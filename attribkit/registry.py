@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pluggy
 from torch import nn
@@ -24,7 +24,7 @@ from attribkit.core.errors import AttribkitError, InvalidInput, PluginWarning, U
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.spec import ModelSpec
-from attribkit.core.substrates import Imputer
+from attribkit.core.substrates import Imputer, Substrate
 from attribkit.core.visualizer import Visualizer
 from attribkit.python_files import classes_of, module_of
 
@@ -45,7 +45,8 @@ _KINDS: dict[str, type[Any]] = {
     "attribkit_metrics": Metric,
     "attribkit_imputers": Imputer,
 }
-SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take an imputer, also by its name
+SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take a filling, or an imputer's name
+_FILLINGS = (*get_args(Substrate), "inpaint")
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
         if option not in known:
             raise UnknownName(f"option of {cls.name!r}", option, known)
     for option in set(SUBSTRATES) & set(options):
-        if isinstance(name := options[option], str) and name in imputers():
-            options[option] = imputers()[name]()
+        if isinstance(name := options[option], str) and name not in _FILLINGS:
+            options[option] = _imputer(name)
     try:
         return cls(**options)
     except TypeError as error:
@@ -167,6 +168,12 @@ def options_of(cls: type[Any]) -> dict[str, Any]:
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise AttribkitError(f"{_path(cls)} is no frozen dataclass: decorate it with @dataclass(frozen=True).")
     return {field.name: field.default for field in fields(cls)}
+
+
+def _imputer(name: str) -> Imputer:
+    if name not in (known := imputers()):
+        raise UnknownName("substrate", name, [*_FILLINGS, *known])
+    return known[name]()
 
 
 def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def complaints(tmp_path, text):
         (TINY.replace('"pointing_game"', '{name = "deletion", preset = "ris"}'), "Did you mean 'rise'?"),
         (TINY + "seed = -1\n", "line 6: seed = -1 does not do: input should be greater than or equal to 0."),
         (TINY + "batch_size = 0\n", "line 6: batch_size = 0 does not do: input should be greater than 0 or input sho"),
+        (TINY.replace('"pointing_game"', '{name = "aopc", options = {substrate = "blurr"}}'), "Did you mean 'blur'?"),
+        (TINY.replace('game"', 'game", options = {tolerance = "15"}}').replace('["po', '[{name = "po'), "The option toler"
+         "ance = '15' should be a valid number."),
         (TINY.replace('"gradcam"', "1"), "line 4: methods[0] = 1 does not do: input should be a table."),
         (TINY.replace('"gradcam"', '{name = "random", label = "Random"}'), "'Random' is what tables call a control"),
         (TINY.replace('"gradcam"', '{name = "occlusion", label = "Occlusion"}'), "set oracle = 'Occlusion', or give"),
@@ -687,6 +690,15 @@ def test_what_is_wrong_with_files_of_ones_own_is_told(own_code, changes, expecte
     (own_code.parent / "taken.py").write_text(OWN.replace('"scaled"', '"gradcam"'))
     with pytest.raises(ValueError, match=re.escape(expected)):
         benchmark(configured("out", **changes))
+
+
+def test_a_model_in_another_precision(tmp_path):
+    models = [{"name": "zoo:cnn", "dtype": "bfloat16", "label": "half"}, "zoo:cnn"]
+    results = benchmark(configured(tmp_path, models=models, metrics=["deletion"]))
+    assert not results.failures
+    half, full = ([row["value"] for row in only(results.rows, model=model)] for model in ("half", "zoo:cnn"))
+    assert half != full
+    np.testing.assert_allclose(half, full, atol=0.05)
 
 
 def test_a_preset_that_is_changed_is_told_in_its_title():

@@ -69,7 +69,7 @@ def test_boxes_go_where_the_picture_goes(preprocessing, size):
 def test_masks_go_exactly_where_the_picture_goes(preprocessing, size):
     blob = np.random.default_rng(2).random(size) < 0.01
     blob = binary_dilation(blob, iterations=4)
-    found = prepare(sample(*size, mask_source=held_mask(blob)), preprocessing).mask.numpy()
+    found = prepare(sample(*size, mask_source=held_mask(blob, "a")), preprocessing).mask.numpy()
     assert np.array_equal(found, painted(blob, preprocessing))
     assert 0 < found.sum() < found.size
 
@@ -102,14 +102,14 @@ def test_what_is_thinner_than_a_pixel_is_not_lost():
     line[:, 21] = True
     expected = np.zeros((4, 4), dtype=bool)
     expected[:, 2] = True
-    for told in ({"boxes": np.array([[21.0, 0, 22, 40]])}, {"mask_source": held_mask(line)}):
+    for told in ({"boxes": np.array([[21.0, 0, 22, 40]])}, {"mask_source": held_mask(line, "a")}):
         assert np.array_equal(prepare(sample(40, 40, **told), small).mask.numpy(), expected)
 
 
 def test_what_the_crop_cuts_away_is_told():
     left_edge = np.zeros((32, 96), dtype=bool)
     left_edge[:, :20] = True
-    for told in ({"boxes": np.array([[0.0, 0, 20, 32]])}, {"mask_source": held_mask(left_edge)}):
+    for told in ({"boxes": np.array([[0.0, 0, 20, 32]])}, {"mask_source": held_mask(left_edge, "a")}):
         found = prepare(sample(32, 96, **told), CROP)
         assert not found.mask.any()
         assert "nothing of the object" in found.notes[0]
@@ -135,7 +135,7 @@ def test_sides_of_a_pixel():
 
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(InvalidInput, match=r"mask of 'a' is \(5, 8\), its image \(8, 8\)"):
-        prepare(sample(8, 8, mask_source=held_mask(np.ones((5, 8), dtype=bool))), SAME)
+        prepare(sample(8, 8, mask_source=held_mask(np.ones((5, 8), dtype=bool), "a")), SAME)
     with pytest.raises(InvalidInput, match="Data sets hold photographs"):
         prepare(sample(8, 8), None)
 
@@ -418,9 +418,46 @@ def test_boxes_that_touch_stay_two_in_the_models_pixels():
     boxes = np.array([[68.0, 0, 100, 32], [100, 32, 132, 64], [180, 0, 192, 64]])
     prepared = prepare(sample(64, 192, boxes=boxes), CROP)  # half as large, then columns 34 to 62 and rows 2 to 30
     assert prepared.boxes.tolist() == [[0, 0, 16, 14], [16, 14, 28, 28]]
-    drawn = prepare(sample(64, 192, boxes=boxes, mask_source=held_mask(np.ones((64, 192), dtype=bool))), CROP)
+    drawn = prepare(sample(64, 192, boxes=boxes, mask_source=held_mask(np.ones((64, 192), dtype=bool), "a")), CROP)
     assert drawn.mask.all()
     assert drawn.boxes.tolist() == prepared.boxes.tolist()
+
+
+def test_masks_in_files_beside_a_json(tmp_path):
+    (tmp_path / "masks").mkdir()
+    drawn = np.zeros((30, 40), dtype=np.uint8)
+    drawn[5:20, 10:30] = 255
+    Image.fromarray(drawn).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(np.stack([drawn] * 3, 2)).save(tmp_path / "masks" / "colours.png")
+    for name in "abcd":
+        photo(tmp_path / f"{name}.jpg")
+    told = {
+        "a.jpg": {"mask": "masks/a.png"},
+        "b.jpg": {"mask": "masks/a.png", "boxes": [[0, 0, 5, 5]]},
+        "c.jpg": {"mask": "masks/none.png"},
+        "d.jpg": {"mask": "masks/colours.png"},
+    }
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    data = make("boxes", root=tmp_path, annotations=tmp_path / "told.json")
+    assert np.array_equal(data[0].mask, drawn > 0)
+    assert data[0].boxes is None
+    assert np.array_equal(data[1].mask, drawn > 0)
+    assert data[1].boxes.tolist() == [[0, 0, 5, 5]]
+    for place, words in ((2, "There is no mask"), (3, "has colours: save the mask in grey")):
+        with pytest.raises(UnreadableFile, match=words):
+            _ = data[place].mask
+    before = data.fingerprint()
+    Image.fromarray(255 - drawn).save(tmp_path / "masks" / "a.png")
+    assert make("boxes", root=tmp_path, annotations=tmp_path / "told.json").fingerprint() != before
+    given = make("given", items=[{"image": tmp_path / "a.jpg", "mask": str(tmp_path / "masks" / "a.png")}])
+    assert np.array_equal(given[0].mask, drawn == 0)
+
+
+def test_an_entry_without_boxes_is_named(tmp_path):
+    photo(tmp_path / "a.jpg")
+    (tmp_path / "told.json").write_text('{"a.jpg": {"label": 3}}')
+    with pytest.raises(UnreadableFile, match=r"'a.jpg' has neither 'boxes' nor 'mask'; boxes of \[\] say that"):
+        make("boxes", root=tmp_path, annotations=tmp_path / "told.json")
 
 
 def test_scenes_have_exact_masks():

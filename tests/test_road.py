@@ -312,6 +312,7 @@ def test_curves_cost_nothing_more(sixteen):
     (found,) = explainer.measure(maps, [Road()])
     assert explainer.model.images_seen == 3 * 2 * 2 * 7
     assert found.details["morf"].shape == found.details["lerf"].shape == (2, 3, 7)
+    assert found.details["fractions"][1, 2].tolist() == pytest.approx(Road().fractions)
     gain = (found.details["lerf"] - found.details["morf"]).mean(-1) / 2
     torch.testing.assert_close(found.values, gain, **EXACT)
 

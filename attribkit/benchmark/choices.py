@@ -2,8 +2,9 @@
 
 from dataclasses import MISSING, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, field_validator
 from pydantic.errors import PydanticUserError
 
@@ -44,6 +45,7 @@ class ModelChoice(TitledChoice):
     mean: tuple[float, ...] | None = Field(None, strict=False)  # of the training images; None is the model's own
     std: tuple[float, ...] | None = Field(None, strict=False)
     resize: PositiveInt | None = None  # shorter side before the crop, in pixels; None is the model's own
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None  # None is that of the weights
 
     @property
     def has_random_weights(self) -> bool:
@@ -57,7 +59,8 @@ class ModelChoice(TitledChoice):
         if not isinstance(loaded.preprocessing, Preprocessing):
             raise InvalidInput(f"{self.name} takes clips, and benchmarks explain photographs: choose another model.")
         given = self.model_dump(include={"mean", "std", "resize"}, exclude_none=True)
-        return loaded._replace(preprocessing=replace(loaded.preprocessing, **given))
+        module = loaded.model if self.dtype is None else loaded.model.to(getattr(torch, self.dtype))
+        return LoadedModel(module, replace(loaded.preprocessing, **given))
 
 
 class MethodChoice(TitledChoice):

@@ -24,6 +24,7 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.devices import device_named, told_device
 from attribkit.core.hooks import random_kept
 from attribkit.core.method import Method
+from attribkit.core.progress import tracked
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
 from attribkit.loading import described
@@ -79,7 +80,8 @@ class Worker:
 
     def _explained(self, group: Group, shard: Shard, truth: Truth) -> Explained:
         found = Explained()
-        for title in group.methods if shard.samples else ():
+        titles = group.methods if shard.samples else ()
+        for title in tracked(titles, f"maps of shard {group.shard}"):
             method = self.plan.methods[title]
             if isinstance(method, OwnNoise):
                 method = replace(method, ids=tuple(shard.ids))

@@ -11,7 +11,7 @@ from attribkit.core.boxes import Boxes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Masks
 
-_WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}; try mask > 0."
+_WANTED = "The metric compares with a mask, a torch.bool tensor {}, got {}: {}."
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,10 @@ def as_truth(told: Any, images: Tensor) -> Truth:
     count, *space = len(images), *images.shape[2:]
     mask = told.mask if isinstance(told, Truth) else told
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 1 + len(space) or len(mask) != count:
-        raise InvalidInput(_WANTED.format((count, *space), _told(mask)))
+        raise InvalidInput(_WANTED.format((count, *space), _told(mask), _advice(mask, count, space)))
     if not isinstance(told, Truth) and list(mask.shape[1:]) != space:
-        raise InvalidInput(
-            _WANTED.format((count, *space), _told(mask))
-            + " Where that is the size of photographs that were only resized, Truth(mask) resizes the maps to it."
-        )
+        advice = "where that is the size of photographs that were only resized, Truth(mask) resizes the maps to it"
+        raise InvalidInput(_WANTED.format((count, *space), _told(mask), advice))
     if mask.device != images.device:
         raise InvalidInput(f"The mask is on {mask.device}, the scores on {images.device}: move one.")
     if not isinstance(told, Truth):
@@ -81,6 +79,19 @@ def _check_boxes(boxes: Any, mask: Tensor) -> None:
     left, top, right, bottom = boxes.unbind(2)
     if not bool(((left <= right) & (top <= bottom) & boxes.isfinite().all(2) | boxes.isnan().all(2)).all()):
         raise InvalidInput("Truth(boxes=...) has one that is no box left, top, right, bottom, nor all NaN.")
+
+
+def _advice(mask: Any, count: int, space: list[int]) -> str:
+    """What to do about a mask that is none."""
+    if not isinstance(mask, Tensor):
+        return "try torch.as_tensor(mask)"
+    if mask.ndim == 2 and mask.shape[1] == 4 and mask.is_floating_point():
+        return "boxes are Truth(mask, boxes=...)"
+    if mask.ndim == 2 + len(space) and mask.shape[1] == 1:
+        return "try mask[:, 0]"
+    if mask.ndim != 1 + len(space) or len(mask) != count:
+        return "give one for each image, without channels"
+    return "try mask > 0"
 
 
 def _told(mask: Any) -> str:

@@ -26,7 +26,8 @@ def reading(path: Path) -> Iterator[None]:
         raise UnreadableFile(f"There are no annotations {str(path)!r}: look at the path.") from error
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UnreadableFile(
-            f"{str(path)!r} holds no annotations that can be read ({type(error).__name__}: {error}): fetch it anew."
+            f"{str(path)!r} holds no annotations that can be read ({type(error).__name__}: {error}): mend it, or "
+            "fetch it anew."
         ) from error
 
 

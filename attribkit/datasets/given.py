@@ -12,8 +12,8 @@ from PIL import Image
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.datasets.annotations import category_of, corners, subsets_of
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.sample import Corners, ImageSource, Sample, Size
-from attribkit.datasets.sources import CalledImage, HeldImage, PhotographFile, held_mask
+from attribkit.datasets.sample import Corners, ImageSource, MaskSource, Sample, Size
+from attribkit.datasets.sources import CalledImage, DrawnMask, HeldImage, PhotographFile, held_mask
 
 _KEYS = ("image", "label", "boxes", "mask", "id", "category", "group", "subsets", "photograph")
 
@@ -24,7 +24,8 @@ class Given(Dataset):
 
     image: a picture of Pillow's, an array (h, w, 3) of bytes, a path, or a function without arguments that makes one;
     items are read at once, so a path or a function keeps memory small. Optional are label (the model's class), boxes
-    (n, 4), mask (h, w), id, category, group, subsets and photograph, as in `Sample`.
+    (n, 4), mask ((h, w) of booleans, or a path to an image that is not 0 on the object), id, category, group, subsets
+    and photograph, as in `Sample`.
     """
 
     kind: ClassVar[str] = "given"
@@ -49,7 +50,7 @@ def _sample(item: Mapping[str, Any], place: str) -> Sample:
         image_source=_image_source(told["image"], name),
         label=_label(told["label"], name) if "label" in told else None,
         boxes=_boxes(told["boxes"], name) if "boxes" in told else None,
-        mask_source=held_mask(told["mask"]) if "mask" in told else None,
+        mask_source=_mask_source(told["mask"], name) if "mask" in told else None,
         category=category_of(told.get("category")),
         subsets=_subsets(told.get("subsets", ()), name),
         photograph=Size(*told["photograph"]) if "photograph" in told else None,
@@ -69,6 +70,10 @@ def _image_source(image: Any, name: str) -> ImageSource:
         f"The image of item {name!r} is a {type(image).__name__}: give a picture of Pillow's, an array (h, w, 3) of "
         "bytes, a path, or a function that makes a picture."
     )
+
+
+def _mask_source(mask: Any, name: str) -> MaskSource:
+    return DrawnMask(Path(mask)) if isinstance(mask, str | Path) else held_mask(mask, name)
 
 
 def _label(label: Any, name: str) -> int:

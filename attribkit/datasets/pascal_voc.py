@@ -68,7 +68,7 @@ class PascalVOC(Dataset):
     root: str | Path  # with JPEGImages, Annotations and ImageSets, such as VOCdevkit/VOC2007
     split: str = "test"  # a list in ImageSets/Main
     labels: Labels = None  # class -> the model's; "own" numbers them in their order; None: not known
-    classes: Sequence[str] = VOC_CLASSES
+    classes: Sequence[str] = VOC_CLASSES  # that the annotations name; give yours where they are not VOC's
 
     def read(self) -> Iterator[Sample]:
         root = existing_folder(self.root)
@@ -82,7 +82,10 @@ class PascalVOC(Dataset):
         size, objects = _annotation(path)
         categories = {each.category for each in objects}
         if strange := sorted(categories - set(self.classes)):
-            raise UnreadableFile(f"{str(path)!r} names {strange[0]!r}, which is none of the data set's classes.")
+            raise UnreadableFile(
+                f"{str(path)!r} names {strange[0]!r}, which is none of the {len(self.classes)} classes: where they are "
+                "not VOC's, give classes=[...]."
+            )
         source = PhotographFile(root / "JPEGImages" / f"{name}.jpg", size)
         for category in (each for each in asked if each in categories):
             own = [each for each in objects if each.category == category]

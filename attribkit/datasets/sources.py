@@ -65,6 +65,22 @@ class CalledImage(ImageSource):
 
 
 @dataclass(frozen=True)
+class DrawnMask(MaskSource):
+    """An image in a file whose pixels are on the object where they are not 0."""
+
+    path: Path
+
+    def read(self) -> Mask:
+        values = _pixels(self.path)
+        if values.ndim != 2:
+            raise UnreadableFile(f"{str(self.path)!r} has colours: save the mask in grey, 0 beside the object.")
+        return values > 0
+
+    def stamp(self) -> str:
+        return digest(self.path.read_bytes()) if self.path.is_file() else "no file"
+
+
+@dataclass(frozen=True)
 class MaskFile(MaskSource):
     """An image in a file whose pixels are numbers of regions."""
 
@@ -73,13 +89,7 @@ class MaskFile(MaskSource):
     known: frozenset[int]  # all that there may be
 
     def read(self) -> Mask:
-        try:
-            with Image.open(self.path) as file:
-                values = np.asarray(file)
-        except FileNotFoundError as error:
-            raise UnreadableFile(f"There is no mask {str(self.path)!r}: look at the path.") from error
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise UnreadableFile(f"{str(self.path)!r} is no mask that can be read: fetch the file anew.") from error
+        values = _pixels(self.path)
         strange = sorted(set(np.unique(values).tolist()) - self.known)
         if values.ndim != 2 or strange:
             raise UnreadableFile(
@@ -105,6 +115,17 @@ class HeldMask(MaskSource):
         return f"{self.mask.shape} {digest(np.packbits(self.mask).tobytes())}"
 
 
+def _pixels(path: Path) -> np.ndarray:
+    """The numbers of a mask's file, as they are."""
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file)
+    except FileNotFoundError as error:
+        raise UnreadableFile(f"There is no mask {str(path)!r}: look at the path.") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise UnreadableFile(f"{str(path)!r} is no mask that can be read: fetch the file anew.") from error
+
+
 def _turned_unseen(path: Path) -> bool:
     """Whether EXIF data turn or mirror an image without a change of its size."""
     with Image.open(path) as file:
@@ -113,11 +134,14 @@ def _turned_unseen(path: Path) -> bool:
         return orientation != 1 and not swaps
 
 
-def held_mask(mask: object) -> HeldMask:
-    """An array or a tensor of booleans (h, w) as a mask."""
+def held_mask(mask: object, name: str) -> HeldMask:
+    """An array or a tensor of booleans (h, w) as a mask; name: of the item that it belongs to."""
     values = np.asarray(mask)
     if values.ndim != 2 or values.dtype != bool:
-        raise InvalidInput(f"A mask is boolean, (h, w), got {values.dtype} {values.shape}; try mask > 0.")
+        advice = "try mask > 0" if values.ndim == 2 else "give one plane, True on the object"
+        raise InvalidInput(
+            f"The mask of item {name!r} is {values.dtype} {values.shape}, and masks are boolean, (h, w): {advice}."
+        )
     return HeldMask(values)
 
 

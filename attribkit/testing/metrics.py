@@ -27,7 +27,8 @@ def check_metric(metric: Metric, model: nn.Module | None = None, x: Tensor | Non
 def check_metric_describes_itself(metric: Metric, model: nn.Module, x: Tensor) -> None:
     """A frozen, hashable dataclass with a name, a source, a summary and a direction."""
     assert_described(metric)
-    assert type(metric).higher_is_better in (True, False, None), "higher_is_better must be True, False or None"
+    direction = getattr(metric, "higher_is_better", "missing")
+    assert direction in (True, False, None), f"higher_is_better must be True, False or None, and is {direction!r}"
 
 
 def check_metric_leaves_everything_alone(metric: Metric, model: nn.Module, x: Tensor) -> None:

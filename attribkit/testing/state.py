@@ -54,8 +54,8 @@ def assert_described(what: Any) -> None:
     cls = type(what)
     options = {name: getattr(what, name) for name in options_of(cls)}
     assert hash(what) == hash(cls(**options)), "equal options must have equal hashes: use frozen=True"
-    assert what.name, "the class attribute `name` is missing"
-    assert what.source, "the class attribute `source` (authors, venue, year) is missing"
+    assert getattr(what, "name", ""), "the class attribute `name` is missing"
+    assert getattr(what, "source", ""), "the class attribute `source` (authors, venue, year) is missing"
     assert (cls.__doc__ or "").strip(), "the docstring is missing"
 
 

@@ -44,9 +44,10 @@ class Road(Faithfulness):
         return ((curves["lerf"] - curves["morf"]) / 2).mean(-1)
 
     def details(self, model, attributions):
-        """The score without the most relevant and without the least relevant pixels, each (m, b, fractions)."""
+        """The score without the most and without the least relevant pixels, and their share; each (m, b, fractions)."""
         curves = torch.stack([self._curves(model, each) for each in attributions])
-        return {"morf": curves[:, 0], "lerf": curves[:, 1]}
+        fractions = curves.new_tensor(self.fractions).expand_as(curves[:, 0])
+        return {"morf": curves[:, 0], "lerf": curves[:, 1], "fractions": fractions}
 
     def _curves(self, model, attribution):
         """Asked once for a map: (2, b, fractions)."""
