@@ -593,6 +593,18 @@ def test_ends_are_asked_once_and_equal_walks_are_walked_once():
     assert seen([metrics[0], blurred]) == images * (len(maps) * 2 * points + 3)
 
 
+def test_the_order_of_ties_is_drawn_once(monkeypatch):
+    drawn, draw = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    with torch.inference_mode():
+        made_here, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+    for _ in range(3):
+        found, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+        assert torch.equal(found, made_here)
+        assert not found.is_inference()
+    assert drawn == [(61,)]
+
+
 def test_a_map_is_sorted_once_for_all_walks_in_its_order(monkeypatch):
     sorts, call = [], Order.__call__
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Masks, PerImage
@@ -90,7 +91,7 @@ class Region(Target):
 
     def _predicted(self, maps: Tensor) -> Tensor:
         """Where the class is the one with the highest score, (b, *cells)."""
-        own = torch.as_tensor(self.index, device=maps.device).expand(len(maps))
+        own = sent(self.index, maps.device).expand(len(maps))
         return maps.detach().argmax(1) == own[(..., *(None,) * (maps.ndim - 2))]
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Region":

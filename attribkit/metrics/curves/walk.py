@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
@@ -36,12 +37,15 @@ class Curve:
         """The area under the curve; NaN where it has too few stops."""
         if not self.counts:
             return self.heights.new_full((len(self.heights),), float("nan"))
-        return (self.heights * self.heights.new_tensor(area_weights(area, self.counts))).sum(1)
+        return (self.heights * self._beside(area_weights(area, self.counts))).sum(1)
 
     def fractions(self) -> Float[Tensor, "b stops"]:
         """The share of units that are changed at each stop."""
         shares = [count / self.units for count in self.counts]
-        return self.heights.new_tensor(shares).expand_as(self.heights)
+        return self._beside(shares).expand_as(self.heights)
+
+    def _beside(self, numbers: Sequence[float]) -> Float[Tensor, " stops"]:
+        return sent(numbers, self.heights.device, self.heights.dtype)
 
 
 @dataclass(frozen=True)
