@@ -60,6 +60,7 @@ def test_core_files_import_each_other_in_one_direction():
         "shapes",
         "errors",
         "axes",
+        "broadcast",
         "devices",
         "signs",
         "snapshot",

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from attribkit.core.broadcast import extremes
 from attribkit.core.shapes import Picture, Pictures
 
 SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"  # readable without colour vision; for maps without and with negative scores
@@ -20,7 +21,7 @@ def stretched(x: Float[Tensor, "b c *space"]) -> list[Pictures]:
 
     A clip or volume is stretched as a whole, so that its pictures can be compared.
     """
-    low, high = (extreme[(...,) + (None,) * (x.ndim - 1)] for extreme in x.flatten(1).aminmax(dim=1))
+    low, high = extremes(x)
     pixels = (255 * (x - low) / (high - low).clamp(min=1e-12)).round().byte()
     shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, *x.shape[2:])
     return [image.movedim(0, -1).cpu().numpy() for image in shown]

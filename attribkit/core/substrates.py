@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.blurs import Blur, FoldedBlur, wide_blur
+from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Images
@@ -50,8 +51,8 @@ Fill = Callable[[Tensor], Images]
 
 _MADE: dict[str, Callable[[Images], Images]] = {
     "zero": torch.zeros_like,
-    "mean": lambda x: x.flatten(2).mean(2)[(...,) + (None,) * (x.ndim - 2)].expand_as(x),
-    "minimum": lambda x: x.flatten(1).amin(1)[(...,) + (None,) * (x.ndim - 1)].expand_as(x),
+    "mean": lambda x: beside(x.flatten(2).mean(2), x).expand_as(x),
+    "minimum": lambda x: extremes(x)[0].expand_as(x),
     "blur": wide_blur,
     "folded_blur": FoldedBlur(),
 }

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from attribkit.core.broadcast import beside
 from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
 from attribkit.core.hooks import random_kept
 from attribkit.core.shapes import Images
@@ -153,7 +154,7 @@ class _Tally:
 def _flipped(x: Images) -> Images:
     """Each image mirrored along its last axis, or not."""
     mirrored = torch.rand(len(x)) < 0.5  # drawn on the CPU, so that a seed means the same on every device
-    return torch.where(mirrored.to(x.device)[(...,) + (None,) * (x.ndim - 1)], x.flip(-1), x)
+    return torch.where(beside(mirrored.to(x.device), x), x.flip(-1), x)
 
 
 def _batches(model: CAMModel, loader: Batches) -> Iterator[tuple[Float[Tensor, "b c *space"], Int[Tensor, " b"]]]:

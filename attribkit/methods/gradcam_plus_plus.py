@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from attribkit.core.broadcast import beside
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import LayerMaps, Scores
 from attribkit.methods.layer_maps import LayerMethod, weighted
@@ -23,7 +24,7 @@ class GradCAMPlusPlus(LayerMethod):
         if bool((activation < 0).any()):
             model.note("gradcam++ assumes a layer without negative activations, as behind a ReLU; this one has some")
         # g^2 / (2 g^2 + S g^3) of eq. 19 without the powers, which small gradients would lose to rounding
-        total = activation.flatten(2).sum(2)[(...,) + (None,) * (activation.ndim - 2)]
+        total = beside(activation.flatten(2).sum(2), activation)
         denominator = 2 + total * gradient
         alpha = (1 / denominator).where(denominator != 0, 0)
         return weighted(activation, (alpha * gradient.relu()).flatten(2).sum(2)).relu()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from attribkit.core.attribution import resized
+from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -54,5 +55,5 @@ def weighted(maps: LayerMaps, weights: torch.Tensor) -> Scores:
 
 
 def _unit_range(maps: Scores) -> Scores:
-    low, high = (extreme[(...,) + (None,) * (maps.ndim - 1)] for extreme in maps.flatten(1).aminmax(dim=1))
+    low, high = extremes(maps)
     return (maps - low) / (high - low + 1e-7)

@@ -12,6 +12,7 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from attribkit.core.axes import PerAxis, at_most, per_axis, times
+from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -57,7 +58,7 @@ class Occlusion(Method):
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=falls.dtype, device=x.device)
         covered = torch.zeros_like(total)
         for k, fall in enumerate(falls):
-            total += region(k) * fall[(...,) + (None,) * (x.ndim - 1)]
+            total += region(k) * beside(fall, x)
             covered += region(k)
         return total / covered.clamp(min=1)
 
@@ -112,7 +113,7 @@ def _superpixels(x: Images, count: int) -> Tensor:
     """The number of each pixel's superpixel, from 1, (b, 1, *space); every image has its own, of values 0 to 1."""
     if count < 1:
         raise InvalidInput(f"superpixels={count} must be a number of regions from 1, or None for patches.")
-    low, high = (extreme[(...,) + (None,) * (x.ndim - 1)] for extreme in x.flatten(1).aminmax(dim=1))
+    low, high = extremes(x)
     images = ((x - low) / (high - low).clamp(min=1e-12)).double().cpu().numpy()
     # Colours as they are: the conversion to Lab is for photographs of three channels alone.
     labels = [slic(image, count, channel_axis=0, convert2lab=x.shape[1] == 3, start_label=1) for image in images]

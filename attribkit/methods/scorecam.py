@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attribkit.core.attribution import resized
+from attribkit.core.broadcast import extremes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, LayerMaps, Scores
@@ -35,5 +36,5 @@ def _masked(x: Images, activation: LayerMaps) -> Iterator[Images]:
     """The images, times each channel brought to their size and to the range 0 to 1."""
     for channel in activation.split(1, dim=1):
         mask = resized(channel, x.shape[2:])
-        low, high = (extreme[(...,) + (None,) * (x.ndim - 1)] for extreme in mask.flatten(1).aminmax(dim=1))
+        low, high = extremes(mask)
         yield x * ((mask - low) / (high - low).clamp(min=1e-8)).to(x.dtype)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from attribkit.core.broadcast import extremes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, Scores
@@ -27,9 +28,9 @@ class SmoothGrad(Method):
     seed: int = 0
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        low, high = x.flatten(1).aminmax(dim=1)
-        scale = self.sigma * (high - low)[(...,) + (None,) * (x.ndim - 1)]
-        flat = (low == high).nonzero().flatten().tolist()
+        low, high = extremes(x)
+        scale = self.sigma * (high - low)
+        flat = (low == high).flatten().nonzero().flatten().tolist()
         if flat and self.sigma:
             model.note(f"images {flat} are of one value, and noise is a share of their range: it is none for them")
         random = torch.Generator().manual_seed(self.seed)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.core.broadcast import beside
 from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
@@ -92,7 +93,7 @@ class Region(Target):
     def _predicted(self, maps: Tensor) -> Tensor:
         """Where the class is the one with the highest score, (b, *cells)."""
         own = sent(self.index, maps.device).expand(len(maps))
-        return maps.detach().argmax(1) == own[(..., *(None,) * (maps.ndim - 2))]
+        return maps.detach().argmax(1) == beside(own, maps[:, 0])
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Region":
         index = change(self.index) if isinstance(self.index, tuple) else self.index

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
@@ -52,7 +53,7 @@ class BoxIoU(Localization):
 
     def _bright(self, heatmap: Heatmaps) -> Masks:
         """The pixels from the threshold on; none of a constant heatmap."""
-        low, high = (each[(..., *(None,) * (heatmap.ndim - 1))] for each in heatmap.flatten(1).aminmax(dim=1))
+        low, high = extremes(heatmap)
         return ((heatmap - low) >= self.threshold * (high - low)) & (high > low)
 
     def _best(self, bright: np.ndarray, wanted: Places) -> float:

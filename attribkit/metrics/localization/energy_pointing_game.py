@@ -8,6 +8,7 @@ import torch
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.boxes import filled
+from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Masks, PerImage
@@ -39,7 +40,7 @@ class EnergyPointingGame(Localization):
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         energy = self.heatmap_on(attribution, truth).relu()
         if self.from_smallest:
-            energy = energy - energy.flatten(1).amin(1)[(..., *(None,) * (energy.ndim - 1))]
+            energy = energy - extremes(energy)[0]
         boxes = boxed(truth)
         covered = boxes.flatten(1).double().mean(1)
         return torch.where(covered <= self.largest, share_inside(energy, boxes), torch.nan)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
 from attribkit.core.shapes import Heatmaps, PerImage
@@ -64,5 +65,4 @@ class PointingGame(Localization):
         if self.maxima == "first":
             places = torch.unravel_index(heatmap.flatten(1).argmax(1), heatmap.shape[1:])
             return torch.stack([torch.arange(len(heatmap), device=heatmap.device), *places], 1)
-        largest = heatmap.flatten(1).amax(1)
-        return (heatmap == largest[(..., *(None,) * (heatmap.ndim - 1))]).nonzero()
+        return (heatmap == extremes(heatmap)[1]).nonzero()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.broadcast import extremes
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Heatmaps, Images, PerImage
@@ -46,7 +47,5 @@ class OnMasked(Faithfulness):
 
 def stretched_to_one(heatmaps: Heatmaps) -> Heatmaps:
     """Each map from its least value, 0, to its largest, 1; a constant map is all 1 where positive, else all 0."""
-    flat = heatmaps.flatten(1)
-    low, high = flat.aminmax(dim=1, keepdim=True)
-    stretched = (flat - low) / (high - low)
-    return torch.where(high > low, stretched, (high > 0).to(flat.dtype)).reshape(heatmaps.shape)
+    low, high = extremes(heatmaps)
+    return torch.where(high > low, (heatmaps - low) / (high - low), (high > 0).to(heatmaps.dtype))

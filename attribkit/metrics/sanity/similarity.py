@@ -9,6 +9,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.metrics.correlation import pearson, spearman
@@ -63,7 +64,7 @@ def _structural_of(first: np.ndarray, second: np.ndarray) -> float:
 
 def _stretched(maps: Heatmaps) -> Heatmaps:
     """From 0 to 1 in float64; NaN of a constant map."""
-    low, high = (each[(..., *(None,) * (maps.ndim - 1))] for each in maps.double().flatten(1).aminmax(dim=1))
+    low, high = extremes(maps.double())
     return (maps - low) / (high - low)
 
 
