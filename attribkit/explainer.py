@@ -18,7 +18,7 @@ from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import Inputs, read_inputs
 from attribkit.core.layers import Layer
-from attribkit.core.measured import Measured, check_attributions, measured, settled
+from attribkit.core.measured import Measured, Measuring, check_attributions
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
@@ -169,12 +169,23 @@ class Explainer:
         """
         made = [registry.make(metric, Metric) for metric in _several(metrics, "metrics")]
         check_attributions(attributions)
-        x = attributions[0].x
+        measuring = self.measuring(attributions[0].x, mask=mask, inputs=inputs)
+        return [measuring(metric, attributions) for metric in made]
+
+    def measuring(
+        self, x: Images, *, mask: Masks | Truth | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> Measuring:
+        """What scores attributions of x by one metric after the other, where an error of one must cost no other.
+
+        It is called with a metric and attributions, and remembers what was asked of the model, which must stay as it
+        is. mask, inputs: as for `evaluate`.
+
+        >>> measuring = explainer.measuring(x)
+        >>> measuring(Deletion(), [a, b]).values
+        """
         check_images(x, self.model)
-        with frozen(self.model.module):
-            model = self.model.explaining(x, self._inputs(inputs, x))
-            maps = settled(model, attributions)
-            return [measured(metric, model, maps, mask) for metric in made]
+        x = x.detach().clone()
+        return Measuring(self.model.explaining(x, self._inputs(inputs, x)), x, mask)
 
     def layers(
         self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None

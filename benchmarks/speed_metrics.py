@@ -41,7 +41,7 @@ class Subject:
         self.x = torch.randn(images, *self.model.pretrained_cfg["input_size"], device=device)
         self.explainer = Explainer(self.model)
         self.attributions = [
-            Attribution(torch.randn(images, 1, 7, 7, device=device), self.x, ClassLogit(1), GradCAM())
+            Attribution(torch.randn(images, 1, 7, 7, device=device), self.x, ClassLogit((1,) * images), GradCAM())
             for _ in range(maps)
         ]
         self.pack = min(PACKS, key=lambda pack: seconds(lambda: self.forwards(pack, pack), device, times=3) / pack)

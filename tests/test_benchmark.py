@@ -47,11 +47,13 @@ from attribkit.benchmark.rows import SCHEMA
 from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.benchmark.tables import tables
 from attribkit.benchmark.toml_lines import line_of, lines_of
+from attribkit.benchmark.work import Worker
 from attribkit.cli import app
 from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile
 from attribkit.loading import LoadedModel, load_model
 from attribkit.methods.saliency import Saliency
 from attribkit.metrics import PointingGame
+from attribkit.metrics.masked.average_drop import AverageDrop
 
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
 HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
@@ -897,6 +899,33 @@ def test_a_metric_that_raises_costs_no_other_its_rows(tmp_path, undisturbed, mon
     assert certain(results.rows) == certain(pa.Table.from_pylist(expected, SCHEMA))
     monkeypatch.undo()
     assert certain(benchmark(configured(tmp_path)).rows) == certain(undisturbed.rows)
+
+
+def test_a_metric_that_always_raises_costs_what_it_asks_itself(tmp_path, monkeypatch):
+    """What the others found is kept, and what the model was asked for them is not asked anew."""
+    counts, call = [], Worker._do
+
+    def counted(self, group, shard, left_out):
+        before = self.explainer.model.images_seen
+        call(self, group, shard, left_out)
+        counts.append(self.explainer.model.images_seen - before)
+
+    def raising(self, model, attributions):
+        model.score(attributions[0].x, attributions[0].target)
+        raise RuntimeError("raised on purpose")
+
+    monkeypatch.setattr(Worker, "_do", counted)
+    monkeypatch.setattr(AverageDrop, "__call__", raising)
+    few = {"steps": 2, "substrate": "zero"}
+    metrics = [{"name": "deletion", "options": few}, {"name": "insertion", "options": few}, "pointing_game"]
+    told = {"data": {"kind": "scenes", "options": {"count": 2}}, "oracle": False, "methods": ["gradcam"]}
+    expected = benchmark(configured(tmp_path / "without", **told, metrics=metrics))
+    results = benchmark(configured(tmp_path / "with", **told, metrics=[metrics[0], "average_drop", *metrics[1:]]))
+    assert certain(results.rows) == certain(expected.rows)
+    methods = {each.method for each in results.failures}
+    assert {each.metric for each in results.failures} == {"average_drop"}
+    assert methods == {row["method"] for row in expected.rows.to_pylist()}
+    assert counts[1] - counts[0] == 2 * (1 + len(methods))  # all maps at once, then each method's
 
 
 def test_a_model_that_raises_costs_no_other_its_rows(tmp_path, monkeypatch):

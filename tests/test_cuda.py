@@ -1,5 +1,7 @@
 """The same answers on a GPU, on its device from end to end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from refusals import ANSWERING
@@ -18,7 +20,7 @@ from attribkit import (
     registry,
     zoo,
 )
-from attribkit.core.metric import Complexity, Localization, Robustness
+from attribkit.core.metric import Complexity, Localization, Metric, Robustness
 from attribkit.testing import METHOD_CHECKS, METRIC_CHECKS, tiny_cnn
 
 pytestmark = [
@@ -154,3 +156,20 @@ def copies_to_host(explainer, explained, metric, **options):
     with torch.profiler.profile(activities=activities) as profile:
         explainer.evaluate(explained, metric, **options)
     return sum("DtoH" in event.name for event in profile.events())
+
+
+@pytest.mark.parametrize("score", ["probability", "logit"])
+@pytest.mark.parametrize("metric", ["deletion", "insertion", "aopc"])
+def test_nothing_between_the_forwards_of_a_curve_waits_for_the_gpu(metric, score):
+    """Ranks, masks, scores of a class for each image, and the area: no copy that the CPU stands still for."""
+    asked = registry.make(metric, Metric, score=score, substrate="zero")
+    explainer, x = Explainer(tiny_cnn().cuda().eval()), torch.randn(3, 3, 16, 16, device="cuda")
+    maps = [replace(explainer.attribute(x, "saliency", target=[0, 1, 2]), x=x) for _ in range(2)]
+    expected = asked(explainer.model.explaining(x), maps)  # what is done once
+    model = explainer.model.explaining(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = asked(model, maps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found, expected)

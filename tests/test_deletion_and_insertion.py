@@ -19,6 +19,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Metric
 from attribkit.core.substrates import substrate
 from attribkit.methods.gradcam import GradCAM
+from attribkit.metrics.curves.order import Order
 from attribkit.metrics.curves.ranks import ranked
 from attribkit.metrics.curves.stops import Stops, area_weights
 from attribkit.registry import make
@@ -156,7 +157,7 @@ def test_aopc_stops_after_its_regions():
     values = Explainer(model).evaluate(of(heatmaps, x), "aopc", substrate=given, patch=(3, 4), until=5, score="logit")
     for image in range(2):  # regions of 3 x 4, the last column of them 3 x 2
         places = [(slice(i, i + 3), slice(j, j + 4)) for i in (0, 3, 6) for j in (0, 4, 8)]
-        places.sort(key=lambda place, image=image: -heatmaps[image][place].sum())
+        places.sort(key=lambda place, image=image: -heatmaps[image][place].mean())
         falls = np.cumsum([0] + [shares[image][place].sum().item() for place in places[:5]])
         assert values[image].item() == pytest.approx(falls.mean(), abs=1e-9)
 
@@ -496,13 +497,29 @@ def test_zero_has_no_sign():
 
 
 @pytest.mark.parametrize("name", FOUR)
-@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
-def test_maps_of_one_value_are_scored(name, value):
-    x = torch.randn(2, 3, 8, 8)
-    found = Explainer(small_cnn().float()).measure([of(torch.full((2, 8, 8), value), x)], [name])[0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_maps_of_one_value_have_one_number_whatever_the_value(name, dtype):
+    """Patches at the border, which are smaller, are tied with the others."""
+    x = torch.randn(2, 3, 22, 13)
+    maps = [of(torch.full((2, 22, 13), value, dtype=dtype), x) for value in (0.0, 1.0, -3.0, 0.1)]
+    found = Explainer(small_cnn().float()).measure(maps, [name])[0]
     assert found.values.isfinite().all()
-    if name != "aopc":  # whose patches at the border are smaller
-        assert (found.details["tie_share"] == 1).all()
+    assert (found.values == found.values[0]).all()
+    assert (found.details["tie_share"] == 1).all()
+
+
+@pytest.mark.parametrize(("space", "sides"), [((7,), (3,)), ((7, 8), (3, 4)), ((5, 6, 7), (2, 9, 3))])
+def test_patches_are_ranked_by_the_mean_over_the_pixels_that_they_have(space, sides):
+    heatmap = torch.randn(space).double()
+    corners = itertools.product(*(range(0, length, side) for length, side in zip(space, sides, strict=True)))
+    patches = [tuple(map(slice, corner, map(sum, zip(corner, sides, strict=True)))) for corner in corners]
+    means = np.array([heatmap[patch].numpy().mean() for patch in patches])
+    expected = torch.empty(space, dtype=torch.int32)
+    for rank, number in enumerate(np.argsort(-means)):
+        expected[patches[number]] = rank
+    found = Order("sum", "together", sides, "first", 0)(of(heatmap[None], torch.zeros(1, 3, *space)))
+    assert found.units == len(patches)
+    assert torch.equal(found.ranks[0, 0], expected)
 
 
 # Ties, stops, sharing -----------------------------------------------------------------------------------------------
@@ -574,6 +591,35 @@ def test_ends_are_asked_once_and_equal_walks_are_walked_once():
     assert seen([*metrics, other_area]) == seen(metrics)
     blurred = registered("insertion", per_step=10)
     assert seen([metrics[0], blurred]) == images * (len(maps) * 2 * points + 3)
+
+
+def test_the_order_of_ties_is_drawn_once(monkeypatch):
+    drawn, draw = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    with torch.inference_mode():
+        made_here, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+    for _ in range(3):
+        found, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+        assert torch.equal(found, made_here)
+        assert not found.is_inference()
+    assert drawn == [(61,)]
+
+
+def test_a_map_is_sorted_once_for_all_walks_in_its_order(monkeypatch):
+    sorts, call = [], Order.__call__
+
+    def counted(self, attribution):
+        sorts.append(self)
+        return call(self, attribution)
+
+    monkeypatch.setattr(Order, "__call__", counted)
+    x = torch.randn(2, 3, 8, 8)
+    maps = [of(torch.randn(2, 8, 8), x) for _ in range(3)]
+    metrics = ["deletion", "insertion", registered("insertion_minus_deletion", steps=3, score="logit")]
+    Explainer(small_cnn().float()).measure(maps, metrics)
+    assert len(sorts) == len(maps)
+    Explainer(small_cnn().float()).measure(maps, [*metrics, registered("deletion", ties="first")])
+    assert len(sorts) == (1 + 2) * len(maps)
 
 
 def test_details():

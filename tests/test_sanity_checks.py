@@ -261,12 +261,13 @@ def test_a_model_that_has_nothing_to_randomise_is_refused():
         explainer.evaluate(attribution, "parameter_randomisation")
 
 
-def test_images_of_the_copies_are_counted_and_the_layer_is_that_of_the_model():
+@pytest.mark.parametrize(("order", "floor"), [("cascading", 1), ("independent", 2)])
+def test_images_of_the_copies_are_counted_and_the_layer_is_that_of_the_model(order, floor):
     explainer = Explainer(tiny_cnn())
     attribution = explainer.attribute(images(2, 3, 16, 16), "gradcam")
     before = explainer.model.images_seen
-    explainer.evaluate(attribution, ParameterRandomisation(stages=3))
-    assert explainer.model.images_seen - before == 1 + (3 + 2) * 2  # the order of the layers, stages and a floor
+    explainer.evaluate(attribution, ParameterRandomisation(stages=3, order=order))
+    assert explainer.model.images_seen - before == 1 + (3 + floor) * 2  # the order of the layers, stages and a floor
 
 
 @pytest.mark.parametrize("metric", EVERY, ids=repr)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import attribkit
 from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
@@ -165,3 +166,30 @@ def test_a_probability_keeps_its_digits_in_half_precision(precision):
     found = Probability(0)(logits)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, logits.float().softmax(1)[:, 0])
+
+
+SEVERAL = [ClassLogit((2, 0)), Probability((2, 0)), Probability(1)]
+
+
+@pytest.mark.parametrize("target", SEVERAL, ids=repr)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+def test_scores_that_are_there_in_name_only(target, device):
+    """Also of a GPU that this machine does not have; what comes after has numbers again."""
+    with FakeTensorMode():
+        scores = target(torch.empty(2, 3, device=device))
+        assert isinstance(scores, FakeTensor)
+        assert scores.device.type == device
+    assert target(LOGITS.to("meta")).is_meta
+    assert target(LOGITS).isfinite().all()
+
+
+@pytest.mark.parametrize("target", SEVERAL, ids=repr)
+def test_modes_and_transforms_leave_nothing_behind(target):
+    with torch.inference_mode():
+        expected = target(LOGITS)
+    leaf = LOGITS.clone().requires_grad_()
+    target(leaf).sum().backward()
+    slope = torch.func.grad(lambda logits: target(logits).sum())(LOGITS)
+    torch.testing.assert_close(slope, leaf.grad)
+    several = torch.func.vmap(target)(LOGITS.expand(4, -1, -1))
+    torch.testing.assert_close(several, expected.expand(4, -1))

@@ -8,9 +8,7 @@ from attribkit.benchmark.numbers import Column, Numbers
 from attribkit.benchmark.plan import Unit
 from attribkit.benchmark.shard import Shard
 from attribkit.benchmark.statistics.roles import TRUTH
-from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
-
-_KINDS = (Faithfulness, Localization, Complexity, Robustness)
+from attribkit.core.metric import Localization, Metric
 
 _OWN_COLUMNS = {"tie_share", "floor"}  # of the details
 
@@ -36,12 +34,11 @@ def unit_rows(unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, *, 
 
 
 def _of_metric(title: str, metric: Metric) -> Row:
-    kind = next(each for each in _KINDS if isinstance(metric, each))
     return {
         "metric": title,
         "metric_options": repr(metric),
         "higher_is_better": metric.higher_is_better,
-        "kind": kind.__name__.lower(),
+        "kind": metric.kind,
     }
 
 

@@ -69,7 +69,7 @@ class Worker:
     def _do(self, group: Group, shard: Shard, left_out: LeftOut) -> None:
         truth = shard.truth()
         explained = self._explained(group, shard, truth)
-        numbers = Numbers(self.explainer, self.plan.metrics, explained.maps, truth)
+        numbers = Numbers(self.explainer, self.plan.metrics, shard.x, explained.maps, truth)
         if shard.samples:
             numbers.find()
         for unit in group.units:

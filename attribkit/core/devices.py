@@ -1,6 +1,9 @@
-"""Devices by name."""
+"""Devices: by name, and how numbers get there."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 
@@ -19,3 +22,11 @@ def device_named(name: str) -> torch.device:
 def told_device(device: torch.device) -> str:
     """What a record of numbers says of the device that computed them."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def sent(
+    numbers: int | Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Numbers as a tensor on a device; they leave from pinned memory, so that nobody waits for a GPU that computes."""
+    pinned = device.type == "cuda" and torch.cuda.is_available()  # tensors can be there in name only
+    return torch.tensor(numbers, dtype=dtype, pin_memory=pinned).to(device, non_blocking=pinned)

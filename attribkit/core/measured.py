@@ -10,9 +10,11 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution, Recorded
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.shapes import Images
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth, as_truth
 
@@ -24,6 +26,28 @@ class Measured:
     metric: Metric
     values: Float[Tensor, "m b"]
     details: Mapping[str, Tensor] = field(default_factory=dict)  # by name, (m, b, ...): curves, shares of ties ...
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """Metrics put to maps of the same images, one after the other: what several ask of the model is asked once.
+
+    An error of one costs the others nothing, and nothing that was found is lost. The model must stay as it is.
+    """
+
+    model: HookedModel  # about to explain x
+    x: Images
+    told: Any  # their mask or Truth, or None
+
+    def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> Measured:
+        """The numbers of some maps, all of them for the same target."""
+        check_attributions(attributions)
+        with frozen(self.model.module):
+            return measured(metric, self.model, [self._own(each) for each in attributions], self.told)
+
+    def _own(self, attribution: Attribution) -> Attribution:
+        """The same of the very images that the model is explaining, checked once."""
+        return self.model.remembered(("measured", attribution), lambda: settled(self.model, self.x, attribution))
 
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
@@ -49,28 +73,28 @@ def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribut
 
 
 def check_attributions(attributions: Sequence[Attribution]) -> None:
-    """Refuse attributions that do not belong together, or that have no numbers."""
+    """Refuse attributions that do not belong together."""
     if not attributions or any(not isinstance(each, Attribution) for each in attributions):
         raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
-    first = attributions[0]
-    for each in attributions:
-        if each.x.shape != first.x.shape or not torch.equal(each.x, first.x) or not _is_same(each.target, first.target):
-            raise InvalidInput(
-                "The attributions are of other images or targets than the first: measure each group on its own."
-            )
-        finite = each.scores.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            wrong = (~finite).nonzero().flatten().tolist()
-            raise InvalidInput(f"The scores of {each.method!r} for images {wrong} are not finite: nothing ranks them.")
+    if not all(_is_same(each.target, attributions[0].target) for each in attributions):
+        raise InvalidInput("The attributions are of several targets: measure those of each on their own.")
 
 
-def settled(model: HookedModel, attributions: Sequence[Attribution]) -> list[Attribution]:
-    """The attributions with what their target means for these images, where the model's answer decides that."""
-    target = attributions[0].target
-    if not isinstance(target, Target) or not target.is_open:
-        return list(attributions)
-    meant = model.resolved(target)
-    return [replace(each, target=meant) for each in attributions]
+def settled(model: HookedModel, x: Images, attribution: Attribution) -> Attribution:
+    """The attribution of these images, with what its target means for them where the model's answer decides that."""
+    if attribution.x.shape != x.shape or not torch.equal(attribution.x, x):
+        raise InvalidInput(
+            f"The scores of {attribution.method!r} are of other images than those that are measured: measure each "
+            "group on its own."
+        )
+    finite = attribution.scores.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        wrong = (~finite).nonzero().flatten().tolist()
+        raise InvalidInput(
+            f"The scores of {attribution.method!r} for images {wrong} are not finite: nothing ranks them."
+        )
+    target = attribution.target
+    return replace(attribution, x=x, target=model.resolved(target) if isinstance(target, Target) else target)
 
 
 def _is_same(one: Target | Recorded, other: Target | Recorded) -> bool:

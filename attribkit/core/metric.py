@@ -24,6 +24,7 @@ class Metric(ABC):
     name: ClassVar[str]  # what users write: metric="pointing_game"
     source: ClassVar[str]  # authors, venue, year, equation
     higher_is_better: ClassVar[bool | None]  # None: neither is better
+    kind: ClassVar[str]  # which of the four; nothing to write
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options that make it the metric of a paper or of a tool
 
     reduce: Reduction = "sum"  # of the channels of scores that have several
@@ -35,6 +36,8 @@ class Metric(ABC):
 
 class Faithfulness(Metric):
     """Asks the model: are these the pixels that it used?"""
+
+    kind = "faithfulness"
 
     @abstractmethod
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
@@ -52,6 +55,8 @@ class Faithfulness(Metric):
 class Localization(Metric):
     """Asks an annotator: are these the pixels of the object?"""
 
+    kind = "localization"
+
     @abstractmethod
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         """One number per image."""
@@ -64,6 +69,8 @@ class Localization(Metric):
 class Complexity(Metric):
     """Asks the map alone: how much is there to read?"""
 
+    kind = "complexity"
+
     @abstractmethod
     def __call__(self, attribution: Attribution) -> PerImage:
         """One number per image."""
@@ -71,6 +78,8 @@ class Complexity(Metric):
 
 class Robustness(Metric):
     """Asks the method again: does its map follow what it should, and nothing else?"""
+
+    kind = "robustness"
 
     @abstractmethod
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:

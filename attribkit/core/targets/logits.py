@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
@@ -65,7 +66,7 @@ class Probability(_OfClasses):
     def __call__(self, outputs: Any) -> PerImage:
         logits = precise(class_scores(outputs))  # in half of it, probabilities near one have two digits
         own = picked(logits, self.index)
-        classes = torch.as_tensor(self.index, device=logits.device).expand(len(logits))[:, None]
+        classes = sent(self.index, logits.device).expand(len(logits))[:, None]
         others = logits.scatter(1, classes, torch.finfo(logits.dtype).min).logsumexp(1)
         # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
         return (-torch.logaddexp(torch.zeros_like(own), others - own)).exp()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import LayerMaps
 
@@ -73,7 +74,7 @@ def picked(scores: Tensor, index: int | Sequence[int]) -> Tensor:
         raise InvalidInput(f"There is no class {wrong[0]}: the model has {classes} classes, 0 to {classes - 1}.")
     if isinstance(index, int):
         return scores[:, index]
-    own = torch.tensor(index, device=scores.device)[(..., *(None,) * (scores.ndim - 1))]
+    own = sent(index, scores.device)[(..., *(None,) * (scores.ndim - 1))]
     return scores.gather(1, own.expand(-1, 1, *scores.shape[2:])).squeeze(1)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attribkit.core.broadcast import beside
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Masks, PerImage
@@ -91,7 +92,7 @@ class Region(Target):
 
     def _predicted(self, maps: Tensor) -> Tensor:
         """Where the class is the one with the highest score, (b, *cells)."""
-        own = torch.as_tensor(self.index, device=maps.device).expand(len(maps))
+        own = sent(self.index, maps.device).expand(len(maps))
         return maps.detach().argmax(1) == beside(own, maps[:, 0])
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Region":

@@ -37,7 +37,7 @@ class CurveMetric(Faithfulness):
     ends: Ends = "both"
     area: Area = "trapezoid"
     channels: Channels = "together"
-    patch: PerAxis = 1  # sides of a unit, in pixels; a patch has the sum of its scores
+    patch: PerAxis = 1  # sides of a unit, in pixels; a patch has the mean of its scores
     ties: Ties = "random"
     seed: int = 0  # of random ties and of noise
 

@@ -1,6 +1,6 @@
 """The order in which units of an image are changed: pixels, their channels one by one, or patches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,12 @@ from attribkit.core.attribution import Attribution, Reduction, resized
 from attribkit.core.axes import PerAxis, check_per_axis, per_axis
 from attribkit.core.shapes import Images, PerImage
 from attribkit.metrics.curves.ranks import Ties, ranked
+
+_POOLS: dict[int, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {  # by the number of axes of space
+    1: (F.avg_pool1d, F.max_pool1d),
+    2: (F.avg_pool2d, F.max_pool2d),
+    3: (F.avg_pool3d, F.max_pool3d),
+}
 
 Channels = Literal["together", "apart"]  # of a pixel: changed at once, or units of their own
 
@@ -41,8 +47,8 @@ class Order:
     def __call__(self, attribution: Attribution) -> Ranking:
         """Rank the units of each image by one stable sort."""
         space = attribution.x.shape[2:]
-        sides = per_axis("patch", self.patch, space)
-        cells = _sums(self._maps(attribution), sides)
+        sides = tuple(map(min, per_axis("patch", self.patch, space), space))
+        cells = _means(self._maps(attribution), sides)
         ranks, tie_share = ranked(cells.flatten(1), self.ties, self.seed)
         return Ranking(_spread(ranks.view(cells.shape), sides, space), ranks.shape[1], tie_share)
 
@@ -54,13 +60,15 @@ class Order:
         return resized(attribution.scores, x.shape[2:]).expand(-1, x.shape[1], *x.shape[2:])
 
 
-def _sums(maps: Images, sides: Sequence[int]) -> Tensor:
-    """The sum over each patch; those at the far border may be cut off."""
-    for axis, side in enumerate(sides, start=2):
-        if side > 1:
-            short = -maps.shape[axis] % side
-            maps = F.pad(maps, (0, 0) * (maps.ndim - 1 - axis) + (0, short)).unflatten(axis, (-1, side)).sum(axis + 1)
-    return maps
+def _means(maps: Images, sides: Sequence[int]) -> Tensor:
+    """The mean over each patch, in float64; of those that are cut off at the far border, over the pixels they have."""
+    if max(sides) == 1:
+        return maps
+    mean, largest = _POOLS[len(sides)]
+    maps = maps.double()
+    means = mean(maps, sides, sides, ceil_mode=True, count_include_pad=False)
+    low, high = -largest(-maps, sides, sides, ceil_mode=True), largest(maps, sides, sides, ceil_mode=True)
+    return means.clamp(low, high)  # patches of one value are equal, whatever their size
 
 
 def _spread(ranks: Tensor, sides: Sequence[int], space: Sequence[int]) -> Tensor:

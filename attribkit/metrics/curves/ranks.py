@@ -1,5 +1,6 @@
 """Ranks of scores, and what is done about equal ones."""
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -16,18 +17,20 @@ Ties = Literal["random", "first", "last"]
 def ranked(scores: Float[Tensor, "b units"], ties: Ties, seed: int = 0) -> tuple[Int[Tensor, "b units"], PerImage]:
     """Each unit's rank by decreasing score, from 0, and the share of units that another one of the image equals."""
     units = scores.shape[1]
-    places = _places(units, ties, seed).to(scores.device)
+    places = _places(units, ties, seed, scores.device)
     sorted_scores = (scores + 0)[:, places].sort(dim=1, descending=True, stable=True)  # + 0: no -0, which is 0
     numbers = torch.arange(units, dtype=torch.int32, device=scores.device).expand_as(scores)
     ranks = torch.empty_like(numbers).scatter_(1, places[sorted_scores.indices], numbers)
     return ranks, _share_of_equal(sorted_scores.values)
 
 
-def _places(units: int, ties: Ties, seed: int) -> Tensor:
+@lru_cache(maxsize=4)
+def _places(units: int, ties: Ties, seed: int, device: torch.device) -> Tensor:
     """The order in which equal units come; the random one is the CPU's, so that every device has the same."""
-    if ties == "random":
-        return torch.randperm(units, generator=torch.Generator().manual_seed(seed))
-    return torch.arange(units) if ties == "first" else torch.arange(units).flip(0)
+    with torch.inference_mode(False):  # those who come later may be elsewhere
+        if ties == "random":
+            return torch.randperm(units, generator=torch.Generator().manual_seed(seed)).to(device)
+        return torch.arange(units, device=device) if ties == "first" else torch.arange(units, device=device).flip(0)
 
 
 def _share_of_equal(sorted_scores: Tensor) -> PerImage:

@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.substrates import Fill, Imputer, filling
-from attribkit.core.targets.asked import Score, scored_as
+from attribkit.core.targets.asked import Score
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import score_of_whole
+from attribkit.metrics.asked_score import asked_target, score_of_whole
 from attribkit.metrics.curves.order import Order
 from attribkit.metrics.curves.stops import Area, Stops, area_weights
 
@@ -36,19 +37,23 @@ class Curve:
         """The area under the curve; NaN where it has too few stops."""
         if not self.counts:
             return self.heights.new_full((len(self.heights),), float("nan"))
-        return (self.heights * self.heights.new_tensor(area_weights(area, self.counts))).sum(1)
+        return (self.heights * self._beside(area_weights(area, self.counts))).sum(1)
 
     def fractions(self) -> Float[Tensor, "b stops"]:
         """The share of units that are changed at each stop."""
         shares = [count / self.units for count in self.counts]
-        return self.heights.new_tensor(shares).expand_as(self.heights)
+        return self._beside(shares).expand_as(self.heights)
+
+    def _beside(self, numbers: Sequence[float]) -> Float[Tensor, " stops"]:
+        return sent(numbers, self.heights.device, self.heights.dtype)
 
 
 @dataclass(frozen=True)
 class Walk:
     """From the image to its substrate, or back, by decreasing score.
 
-    Equal walks are walked once for all metrics, and their ends are asked once for all maps. Only curves are kept.
+    Equal walks are walked once for all metrics, their ends are asked once for all maps, and equal orders are sorted
+    once for all walks. Only curves and ranks are kept.
     """
 
     direction: Direction
@@ -67,20 +72,16 @@ class Walk:
 
     def curves(self, model: HookedModel, attributions: Sequence[Attribution]) -> list[Curve]:
         """One for each map; a map's curve does not depend on the maps beside it, not in the last bit."""
-        x, target = self._question(model, attributions)
+        x, target = attributions[0].x, asked_target(attributions[0], self.score)
         return [model.remembered((self, each), partial(self._curve, model, x, target, each)) for each in attributions]
 
     def image_score(self, model: HookedModel, attributions: Sequence[Attribution]) -> PerImage:
         """The score of the images as they are, asked once."""
-        return score_of_whole(model, *self._question(model, attributions))
-
-    def _question(self, model: HookedModel, attributions: Sequence[Attribution]) -> tuple[Images, Target]:
-        """The images, the very tensor that the model is explaining, and what is asked of them."""
-        target: Any = attributions[0].target  # one that is only on record does not get here
-        return attributions[0].x, scored_as(model.resolved(target), self.score)
+        return score_of_whole(model, attributions[0].x, asked_target(attributions[0], self.score))
 
     def _curve(self, model: HookedModel, x: Images, target: Target, attribution: Attribution) -> Curve:
-        ranking, fill = self.order(attribution), self._fill(model, x)
+        ranking = model.remembered((self.order, attribution), partial(self.order, attribution))
+        fill = self._fill(model, x)
         counts = self.stops.counts(ranking.units)
         between = [count for count in counts if 0 < count < ranking.units]
         changed = (fill(self._removed(ranking.ranks, count)) for count in between)

@@ -73,11 +73,12 @@ class ParameterRandomisation(Robustness):
         changed, own, found = RandomCopy(model, self.seed), self._read(self.heatmap(attribution)), []
         for names in tracked(stages, "stages", len(stages)):
             changed.randomise(names)
-            found.append(similarity(self.similarity, own, self._map_of(changed, attribution)))
+            heatmap = self._map_of(changed, attribution)
+            found.append(similarity(self.similarity, own, heatmap))
             if self.order == "independent":
                 changed.restore(names)
-        throughout = []
-        for draw in range(2):
+        throughout = [heatmap] if self.order == "cascading" else []  # whose last stage is random throughout
+        for draw in range(len(throughout), 2):
             changed.randomise(list(chain(*stages)), draw)
             throughout.append(self._map_of(changed, attribution))
         return _Found(torch.stack(found, 1), similarity(self.similarity, *throughout))
