@@ -41,6 +41,27 @@ def test_frozen_undoes_everything(error):
     assert changes(before, model_state(model)) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_frozen_puts_back_what_a_batch_norm_learns_in_a_forward(dtype):
+    """torch writes running statistics past the tensor's version."""
+    model = tiny_cnn().to(dtype).eval()
+    before = model_state(model)
+    with frozen(model):
+        for module in model.modules():
+            module.training = True
+        model(torch.randn(2, 3, 8, 8, dtype=dtype))
+    assert changes(before, model_state(model)) == []
+
+
+def test_frozen_leaves_a_graph_of_the_users_as_it_is():
+    model, x = tiny_cnn().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
+    loss = model(x).sum()
+    with frozen(model):
+        model(x)
+    loss.backward()
+    assert x.grad is not None
+
+
 def test_frozen_keeps_the_random_numbers_of_python():
     state = random.getstate()
     with frozen(tiny_cnn()):

@@ -1,11 +1,12 @@
 """All that makes up a model, kept so that it can be put back."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from operator import is_
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _CONTAINERS = (dict, OrderedDict, list, set)  # a module's own children, tensors and hooks are kept in the first two
 
@@ -23,7 +24,7 @@ class Snapshot:
         self.empty = [container for container in containers if not container]
         self.filled = [(container, container.copy()) for container in containers if container]
         self.parameters = [(p, p.requires_grad, p.grad) for p in self._tensors("_parameters")]
-        self.buffers = [(b, b._version, b.clone()) for b in self._tensors("_buffers")]
+        self.buffers = [Kept(buffers) for buffers in _alike(self._tensors("_buffers"))]
 
     def freeze(self) -> None:
         """Evaluation mode, no gradients for parameters."""
@@ -44,13 +45,46 @@ class Snapshot:
         for parameter, requires_grad, gradient in self.parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, version, values in self.buffers:
-                if buffer._version != version:
-                    buffer.copy_(values)
+        for kept in self.buffers:
+            kept.put_back()
 
     def _tensors(self, registry: str) -> list[Any]:
         return [tensor for own, _ in self.modules for tensor in own[registry].values() if tensor is not None]
+
+
+class Kept:
+    """The values of buffers of one type and device.
+
+    They are compared, since torch's batch norm writes running statistics without raising the tensor's version; what is
+    unchanged is not written, since a graph of the user's may need it as it is.
+    """
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self.buffers, self.values = buffers, _joined(buffers)
+
+    def put_back(self) -> None:
+        """Write what has changed."""
+        with torch.no_grad():
+            if torch.equal(_joined(self.buffers), self.values):
+                return
+            parts = self.values.split([buffer.numel() for buffer in self.buffers])
+            for buffer, values in zip(self.buffers, parts, strict=True):
+                if not torch.equal(buffer.flatten(), values):
+                    buffer.copy_(values.view_as(buffer))
+
+
+def _joined(buffers: list[Tensor]) -> Tensor:
+    """All values in a row, a copy."""
+    with torch.no_grad():
+        return torch.cat([buffer.flatten() for buffer in buffers])
+
+
+def _alike(buffers: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Buffers of the same type on the same device together."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for buffer in buffers:
+        groups.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+    return groups.values()
 
 
 def _restore(container: Any, entries: Any) -> None:
