@@ -15,7 +15,7 @@ from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Imputer, Probability
 from attribkit.core.blurs import FoldedBlur, GaussianBlur
-from attribkit.core.errors import InvalidInput
+from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.metric import Metric
 from attribkit.core.substrates import substrate
 from attribkit.methods.gradcam import GradCAM
@@ -784,13 +784,13 @@ def test_a_gpu_has_the_numbers_of_the_cpu(name):
         ({"ties": "middle"}, "ties='middle' is not known; it is one of 'random', 'first', 'last'"),
         ({"score": "energy"}, "score='energy' is not known"),
         ({"last_step": "equal", "per_step": 4}, "leaves a shorter one"),
-        ({"substrate": "black"}, "'black' is no substrate; known: zero"),
+        ({"substrate": "black"}, "No substrate is named 'black'. Known: zero, mean"),
         ({"patch": (3, 3, 3)}, "one for each of the 2 axes"),
     ],
 )
 def test_what_cannot_be_is_refused(options, told):
     attribution = of(torch.randn(1, 8, 8), torch.randn(1, 3, 8, 8))
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(AttribkitError, match=told):
         Explainer(small_cnn().float()).evaluate(attribution, "deletion", **options)
 
 

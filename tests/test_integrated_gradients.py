@@ -129,7 +129,7 @@ def test_an_image_does_not_take_more_steps_for_its_neighbours(cnn):
         ({"steps": 0}, "steps=0 is neither 'auto' nor"),
         ({"steps": "many"}, "steps='many' is neither"),
         ({"baseline": ()}, "no baseline: give at least one"),
-        ({"baseline": "grey"}, "'grey' is no substrate; known: zero, mean, blur, noise"),
+        ({"baseline": "grey"}, "No substrate is named 'grey'. Known: zero, mean, blur, noise"),
         ({"baseline": torch.zeros(3, 5, 5)}, r"given images are \(3, 5, 5\), those to explain \(1, 3, 128, 128\)"),
     ],
 )
