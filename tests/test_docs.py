@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attribkit import registry
+from attribkit import Metric, registry
+from attribkit.benchmark import benchmark, example
 from attribkit.testing import check_metric
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -60,3 +61,55 @@ def test_the_metric_of_ones_own_behaves():
     names = {"__name__": "page"}
     exec(code, names)
     check_metric(names["MeanColour"]())
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    registry._loaded.cache_clear()
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_code_of_ones_own_in_a_benchmark():
+    (mine,) = (code for code in blocks("benchmark.md", "python") if code.startswith("# mine.py"))
+    (settings,) = (text for text in blocks("benchmark.md", "toml") if "mine.py" in text)
+    Path("mine.py").write_text(mine)
+    Path("run.toml").write_text(settings)
+    results = benchmark("run.toml")
+    assert not results.failures
+    assert {"gradient_times_input", "gradcam"} < set(results.rows["method"].to_pylist())
+    check_metric(registry.make("negative_share", Metric))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_curves_and_maps_are_read_as_the_page_does():
+    pytest.importorskip("matplotlib").use("agg")
+    (code,) = (code for code in blocks("benchmark.md", "python") if "runs/first-look/rows" in code)
+    asked = (
+        example().replace("count = 16", "count = 2").replace("[data]", "save_details = true\nsave_maps = true\n[data]")
+    )
+    Path("run.toml").write_text(asked)
+    benchmark("run.toml")
+    names = {}
+    exec(code, names)
+    lines = names["plt"].gca().get_lines()
+    assert len(lines) > 5
+    assert {len(line.get_xdata()) for line in lines} == {9}
+    assert {each.shape for each in names["maps"].values()} == {(1, 8, 8)}
+    names["plt"].close("all")
+
+
+def test_the_grid_pointing_game():
+    (code,) = (code for code in blocks("datasets.md", "python") if "grid_mosaics" in code)
+    names = {}
+    exec(code, names)
+    assert names["score"].shape == (32,)
+    assert names["score"].mean() > 0.4  # a map that is the same everywhere has 0.25

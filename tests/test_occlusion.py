@@ -68,7 +68,7 @@ def test_strides_that_leave_pixels_out_are_refused():
 
 
 def test_an_unknown_substrate_is_refused(as_users_run):
-    with pytest.raises(AttribkitError, match="No substrate is named 'grey'. Known: zero, mean, blur"):
+    with pytest.raises(AttribkitError, match=r"No substrate is named 'grey'. Known: zero, mean, blur"):
         Explainer(tiny_cnn()).attribute(torch.randn(1, 3, 16, 16), "occlusion", baseline="grey")
 
 
