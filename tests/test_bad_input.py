@@ -263,10 +263,21 @@ def test_no_layer_at_all(layer):
         Explainer(tiny_cnn()).attribute(images(), "gradcam", layer=layer)
 
 
-@pytest.mark.parametrize("mask", [torch.full((2, 16, 16), 255, dtype=torch.uint8), torch.ones(2, 16, 16), [[1]]])
-def test_masks_of_other_kinds(mask):
+@pytest.mark.parametrize(
+    ("mask", "advice"),
+    [
+        (torch.full((2, 16, 16), 255, dtype=torch.uint8), "mask > 0"),
+        (torch.ones(2, 16, 16), "mask > 0"),
+        ([[1]], r"torch.as_tensor\(mask\)"),
+        (torch.ones(2, 1, 16, 16).bool(), r"mask\[:, 0\]"),
+        (torch.ones(3, 16, 16).bool(), "give one for each image"),
+        (torch.ones(2, 4), r"boxes are Truth\(mask, boxes=...\)"),
+        (torch.ones(2, 8, 8).bool(), r"Truth\(mask\) resizes the maps"),
+    ],
+)
+def test_masks_of_other_kinds(mask, advice):
     explainer = Explainer(tiny_cnn())
-    with pytest.raises(AttribkitError, match=r"a torch.bool tensor \(2, 16, 16\), got .*mask > 0"):
+    with pytest.raises(AttribkitError, match=rf"a torch.bool tensor \(2, 16, 16\), got .*: .*{advice}"):
         explainer.evaluate(explainer.attribute(images()), "relevance_mass", mask=mask)
 
 

@@ -54,6 +54,7 @@ from attribkit.loading import LoadedModel, load_model
 from attribkit.methods.saliency import Saliency
 from attribkit.metrics import PointingGame
 from attribkit.metrics.masked.average_drop import AverageDrop
+from attribkit.registry import discovery
 
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
 HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
@@ -652,7 +653,7 @@ def own_code(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "beside.py").write_text("SCALE = 2.0\n")
     yield tmp_path / "own.py"
-    registry._loaded.cache_clear()
+    discovery.loaded.cache_clear()
 
 
 def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):

@@ -8,6 +8,7 @@ import torch
 import torchvision
 
 from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, Probability, registry
+from attribkit.core.method import Method
 from attribkit.testing import changes, model_state, tiny_cnn
 
 NINE = ["gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "saliency", "input_x_gradient", "guided_backprop"]
@@ -50,7 +51,7 @@ def test_equals_one_by_one(name):
 def test_equals_one_by_one_for_methods_that_share_nothing(cnn):
     x = torch.randn(2, 3, 128, 128)
     explainer = Explainer(cnn)
-    methods = [registry.make("occlusion", registry.Method, patch=64, stride=64), "smoothgrad", "integrated_gradients"]
+    methods = [registry.make("occlusion", Method, patch=64, stride=64), "smoothgrad", "integrated_gradients"]
     for each in explainer.compare(x, methods, targets=[[1, 2]]):
         close(each, explainer.attribute(x, each.method, target=[1, 2]))
 

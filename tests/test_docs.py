@@ -7,6 +7,7 @@ import pytest
 
 from attribkit import Metric, registry
 from attribkit.benchmark import benchmark, example
+from attribkit.registry import discovery
 from attribkit.testing import check_metric
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -74,7 +75,7 @@ def blocks(page, language):
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
-    registry._loaded.cache_clear()
+    discovery.loaded.cache_clear()
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -10,6 +10,7 @@ import pytest
 
 from attribkit import AttribkitError, Complexity, Method, Metric, registry
 from attribkit.core.errors import PluginWarning, UnknownName
+from attribkit.registry import discovery
 
 METHOD = """
 from dataclasses import dataclass
@@ -45,9 +46,9 @@ def install(tmp_path, monkeypatch):
 
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(registry.VARIABLE, raising=False)
-    registry._loaded.cache_clear()
+    discovery.loaded.cache_clear()
     yield put
-    registry._loaded.cache_clear()
+    discovery.loaded.cache_clear()
 
 
 def plugin(name="mine", hook="attribkit_methods", returns="[Mine]"):

@@ -16,6 +16,7 @@ from attribkit import Direction, Explainer, ModelSpec, Probability, Unit, Visual
 from attribkit.cli import app
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
 from attribkit.figures import gallery
+from attribkit.registry import discovery
 from attribkit.testing import VISUALIZER_CHECKS, check_visualizer, tiny_cnn
 from attribkit.visualizers.activation_maximization import ActivationMaximization
 from attribkit.visualizers.colours import natural_colours
@@ -581,7 +582,7 @@ def test_registered():
     assert registry.make(cls, Visualizer, steps=3) == registry.make("activation_maximization", Visualizer, steps=3)
     twice = replace(registry.plugin_of(cls), offers=(type("Other", (cls,), {}),))
     with pytest.raises(AttribkitError, match="both named 'activation_maximization'"):
-        registry._refuse_taken_names([registry.plugin_of(cls), twice])
+        discovery._refuse_taken_names([registry.plugin_of(cls), twice])
 
 
 def test_gallery():
