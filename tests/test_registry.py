@@ -158,3 +158,44 @@ def test_presets_are_options_that_others_override():
     assert made == Sharpness(power=3, cells=9)
     with pytest.raises(UnknownName, match="Did you mean 'paper'"):
         registry.make(Sharpness, Metric, preset="papr")
+
+
+@pytest.mark.usefixtures("install")
+def test_classes_of_this_process_have_names():
+    def version(scale):
+        @dataclass(frozen=True)
+        class Scaled(Method):
+            name, source, scale_ = "scaled", "a test", scale
+
+            def __call__(self, model, x, target):
+                return self.scale_ * x
+
+        return Scaled
+
+    first, second = version(1), version(2)
+    registry.register(first)
+    assert registry.methods()["scaled"] is first
+    plugin = registry.plugin_of(first)
+    assert (plugin.name, plugin.distribution) == ("method scaled", "this process")
+    assert plugin.version.startswith("sha256 ")
+    registry.register(second)  # as when a cell of a notebook runs again
+    assert registry.methods()["scaled"] is second
+    assert first not in [cls for plugin in registry.plugins() for cls in plugin.offers]
+
+
+@pytest.mark.usefixtures("install", "as_users_run")
+def test_what_cannot_be_registered_is_told():
+    @dataclass(frozen=True)
+    class Taken(Method):
+        name, source = "gradcam", "a test"
+
+        def __call__(self, model, x, target):
+            return x
+
+    with pytest.raises(AttribkitError, match=r"GradCAM and .*Taken are both named 'gradcam'"):
+        registry.register(Taken)
+    assert registry.methods()["gradcam"] is not Taken
+    with pytest.raises(AttribkitError, match="is none of Method, Visualizer, Metric, Imputer: derive it from one"):
+        registry.register(int)
+    with pytest.raises(AttribkitError, match="must return classes derived from Method"):
+        registry.register(Method)
