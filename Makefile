@@ -11,7 +11,7 @@ test: .venv/test
 	$(BIN)/pytest -n 2
 
 slow: .venv/test
-	$(BIN)/pytest -m slow -s
+	$(BIN)/pytest -m slow -n 2 --dist loadfile -rP
 
 lint: .venv/dev
 	$(BIN)/ruff check .
