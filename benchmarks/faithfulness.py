@@ -19,10 +19,8 @@ from environment import save
 from rich.console import Console
 
 from attribkit.benchmark import Configuration, benchmark
-from attribkit.benchmark.csv_files import write_csv
-from attribkit.benchmark.latex import latex
 from attribkit.benchmark.statistics import summarise
-from attribkit.benchmark.tables import tables
+from attribkit.benchmark.tables import agreement_tables, latex, ranking_tables, tables, write_csv
 
 RESULTS = Path(__file__).parent / "results" / "faithfulness"
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of the images that both models were trained on
@@ -69,7 +67,7 @@ def main() -> None:
     summary = summarise(rows)
     RESULTS.mkdir(exist_ok=True)
     console = Console(width=160)
-    for table in tables(summary):
+    for table in (*tables(summary), *ranking_tables(summary), *agreement_tables(summary)):
         console.print(table)
     for note in summary.notes:
         console.print(f"note: {note}")

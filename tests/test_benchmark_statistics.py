@@ -15,10 +15,6 @@ import scipy.stats
 from rich.console import Console
 
 from attribkit import registry
-from attribkit.benchmark.csv_files import write_csv
-from attribkit.benchmark.latex import escaped, latex
-from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
-from attribkit.benchmark.panels import cell, panels
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.statistics.agreement import kendall, spearman
 from attribkit.benchmark.statistics.comparisons import holm, signed_rank
@@ -26,7 +22,11 @@ from attribkit.benchmark.statistics.intervals import intervals
 from attribkit.benchmark.statistics.means import Means
 from attribkit.benchmark.statistics.ranking import cliques, critical_difference, friedman
 from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples, combined
-from attribkit.benchmark.tables import tables
+from attribkit.benchmark.tables.csv_files import write_csv
+from attribkit.benchmark.tables.latex import escaped, latex
+from attribkit.benchmark.tables.order import agreement_tables, ranking_tables
+from attribkit.benchmark.tables.panels import cell, panels
+from attribkit.benchmark.tables.terminal import tables
 from attribkit.core.errors import InvalidInput, UnreadableFile
 
 pa = pytest.importorskip("pyarrow")

@@ -7,15 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from attribkit.benchmark.complaints import asked_at
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.identity import claim, identity
-from attribkit.benchmark.lock import locked
-from attribkit.benchmark.plan import Group, Plan, planned
-from attribkit.benchmark.ray_data import run_on_ray
-from attribkit.benchmark.reading import lines_told, read_configuration
-from attribkit.benchmark.serial import run_serially
-from attribkit.benchmark.store import Failure, Store
+from attribkit.benchmark.execution.ray_data import run_on_ray
+from attribkit.benchmark.execution.serial import run_serially
+from attribkit.benchmark.settings.complaints import asked_at
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.plan import Group, Plan, planned
+from attribkit.benchmark.settings.reading import lines_told, read_configuration
+from attribkit.benchmark.storage.identity import claim, identity
+from attribkit.benchmark.storage.lock import locked
+from attribkit.benchmark.storage.store import Failure, Store
 from attribkit.core.devices import device_named
 from attribkit.core.errors import UnreadableFile
 

@@ -60,8 +60,7 @@ def benchmark(
 
 def _show(results: "Results") -> None:
     from attribkit.benchmark import write_summary
-    from attribkit.benchmark.order_tables import agreement_tables, ranking_tables
-    from attribkit.benchmark.tables import tables
+    from attribkit.benchmark.tables import agreement_tables, ranking_tables, tables
 
     for failure in results.failures[:_SHOWN]:
         typer.echo(f"left out: {failure}", err=True)

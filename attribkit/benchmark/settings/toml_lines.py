@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from attribkit.benchmark.complaints import Place
+from attribkit.benchmark.settings.complaints import Place
 
 
 def lines_of(text: str) -> dict[Place, int]:

@@ -7,8 +7,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from attribkit.benchmark.files import write_text_whole
 from attribkit.benchmark.statistics.summary import Agreement, Comparison, Ranking, SanityCheck, Score, Summary
+from attribkit.benchmark.storage.files import write_text_whole
 
 Record = Mapping[str, Any]
 

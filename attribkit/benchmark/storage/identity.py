@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from attribkit import __version__, registry
-from attribkit.benchmark.choices import ModelChoice
-from attribkit.benchmark.complaints import asked_at
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.files import write_text_whole
-from attribkit.benchmark.plan import Plan, Unit
+from attribkit.benchmark.settings.choices import ModelChoice
+from attribkit.benchmark.settings.complaints import asked_at
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.plan import Plan, Unit
+from attribkit.benchmark.storage.files import write_text_whole
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric

@@ -3,11 +3,11 @@
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from attribkit.benchmark.csv_files import write_csv
-from attribkit.benchmark.files import write_text_whole, write_whole
-from attribkit.benchmark.latex import latex
 from attribkit.benchmark.run import Results
 from attribkit.benchmark.statistics import Summary, summarise
+from attribkit.benchmark.storage.files import write_text_whole, write_whole
+from attribkit.benchmark.tables.csv_files import write_csv
+from attribkit.benchmark.tables.latex import latex
 
 
 def write_summary(results: Results) -> Summary:

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.controls import OwnNoise, TruthAsMap
-from attribkit.benchmark.cost import Cost, costed
-from attribkit.benchmark.identity import loaded
-from attribkit.benchmark.numbers import Numbers
-from attribkit.benchmark.plan import Group, Plan, Unit
-from attribkit.benchmark.rows import table
-from attribkit.benchmark.shard import LeftOut, Shard, asked_shard, read_samples, told
-from attribkit.benchmark.store import Failure, Store
-from attribkit.benchmark.unit_rows import unit_rows
+from attribkit.benchmark.execution.cost import Cost, costed
+from attribkit.benchmark.execution.numbers import Numbers
+from attribkit.benchmark.execution.shard import LeftOut, Shard, asked_shard, read_samples, sentence_of
+from attribkit.benchmark.execution.unit_rows import unit_rows
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.controls import OwnNoise, TruthAsMap
+from attribkit.benchmark.settings.plan import Group, Plan, Unit
+from attribkit.benchmark.storage.identity import loaded
+from attribkit.benchmark.storage.rows import table
+from attribkit.benchmark.storage.store import Failure, Store
 from attribkit.core.attribution import Attribution
 from attribkit.core.devices import device_named, told_device
 from attribkit.core.hooks import random_kept
@@ -62,7 +62,7 @@ class Worker:
                 shard, not_finite = asked_shard(samples, self.explainer, self.configuration.target)
             except Exception as error:  # of the model's own forward
                 for unit in group.units:
-                    self._fail(unit, told(error))
+                    self._fail(unit, sentence_of(error))
             else:
                 self._do(group, shard, left_out | not_finite)
 
@@ -92,7 +92,7 @@ class Worker:
                 else:
                     found.maps[title], found.costs[title] = self._map(title, method, shard)
             except Exception as error:  # also a plugin's, and memory that one image alone exceeds
-                found.failures[title] = told(error)
+                found.failures[title] = sentence_of(error)
         return found
 
     def _map(self, title: str, method: Method, shard: Shard) -> tuple[Attribution, Cost]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.plan import Group, Plan
-from attribkit.benchmark.store import Store
-from attribkit.benchmark.work import Worker
+from attribkit.benchmark.execution.work import Worker
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.plan import Group, Plan
+from attribkit.benchmark.storage.store import Store
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.progress import tracked
 

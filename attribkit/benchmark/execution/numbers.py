@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from attribkit.benchmark.controls import Inverted
-from attribkit.benchmark.shard import told
+from attribkit.benchmark.execution.shard import sentence_of
+from attribkit.benchmark.settings.controls import Inverted
 from attribkit.benchmark.statistics.roles import TRUTH, role
 from attribkit.core.attribution import Attribution
 from attribkit.core.measured import Measuring
 from attribkit.core.method import Method
 from attribkit.core.metric import Faithfulness, Localization, Metric, Robustness
+from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
@@ -45,7 +46,7 @@ class Numbers:
 
     def find(self) -> None:
         """Measure everything, one metric after the other, all of which know what the model was asked before."""
-        for title, metric in self.metrics.items():
+        for title, metric in tracked(self.metrics.items(), "metrics", len(self.metrics)):
             if subjects := self._subjects(metric):
                 self._attempt(title, subjects)
         self._measuring = None  # and with it what the model said
@@ -65,7 +66,7 @@ class Numbers:
             self._measure(title, subjects)
             return
         except Exception as error:
-            why, is_full = told(error), isinstance(error, MemoryError | torch.OutOfMemoryError)
+            why, is_full = sentence_of(error), isinstance(error, MemoryError | torch.OutOfMemoryError)
         if is_full:
             self._measuring = None  # what is remembered takes memory too
             gc.collect()

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator
 
 from attribkit import registry
-from attribkit.benchmark.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
-from attribkit.benchmark.complaints import complaints
+from attribkit.benchmark.settings.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
+from attribkit.benchmark.settings.complaints import complaints
 from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
 from attribkit.core.errors import AttribkitError, UnknownName
 

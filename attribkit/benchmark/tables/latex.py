@@ -2,8 +2,8 @@
 
 import re
 
-from attribkit.benchmark.panels import Line, Panel, cell, panels
 from attribkit.benchmark.statistics.summary import Score, Summary
+from attribkit.benchmark.tables.panels import Line, Panel, cell, panels
 
 _ARROWS = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}
 _SEPARATORS = re.compile(r"[^a-z0-9]+")

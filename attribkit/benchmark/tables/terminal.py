@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from attribkit.benchmark.panels import Column, Line, Panel, cell, panels
 from attribkit.benchmark.statistics.summary import Score, Summary
+from attribkit.benchmark.tables.panels import Column, Line, Panel, cell, panels
 
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attribkit.benchmark.cost import Cost
-from attribkit.benchmark.numbers import Column, Numbers
-from attribkit.benchmark.plan import Unit
-from attribkit.benchmark.shard import Shard
+from attribkit.benchmark.execution.cost import Cost
+from attribkit.benchmark.execution.numbers import Column, Numbers
+from attribkit.benchmark.execution.shard import Shard
+from attribkit.benchmark.settings.plan import Unit
 from attribkit.benchmark.statistics.roles import TRUTH
 from attribkit.core.metric import Localization, Metric
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.plan import Group, Plan
-from attribkit.benchmark.store import Store
-from attribkit.benchmark.work import Worker
+from attribkit.benchmark.execution.work import Worker
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.plan import Group, Plan
+from attribkit.benchmark.storage.store import Store
 from attribkit.core.progress import tracked
 
 

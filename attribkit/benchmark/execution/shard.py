@@ -65,7 +65,7 @@ def read_samples(data: Any, images: Iterable[int], preprocessing: Any) -> tuple[
         try:
             samples.append(prepare(sample, preprocessing))
         except Exception as error:  # an image that cannot be read costs no other its place
-            left_out[sample.id] = told(error)
+            left_out[sample.id] = sentence_of(error)
     return samples, left_out
 
 
@@ -90,7 +90,7 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     return Shard([samples[place] for place in kept], x[kept], tuple(classes[place] for place in kept)), left_out
 
 
-def told(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
     """An error in a sentence, with its kind and its place in the code where it is not one of ours."""
     return str(error) if isinstance(error, AttribkitError) else f"{type(error).__name__}: {error}{_place(error)}"
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from attribkit import registry
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.controls import OwnNoise
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.controls import OwnNoise
 from attribkit.benchmark.statistics.roles import CONTROLS, RANDOM, TRUTH
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from attribkit.benchmark.files import remove_unfinished, write_text_whole, write_whole
-from attribkit.benchmark.identity import Identity, fingerprint
-from attribkit.benchmark.plan import Unit
-from attribkit.benchmark.rows import SCHEMA
+from attribkit.benchmark.settings.plan import Unit
+from attribkit.benchmark.storage.files import remove_unfinished, write_text_whole, write_whole
+from attribkit.benchmark.storage.identity import Identity, fingerprint
+from attribkit.benchmark.storage.rows import SCHEMA
 from attribkit.core.errors import UnreadableFile
 
 _PROVENANCE = b"attribkit"  # key of a file's metadata

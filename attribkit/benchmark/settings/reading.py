@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from attribkit.benchmark.complaints import InvalidConfiguration
-from attribkit.benchmark.configuration import Configuration
-from attribkit.benchmark.toml_lines import line_of, lines_of
+from attribkit.benchmark.settings.complaints import InvalidConfiguration
+from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.settings.toml_lines import line_of, lines_of
 from attribkit.core.errors import InvalidInput, UnreadableFile
 
 
@@ -39,7 +39,7 @@ def lines_told(path: str | Path) -> Iterator[None]:
 
 def example() -> str:
     """A configuration that runs offline within a minute."""
-    return (files("attribkit.benchmark") / "example.toml").read_text(encoding="utf-8")
+    return (files("attribkit.benchmark.settings") / "example.toml").read_text(encoding="utf-8")
 
 
 def _with_lines(complaints: InvalidConfiguration, path: str, text: str) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""What is kept of a run, and that it is of this run."""
