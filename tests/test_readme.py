@@ -72,6 +72,16 @@ def test_its_costs_of_several_are_the_measured_ones():
         assert f"{words} {ratios[name]:.2f}" in row, name
 
 
+def test_its_costs_of_metrics_are_the_measured_ones():
+    result = json.loads((ROOT / "benchmarks" / "results" / "speed_metrics_resnet50.json").read_text())["result"]
+    row = next(line for line in README.splitlines() if line.startswith("| cost of metrics |"))
+    assert (result["arguments"]["maps"], result["arguments"]["steps"]) == (5, 28)
+    assert f"28 steps: {result['time_in_forwards']:.2f} of the bare forwards" in row
+    assert f"the model's own time is {result['time_but_for_the_model_in_forwards']:.1%}" in row
+    peers = result["time_in_forwards_of_few_steps"]
+    assert f"torch-cam takes {peers['torchcam']:.2f} and Quantus {peers['quantus']:.2f}" in row
+
+
 def test_its_accuracies_of_the_cam_head_are_the_measured_ones():
     result = json.loads((ROOT / "benchmarks" / "results" / "cam_head_cifar10.json").read_text())["result"]
     (body,) = result["bodies"].values()
