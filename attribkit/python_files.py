@@ -14,7 +14,10 @@ from attribkit.core.errors import InvalidInput, UnreadableFile
 
 
 def module_of(path: str | Path) -> ModuleType:
-    """What a file defines, once it has run; it may import the files beside it."""
+    """What a file defines, once it has run; it may import the files beside it.
+
+    Raises UnreadableFile where there is no such file, InvalidInput where it cannot be run.
+    """
     path = Path(path).resolve()
     if not path.is_file():
         raise UnreadableFile(f"There is no file {str(path)!r}: look at the path.")

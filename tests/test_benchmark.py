@@ -670,6 +670,17 @@ def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):
         benchmark(configured("out", models=["own.py:build"], **settings))
 
 
+def test_the_command_ends_with_1_where_a_method_failed_and_names_the_line(own_code):
+    own_code.write_text(OWN.replace("return SCALE", "return 1 / 0 * SCALE"))
+    told = as_toml(configured("out", plugins=["own.py"], methods=["scaled", "gradcam"], oracle=False))
+    Path("run.toml").write_text(told)
+    result = CliRunner().invoke(app, ["benchmark", "run.toml"])
+    assert result.exit_code == 1
+    line = 1 + own_code.read_text()[: own_code.read_text().index("1 / 0")].count("\n")
+    assert f"ZeroDivisionError: division by zero ({own_code}, line {line})" in result.output
+    assert "zoo:cnn: localization" in result.output
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -683,6 +694,7 @@ def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):
             {"models": [{"name": "own.py:build", "arguments": {"size": 3}}]},
             "own.py:build cannot be made with these",
         ),
+        ({"plugins": ["own.py"], "executor": "ray"}, "Ray's workers do not run the files of `plugins`"),
         ({"models": ["own:build"]}, "No kind of model is named 'own:build'. Known: timm:NAME, "),
     ],
 )

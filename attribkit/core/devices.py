@@ -27,6 +27,6 @@ def told_device(device: torch.device) -> str:
 def sent(
     numbers: int | Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Numbers as a tensor on a device; they leave from pinned memory, so that nobody waits for a GPU that computes."""
+    """A number, or several in a row, as a tensor on a device; from pinned memory, so that nobody waits for a GPU."""
     pinned = device.type == "cuda" and torch.cuda.is_available()  # tensors can be there in name only
     return torch.tensor(numbers, dtype=dtype, pin_memory=pinned).to(device, non_blocking=pinned)

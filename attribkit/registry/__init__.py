@@ -15,6 +15,7 @@ from attribkit.registry.discovery import VARIABLE, Offer, Plugin, loaded, option
 from attribkit.registry.own import register, register_file
 
 __all__ = [
+    "SUBSTRATES",
     "VARIABLE",
     "Offer",
     "Plugin",

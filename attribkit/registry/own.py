@@ -17,6 +17,8 @@ def register(*classes: Offer) -> None:
     """Offer classes by name in this process, as a plugin does in every one.
 
     A class takes the place of one of its kind and name that was registered before: a cell of a notebook may run twice.
+    Raises InvalidInput for what is none of the kinds, AttribkitError for a class that cannot be used by name, or whose
+    name a plugin has.
     """
     manager, found = loaded()
     for cls in classes:
@@ -32,7 +34,10 @@ def register(*classes: Offer) -> None:
 
 
 def register_file(path: str | Path) -> None:
-    """Run a Python file of the user's own, and offer the methods, visualizers, metrics and imputers that it defines."""
+    """Run a Python file of the user's own, and offer the methods, visualizers, metrics and imputers that it defines.
+
+    Raises UnreadableFile where there is none, InvalidInput where it cannot be run or defines none; else as `register`.
+    """
     offers = classes_of(module_of(path), tuple(KINDS.values()))
     if not offers:
         raise InvalidInput(f"{str(path)!r} defines no {' and no '.join(k.__name__ for k in KINDS.values())}.")

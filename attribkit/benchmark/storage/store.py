@@ -52,7 +52,7 @@ class Store:
     """
 
     folder: Path
-    told: Identity  # what the numbers depend on
+    identity: Identity  # what the numbers depend on
     keeps: frozenset[str] = frozenset()  # of "maps" and "details", what is wanted beside the rows
 
     def tidy(self) -> None:
@@ -88,7 +88,7 @@ class Store:
         # Failures are there before the rows that lack something, and go after those that lack nothing.
         if again:
             self._write_json(unit, again)
-        record = {"unit": asdict(unit), "fingerprint": fingerprint(self.told, unit), **provenance}
+        record = {"unit": asdict(unit), "fingerprint": fingerprint(self.identity, unit), **provenance}
         record |= {"keeps": sorted(self.keeps), "maps": maps_are_kept}
         record["left_out"] = [each for each in told if each["image"] is not None]
         metadata = {_PROVENANCE: json.dumps(record).encode()}
@@ -126,7 +126,7 @@ class Store:
 
     def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
-        metadata = {"images": json.dumps(images), "method": method, "fingerprint": fingerprint(self.told, unit)}
+        metadata = {"images": json.dumps(images), "method": method, "fingerprint": fingerprint(self.identity, unit)}
         tensors = {"scores": scores.cpu().contiguous()}
         content = save(tensors, metadata)  # whose own writer tells a full disk by an error of its own
         write_whole(self._path(unit, "maps", "safetensors"), lambda path: path.write_bytes(content))
@@ -141,7 +141,7 @@ class Store:
             raise UnreadableFile(
                 f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
             ) from error
-        if told["fingerprint"] != fingerprint(self.told, unit):
+        if told["fingerprint"] != fingerprint(self.identity, unit):
             raise UnreadableFile(_OTHER.format(str(path)))
         return dict(zip(json.loads(told["images"]), scores, strict=True))
 
@@ -165,7 +165,7 @@ class Store:
             whose = (told["unit"], told["fingerprint"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(_BROKEN.format(str(path), error)) from error
-        if whose != (asdict(unit), fingerprint(self.told, unit)):
+        if whose != (asdict(unit), fingerprint(self.identity, unit)):
             raise UnreadableFile(_OTHER.format(str(path)))
         return told
 
