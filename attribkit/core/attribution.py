@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.sections import evenly, sections
@@ -50,14 +51,18 @@ class Attribution:
     target: Target | Recorded  # with the predicted classes made explicit
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
+    extent: Extent | None = None  # where the scores lie on x, as shares of each axis of space; None is all over it
 
     def heatmap(self, reduce: Reduction = "sum", size: Sequence[int] | None = None) -> Heatmaps:
         """One number per pixel of x, (b, *space): the channels reduced, then resized linearly; not normalised.
 
+        Scores whose layer sees a part of the image alone, or whose cells lie more than half a cell away from an even
+        grid over the image, have an extent: they are drawn there, and all other pixels are zero.
+
         reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
         x, such as the photograph's.
         """
-        return resized(_reduced(self.scores, reduce), size or self.x.shape[2:]).squeeze(1)
+        return resized(_reduced(self.scores, reduce), size or self.x.shape[2:], self.extent).squeeze(1)
 
     def to(self, device: torch.device | str) -> "Attribution":
         """The same on another device."""
@@ -66,6 +71,7 @@ class Attribution:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the tensors, and the rest as JSON in its metadata."""
         record = {"target": _record(self.target), "method": _record(self.method), "notes": self.notes}
+        record |= {"extent": self.extent} if self.extent else {}
         tensors = {"scores": self.scores.clone().contiguous(), "x": self.x.clone().contiguous()}  # that share nothing
         try:
             save_file(tensors, path, metadata={"attribkit": _FORMAT, "attribution": json.dumps(record)})
@@ -80,7 +86,7 @@ class Attribution:
                 record = json.loads((file.metadata() or {})["attribution"])
                 scores, x = file.get_tensor("scores"), file.get_tensor("x")
             method = Recorded(record["method"]["name"], record["method"]["repr"])
-            return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]))
+            return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]), _read_extent(record))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UnreadableFile(f"{path} is no saved attribution ({error}): give a file that save() wrote.") from error
 
@@ -125,13 +131,32 @@ class Attribution:
         return [overlay(each.picture, each.heatmap, whole=heatmaps[0]) for each in chosen]
 
 
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly."""
+def resized(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly.
+
+    extent: the part of the image that the grid covers; outside it is zero. None is all of the image.
+    """
+    if extent is not None:
+        return _drawn(maps, size, extent)
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     large = F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
     low, high = (each.view(*maps.shape[:2], *(1,) * len(size)) for each in maps.flatten(2).aminmax(dim=2))
     return large.clamp(low, high)
+
+
+def _drawn(maps: Tensor, size: Sequence[int], extent: Extent) -> Tensor:
+    """The same on a part of the image."""
+    for axis, (pixels, (start, end)) in enumerate(zip(size, extent, strict=True), start=2):
+        cells = maps.shape[axis]
+        share = ((torch.arange(pixels, device=maps.device) + 0.5) / pixels - start) / (end - start)
+        place = (share * cells - 0.5).clamp(0, cells - 1).to(maps.dtype)
+        before = place.floor().long().clamp(max=max(cells - 2, 0))
+        shape = (-1, *(1,) * (maps.ndim - 1 - axis))
+        low, high = (maps.index_select(axis, (before + step).clamp(max=cells - 1)) for step in (0, 1))
+        inside = ((share >= 0) & (share <= 1)).view(shape)
+        maps = torch.where(inside, torch.lerp(low, high, (place - before).view(shape)), torch.zeros_like(low))
+    return maps
 
 
 def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
@@ -149,6 +174,11 @@ def _record(what: Any) -> dict[str, Any]:
     """A method or target as JSON can hold it."""
     record = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
     return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
+
+
+def _read_extent(record: dict[str, Any]) -> Extent | None:
+    extent = record.get("extent")
+    return extent and tuple((float(start), float(end)) for start, end in extent)
 
 
 _CLASS_TARGETS = {cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual)}
