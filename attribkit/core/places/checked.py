@@ -14,17 +14,13 @@ _AGREES = 0.8  # correlation between where the cells should lie and where their 
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
-class Misplaced(Exception):
-    """The cells of a map lie elsewhere than its shape suggests, in no order that can be undone."""
-
-
-def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout:
+def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """The layout that the shape suggests, or with its axes exchanged or mirrored, as the derivatives have it.
 
     output: in the graph of the image, (1, c, *space). The derivative of the sum of all cells by a pixel comes from
     those that see the pixel; that of the cells, each times its index along an axis, tells their index. A derivative for
-    each axis and one more are taken. Where there is none, or it is zero, the layout is returned as inferred still.
-    Raises Misplaced.
+    each axis and one more are taken. Where there is none, or it is zero, the layout is returned as inferred still. None
+    where the cells lie elsewhere, in no order that can be undone.
     """
     axes = [axis for axis, cells in enumerate(layout.grid) if cells > 1]
     found = _indices(output, image, layout, axes)
@@ -37,7 +33,7 @@ def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout:
     nearest = correlations.abs().argmax(1).tolist()
     strength = correlations.abs().amax(1)
     if sorted(nearest) != axes or bool((strength < _AGREES).any()):
-        raise Misplaced
+        return None
     mirrored = [axes[k] for k, axis in enumerate(nearest) if float(correlations[k, axis]) < 0]
     exchanged = list(range(len(layout.grid)))
     for k, axis in enumerate(nearest):

@@ -72,8 +72,16 @@ def _of_map(
         return None
     if _is_all_over(centres, cells, sampling):
         return Layout(kind, cells)
-    found = _ordered([each.expand(1, *cells).flatten(1) for each in centres], sampling)
+    wide = [each.expand(1, *cells) for each in centres]
+    found = _ordered([each.flatten(1) for each in wide], sampling) if _is_box(~wide[0][0].isnan()) else None
     return found and Layout(kind, found[0], order=_unless_plain(found[1], math.prod(cells)), extent=found[2])
+
+
+def _is_box(placed: Tensor) -> bool:
+    """Whether the cells of a map that have a place are all within a border of those that have none."""
+    where = placed.nonzero()
+    sides = where.amax(0) - where.amin(0) + 1 if len(where) else where.new_zeros(1)
+    return len(where) == int(sides.prod())
 
 
 def _of_frames(places: Places) -> Layout | None:

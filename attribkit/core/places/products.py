@@ -31,7 +31,7 @@ _LARGE = 2**20  # elements of a matrix
 
 
 def weighted(places: Places, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
-    """The middle of what each element of a mixture is made of, where that lies near; none elsewhere.
+    """The middle of what each element of a mixture is made of; none at all if some are made of what lies far apart.
 
     mixed: the function that mixes, linear, with the magnitudes of its weights. A single weight, as in a permutation,
     moves a place; weights of neighbours, as in a filter, give their middle.
@@ -39,16 +39,17 @@ def weighted(places: Places, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
     rows = narrowed(places.rows)
     there = ~rows[0].isnan()
     whole, share = mixed(torch.ones_like(rows[0])), mixed(there.to(rows[0]))
-    near = share > 0.5 * whole
+    near = torch.ones((), dtype=torch.bool, device=whole.device)
+    followed = share > 0.5 * whole
     limits = [1e-3, *(min(_NEVER_WIDER, max(_NEAR, each.pitch)) for each in places.sampling)]
     found = []
     for each, limit in zip(rows, limits, strict=True):
         values = each.where(there, 0)
         mean = mixed(values) / share
         variance = mixed(values * values) / share - mean * mean
-        near = near & (variance <= limit * limit)
+        near = near & (~followed | (variance <= limit * limit))
         found.append(mean)
-    return tuple(mean.where(near, math.nan) for mean in found)
+    return tuple(mean.where(followed & near.all(), math.nan) for mean in found)
 
 
 def linear(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:

@@ -105,7 +105,7 @@ def line_along(coordinate: Tensor, axis: int) -> Line | None:
 
 
 def gathered(places: Places, coordinates: Coordinates, size: Sequence[int]) -> Coordinates:
-    """Coordinates, (b, d, *space), at the cells of another grid; none where one is made of what lies far apart."""
+    """Coordinates, (b, d, *space), at the cells of another grid; none at all if one is made of what lies far apart."""
     coarse = tuple(resized(each, size) for each in coordinates)
     old = tuple(coordinates[0].shape[2:])
     if old == tuple(size) or all(_is_even(each) for each in coordinates[1:]):
@@ -115,7 +115,7 @@ def gathered(places: Places, coordinates: Coordinates, size: Sequence[int]) -> C
     for each, sampling in zip(coordinates[1:], places.sampling, strict=True):
         low, high = (sign * _POOLS[len(size)]((sign * each).nan_to_num(-math.inf), tuple(size)) for sign in (-1, 1))
         near = near & ~(high - low > _SCATTERED * ratio * sampling.pitch)
-    return tuple(each.where(near, math.nan) for each in coarse)
+    return tuple(each.where(near.all(), math.nan) for each in coarse)
 
 
 def _is_even(coordinate: Tensor) -> bool:
