@@ -197,7 +197,7 @@ options = {layr = 1}
 @pytest.mark.usefixtures("as_users_run")
 def test_options_are_checked_before_anything_runs(tmp_path):
     assert complaints(tmp_path, TABLES).splitlines() == [
-        "run.toml, line 11: The option masks = 'many' should be a valid integer.",
+        "run.toml, line 11: masks='many' must be a whole number from 1 (an option of 'rise').",
         "run.toml, line 20: No option of 'gradcam' is named 'layr'. Did you mean 'layer'? Known: layer, relu.",
     ]
     mended = TABLES.replace('"many"', "9").replace("layr = 1", "")
