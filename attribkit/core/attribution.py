@@ -20,6 +20,7 @@ from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.sections import evenly, sections
 from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
+from attribkit.core.targets.binary import Binary
 from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, Probability
 from attribkit.core.targets.target import Target
 
@@ -151,7 +152,7 @@ def _record(what: Any) -> dict[str, Any]:
     return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
 
 
-_CLASS_TARGETS = {cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual)}
+_CLASS_TARGETS = {cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual, Binary)}
 
 
 def _read_target(record: dict[str, Any]) -> Target | Recorded:
