@@ -79,6 +79,7 @@ def test_core_files_import_each_other_in_one_direction():
         "targets.boxes",
         "targets.embeddings",
         "targets.asked",
+        "nested",
         "inputs",
         "spec",
         "straightened",

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
+
+from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.layouts import Layout, find_layout
@@ -27,6 +29,7 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
     std: tuple[float, ...] | None = None  # what was divided by
     labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
+    image: str | None = None  # the parameter of the forward that takes the images; None is the first
 
     def __post_init__(self) -> None:
         if self.outputs not in (None, *get_args(OutputKind)):
@@ -44,6 +47,10 @@ class ModelSpec:
             channels_last=self.channels_last,
             patch=self.patch,
         )
+
+    def arguments(self, images: Tensor, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the model's forward is called with: positional and keyword arguments."""
+        return ((images,), inputs) if self.image is None else ((), {self.image: images, **inputs})
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean and standard deviation of the training images, where both are known for so many channels."""
