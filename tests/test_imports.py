@@ -59,6 +59,8 @@ def test_core_files_import_each_other_in_one_direction():
     order = [
         "shapes",
         "errors",
+        "printable",
+        "files",
         "axes",
         "broadcast",
         "devices",
@@ -111,6 +113,9 @@ def test_core_files_import_each_other_in_one_direction():
         "truth",
         "overlay",
         "sections",
+        "recorded",
+        "saved",
+        "fitting",
         "attribution",
         "explained",
         "visualization",

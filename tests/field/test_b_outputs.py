@@ -66,6 +66,12 @@ def test_index_zero_is_the_output_itself(end, count):
         assert any("the model has one output" in note for note in found.notes)
 
 
+def test_a_side_is_saved_and_loaded(tmp_path):
+    found = Explainer(Ended(ONE["(b, 1)"], classes=1)).attribute(images(), "saliency", target=Binary((1, 0, 1)))
+    found.save(tmp_path / "map.safetensors")
+    assert Attribution.load(tmp_path / "map.safetensors").target == Binary((1, 0, 1))
+
+
 def test_targets_that_a_single_output_does_not_have():
     explainer, x = Explainer(Ended(ONE["(b, 1)"], classes=1)), images()
     for target in (1, -1, [0, 1, 0], Probability(1), Counterfactual(1), MultiLabel((0, 1))):
