@@ -99,6 +99,7 @@ def test_core_files_import_each_other_in_one_direction():
         "targets.units",
         "linear_head",
         "attention.seen",
+        "attention.dependence",
         "attention.arrangement",
         "attention.layers",
         "progress",
