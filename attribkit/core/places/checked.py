@@ -1,6 +1,7 @@
 """Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,11 @@ from attribkit.core.layouts import Layout
 
 _BLOCKS = 8  # of the image along each axis
 _AGREES = 0.8  # correlation between where the cells should lie and where their derivatives are
-_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_POOLS: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 
 
 def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
@@ -58,8 +63,8 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
     derivatives = []
     for ramp in ramps:
         (weights,) = torch.autograd.grad(on_grid, like, (signs * ramp).expand_as(on_grid), retain_graph=True)
-        (found,) = torch.autograd.grad(output, image, weights.to(output), retain_graph=True, allow_unused=True)
-        if found is None:
+        found = torch.autograd.grad(output, image, weights.to(output), retain_graph=True, allow_unused=True)[0]
+        if found is None:  # what the types of PyTorch do not tell
             return None
         derivatives.append(found.detach().float())
     plain, *weighted = derivatives

@@ -26,6 +26,8 @@ Rule = Callable[[Tracked, Any, tuple[Any, ...], dict[str, Any], Any], Found]
 
 _NEAR = 0.1  # share of the image; what is mixed from farther around comes from no place
 _NEVER_WIDER = 0.2  # the same, where cells are large
+_OUTWEIGHS = 0.9  # share of all weights
+_NOTHING = 1e-3  # of the largest weight
 _SAMPLE = 16  # columns of a large matrix that are looked at first
 _LARGE = 2**20  # elements of a matrix
 
@@ -33,7 +35,7 @@ _LARGE = 2**20  # elements of a matrix
 def weighted(places: Places, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
     """The middle of what each element of a mixture is made of; none at all if some are made of what lies far apart.
 
-    mixed: the function that mixes, linear, with the magnitudes of its weights. A single weight, as in a permutation,
+    mixed: the function that mixes, linear, with weights that are not negative. A single weight, as in a permutation,
     moves a place; weights of neighbours, as in a filter, give their middle.
     """
     rows = narrowed(places.rows)
@@ -89,9 +91,12 @@ def _times(
     """Places mixed along an axis by a matrix of numbers."""
     if places is None:
         return None
+    along = (-1,) if transposed or not weight_first else (-2,)
+    if not _is_choice(matrix, weight_first) and (near := _near(places, along)):
+        return near.moved(lambda each: (each.mT if transposed else each).expand(output.shape))
 
     def mixed_by(weights: Tensor) -> Coordinates:
-        weights = weights.detach().abs().to(places.rows[0].dtype)
+        weights = _used(weights, (-1,) if weight_first else (-2,) if weights.ndim > 1 else (-1,))
         if weight_first:
             return weighted(places, lambda each: weights @ (each.mT if transposed else each))
         return weighted(places, lambda each: each @ weights)
@@ -102,6 +107,21 @@ def _times(
             return None
     rows = tuple(each.expand(output.shape) for each in mixed_by(matrix))
     return None if bool(rows[0].isnan().all()) else places.put(rows)
+
+
+def _is_choice(matrix: Tensor, weight_first: bool) -> bool:
+    """Whether one weight of each row or column of a matrix outweighs all others, as in a permutation."""
+    axis = -1 if weight_first or matrix.ndim < 2 else -2
+    few = matrix.narrow(-1, 0, min(_SAMPLE, matrix.shape[-1])) if axis == -2 else matrix.narrow(0, 0, 1)
+    weights = few.detach().abs()
+    return bool((weights.amax(axis) >= _OUTWEIGHS * weights.sum(axis)).all())
+
+
+def _near(places: Places, axes: tuple[int, ...]) -> Places | None:
+    """The middle along axes, where all that has a place there lies near each other."""
+    found = joined(places, axes, True)
+    followed = (~narrowed(places.rows)[0].isnan()).any(axes[0], keepdim=True)
+    return found if bool(followed.any()) and bool((~found.rows[0].isnan() == followed).all()) else None
 
 
 def dotted(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
@@ -140,7 +160,11 @@ def _mixed_by_labels(tracked: Tracked, factors: Sequence[Tensor], equation: str,
     others = [each for i, each in enumerate(factors) if i != number]
     if more or not all(_is_given(tracked, each) for each in others):
         return None
-    weights = [each.detach().abs().to(places.rows[0]) for each in others]
+    own = equation.partition("->")[0].split(",")
+    result = equation.partition("->")[2]
+    del own[number]
+    gone = [tuple(i for i, label in enumerate(labels) if label not in result) for labels in own]
+    weights = [_used(each, axes) for each, axes in zip(others, gone, strict=True)]
     shape = factors[number].shape
 
     def mixed(each: Tensor) -> Tensor:
@@ -221,6 +245,16 @@ def attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: 
 def multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
     """The same, of a function that gives the weights as well."""
     return [attended(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
+
+
+def _used(weights: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Which weights a mixture along some axes uses: the one that outweighs all others, or those that are not zero."""
+    weights = weights.detach().abs().float()
+    if not axes:
+        return (weights > 0).float()
+    largest, total = weights.amax(axes, keepdim=True), weights.sum(axes, keepdim=True)
+    least = torch.where(largest >= _OUTWEIGHS * total, 0.99, _NOTHING) * largest
+    return ((weights >= least) & (weights > 0)).float()
 
 
 def _is_given(tracked: Tracked, tensor: Any) -> bool:
