@@ -1,7 +1,7 @@
 """Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -60,13 +60,15 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
     signs = 2.0 * torch.randint(2, (on_grid.shape[1],), generator=generator) - 1
     signs = signs.to(output.device).view(-1, *(1,) * len(layout.grid))  # a plain sum is constant behind some norms
     ramps = [torch.ones((), device=output.device), *(_ramp(layout, axis, output.device) for axis in axes)]
-    derivatives = []
+    derivatives: list[Tensor] = []
     for ramp in ramps:
         (weights,) = torch.autograd.grad(on_grid, like, (signs * ramp).expand_as(on_grid), retain_graph=True)
-        found = torch.autograd.grad(output, image, weights.to(output), retain_graph=True, allow_unused=True)[0]
-        if found is None:  # what the types of PyTorch do not tell
-            return None
-        derivatives.append(found.detach().float())
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            output, [image], weights.to(output), retain_graph=True, allow_unused=True
+        )
+        derivatives += [each.detach().float() for each in found if each is not None]
+    if len(derivatives) < len(ramps):
+        return None
     plain, *weighted = derivatives
     blocks = tuple(min(side, _BLOCKS) for side in image.shape[2:])
     pool = _POOLS[len(blocks)]
