@@ -33,7 +33,8 @@ def scores_with(
     """
     with torch.no_grad():
         with captured([(layer.module, layer.run)]) as (outputs,):
-            score = target(forward(image))
+            returned = forward(image)
+        score = target(returned)  # not above: a target may explain the model itself, whose runs would be kept too
         output, layout = map_of(layer, outputs, image)
         run = layer.run if layer.run is not None else next(i for i, each in enumerate(outputs) if each is output)
         rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout)

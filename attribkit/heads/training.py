@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from attribkit.core.broadcast import beside
 from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
-from attribkit.core.hooks import random_kept
+from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.cam_model import CAMModel
 from attribkit.heads.seed import sow

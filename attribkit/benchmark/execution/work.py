@@ -22,9 +22,9 @@ from attribkit.benchmark.storage.rows import table
 from attribkit.benchmark.storage.store import Failure, Store
 from attribkit.core.attribution import Attribution
 from attribkit.core.devices import device_named, told_device
-from attribkit.core.hooks import random_kept
 from attribkit.core.method import Method
 from attribkit.core.progress import tracked
+from attribkit.core.randomness import random_kept
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
 from attribkit.loading import described
