@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
     from attribkit.core.targets.asked import scored_as
+    from attribkit.core.targets.binary import Binary
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttribkitError",
     "Attribution",
+    "Binary",
     "Box",
     "ClassLogit",
     "Complexity",
@@ -75,6 +77,7 @@ __all__ = [
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
     "AttribkitError": "core.errors",
     "Attribution": "core.attribution",
+    "Binary": "core.targets.binary",
     "Box": "core.targets.boxes",
     "ClassLogit": "core.targets.logits",
     "Complexity": "core.metric",

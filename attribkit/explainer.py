@@ -29,6 +29,7 @@ from attribkit.core.reading import Reads
 from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.binary import OneOfTwo
 from attribkit.core.targets.target import Target, check_count
 from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
@@ -84,7 +85,8 @@ class Explainer:
         x: (b, c, *space), or in the model's own order of axes, such as clips (b, t, c, h, w), which the result's x and
         scores then have; preprocessed as the model expects, on its device. method: a name, class or instance; options
         are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
-        each image; None is the predicted class, or the norm of the embedding of a model that has no classes. inputs:
+        each image; None is the predicted class, the output of a model that has one, or the norm of the embedding of a
+        model that has no classes. inputs:
         what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
@@ -136,14 +138,14 @@ class Explainer:
         """
         draw = registry.make(visualizer, Visualizer, **options)
         wanted = as_target(unit, self.model.spec.labels)
-        if wanted.is_open:
+        if wanted.is_open and not isinstance(wanted, OneOfTwo):
             raise InvalidInput(
                 f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
             )
         with frozen(self.model.module):
             blank = blank_images(self.model, wanted.count or 1, size)
             model = self.model.explaining(blank, self._inputs(inputs, blank))
-            return visualized(draw, model, blank, model.prepared(wanted))
+            return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
 
     def evaluate(
         self,

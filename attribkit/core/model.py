@@ -117,7 +117,8 @@ class HookedModel(AskedModel):
         columns = []
         for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
             own = target.part(images)
-            columns.append(scores_with(self.part(images)._forward(x[images], own), asked, x[images], own, changes))
+            one = self.part(images)
+            columns.append(scores_with(one._forward(x[images], own), asked, x[images], own, changes, one._returned))
         return precise(torch.stack(columns, 1))
 
     def class_weights(

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
+from attribkit.core.errors import InvalidInput
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.layouts import Layout, find_layout
+from attribkit.core.targets.output_kinds import OutputKind
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ModelSpec:
     patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
     channels_last: bool = False  # whether its maps are (b, h, w, c)
     embeds: bool = False  # whether it has no classes: what it returns is an embedding or a map
+    outputs: OutputKind | None = None  # what its class scores are; None is seen from a forward
     input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
     std: tuple[float, ...] | None = None  # what was divided by
@@ -33,6 +36,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.axes is not None:
             ImageAxes(self.axes)
+        if self.outputs not in (None, *get_args(OutputKind)):
+            known = ", ".join(map(repr, get_args(OutputKind)))
+            raise InvalidInput(f"outputs={self.outputs!r} is no kind of outputs: give one of {known}, or None.")
 
     def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
         """How an output of this shape is a map of images of that shape, both batch first; None if it is not one."""

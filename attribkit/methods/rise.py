@@ -14,7 +14,7 @@ from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets.logits import as_probability
+from attribkit.core.targets.binary import scored_side
 from attribkit.core.targets.target import Target
 from attribkit.methods.unmoved import note_unmoved
 
@@ -43,7 +43,7 @@ class RISE(Method):
         if self.masks < 1 or not 0 < self.probability < 1:
             raise InvalidInput(f"{self!r} must have masks from 1 and a probability between 0 and 1.")
         self._note_cells(model, tuple(x.shape[2:]))
-        asked = as_probability(model.resolved(target))
+        asked = scored_side(model.resolved(target), "probability")
         exact = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
         extremes = []

@@ -6,7 +6,8 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
-from attribkit.core.targets.asked import Score, scored_as
+from attribkit.core.targets.asked import scored_as
+from attribkit.core.targets.binary import Score
 from attribkit.core.targets.target import Target
 
 

@@ -408,7 +408,7 @@ def test_everything_works_in_the_models_own_axes():
     maps = mine.feature_maps(x, "usual.0").values
     torch.testing.assert_close(maps, theirs.feature_maps(x.transpose(1, 2), "0").values)
     assert any("are read as (b, t, c, h, w)" in each.text for each in mine.check(x))
-    assert len(strip(one, frames=6).get_axes()) == 2 * 6 + 1
+    assert len(strip(one[0], frames=6).get_axes()) == 2 * 6 + 1
 
 
 def test_a_saved_attribution_keeps_its_axes(tmp_path):
