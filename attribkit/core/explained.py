@@ -11,7 +11,7 @@ from attribkit.core.errors import AttribkitError
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
-from attribkit.core.options import options_channels_first
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.targets.outputs import precise
 from attribkit.core.targets.target import Target
 

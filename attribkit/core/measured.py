@@ -14,7 +14,7 @@ from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
-from attribkit.core.options import options_channels_first
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
 from attribkit.core.targets.target import Target
