@@ -13,6 +13,7 @@ from attribkit.core.attention.layers import AttentionLayer, AttentionLayers
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import CountOrZero, ShareBelowOne
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
@@ -31,7 +32,7 @@ class Attention(Method):
     source: ClassVar[str] = "Dosovitskiy et al., ICLR 2021; Vaswani et al., NeurIPS 2017, eq. 1"
 
     block: int = -1  # which of the layers in execution order; negative counts from the last
-    head: int | None = None  # None fuses the heads
+    head: CountOrZero | None = None  # None fuses the heads
     fusion: Fusion = "mean"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
@@ -65,11 +66,9 @@ class AttentionRollout(Method):
     source: ClassVar[str] = "Abnar and Zuidema, ACL 2020, eq. 1"
 
     fusion: Fusion = "mean"
-    discard_ratio: float = 0.0  # share of each layer's weights, the smallest, that is set to zero
+    discard_ratio: ShareBelowOne = 0.0  # share of each layer's weights, the smallest, that is set to zero
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        if not 0 <= self.discard_ratio < 1:
-            raise InvalidInput(f"discard_ratio={self.discard_ratio} must be from 0 to below 1.")
         model.note(
             "attention_rollout does not depend on the target: it shows where tokens look, not what speaks for a class"
         )
@@ -110,8 +109,6 @@ class GradientRollout(Method):
 
 def fused(weights: Windows, how: Fusion) -> Float[Tensor, "b windows 1 queries keys"]:
     """The heads made one."""
-    if how not in ("mean", "max", "min"):
-        raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
     if how == "mean":
         return weights.mean(2, keepdim=True)
     return weights.amax(2, keepdim=True) if how == "max" else weights.amin(2, keepdim=True)
