@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.hooks import captured, layer_returned
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
@@ -19,6 +20,7 @@ from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_re
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.signs import Signs
 from attribkit.core.spec import ModelSpec
+from attribkit.core.targets.class_outputs import OutputReader, Returned, probabilities, read_scores
 from attribkit.core.targets.logits import Predicted
 from attribkit.core.targets.outputs import LayerOutput, embedding, precise
 from attribkit.core.targets.target import Target
@@ -43,12 +45,15 @@ class AskedModel:
         self.notes: list[str] = []  # what a careful reader of the result should know
         self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
+        self.usual_axes: set[Hashable] = set()  # shapes of images that a forward takes as (b, c, *space)
         self._x: Tensor = torch.empty(0)  # the images that are being explained
         self.inputs = Inputs()  # what they go through the model with
         self._chunk: Inputs | None = None  # what those go with that are being run
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
         self._kept: dict[Hashable, Any] = {}  # what `remembered` keeps of x
+        self._reader = OutputReader(spec.outputs)  # what its class scores are, once some were seen
+        self._shown: tuple[Tensor, Inputs] | None = None  # an image of the last forward, and its inputs
 
     def explaining(self: Model, x: Images, inputs: Inputs | None = None) -> Model:
         """The same model, about to explain x, with notes and predicted classes of its own.
@@ -58,6 +63,7 @@ class AskedModel:
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
         model.signs, model._kept = Signs(), {}
+        model._reader = OutputReader(self.spec.outputs)
         return model
 
     def part(self: Model, images: slice) -> Model:
@@ -104,11 +110,13 @@ class AskedModel:
         channels_last = self._learnt.channels_last and x.ndim == 4 and len(x) >= _MANY and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        inputs = (self._chunk or self.inputs).of(len(x)).arguments()
+        inputs = (self._chunk or self.inputs).of(len(x))
         self._learnt.images += len(x)
+        self._shown = x[:1].detach(), inputs.part(slice(0, 1))
         try:
             with self.signs.of_forward(x.device):
-                return self.module(images, **inputs)
+                args, keywords = self.spec.arguments(images, inputs.arguments())
+                return self.module(*args, **keywords)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
             raise
@@ -126,6 +134,15 @@ class AskedModel:
                 return [precise(questions[0](forward(part)))]
 
         return self._in_chunks(run, x, [target])[0]
+
+    def probabilities(self, x: Images) -> Tensor:
+        """The probability of every class, (b, classes); of a single output that of its positive side, (b, 1)."""
+
+        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
+            with torch.no_grad():
+                return [probabilities(read_scores(self._returned(self(part), len(part))))]
+
+        return self._in_chunks(run, x, [])[0]
 
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""
@@ -175,23 +192,25 @@ class AskedModel:
         self._seen(x)  # how its layers are read, which cannot be told once hooks watch the forward
 
         def forward(x: Tensor) -> Any:
-            with self._standing_for(target, {}):
+            with self._standing_for(target, x):
                 return self(x)
 
         return forward
 
     @contextmanager
-    def _standing_for(self, target: Target, inputs: dict[str, Any]) -> Iterator[None]:
-        """Let the module, whoever calls it, have the inputs and return what the target scores."""
+    def _standing_for(self, target: Target, x: Tensor, inputs: Inputs | None = None) -> Iterator[None]:
+        """Let the module return what the target scores; where inputs are given, whoever calls it with x alone."""
         with ExitStack() as stack:
             if (name := target.read_layer) is not None:
                 layer = self._named(name, name, None)
-                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer)))
-            if inputs:
-                stack.enter_context(handed_on(self.module, inputs))
+                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer, x)))
+            if inputs is not None:
+                stack.enter_context(
+                    handed_on(self.module, lambda images: self.spec.arguments(images, inputs.arguments()))
+                )
             yield
 
-    def _layer_output(self, layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor) -> LayerOutput:
+    def _layer_output(self, layer: ReadLayer, x: Tensor, outputs: Sequence[Tensor]) -> LayerOutput:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
         if outputs and outputs[-1].ndim > 1 and outputs[-1].shape[:2].numel() == outputs[-1].numel():
             return LayerOutput(layer.name, outputs[-1].flatten(1), outputs[-1])
@@ -202,7 +221,9 @@ class AskedModel:
         )
 
     def _embedded(self, images: Tensor, target: Target) -> Tensor:
-        """What the model makes of images that a target holds, (n, d)."""
+        """What the model makes of images that a target holds, in the model's own axes, (n, d)."""
+        if self.spec.axes is not None and images.ndim == len(self.spec.axes):
+            images = ImageAxes(self.spec.axes).channels_first(images).contiguous()
         if images.ndim != self._x.ndim or images.shape[1] != self._x.shape[1]:
             raise InvalidInput(
                 f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "
@@ -237,11 +258,24 @@ class AskedModel:
         """The answers, and what is to be told of each target; what open ones mean for the explained images is kept."""
         own = x is self._x
         put = targets if own else [self.resolved(target) for target in targets]
-        answers, asked = in_chunks(self._watched(run), x, put, self._learnt, self._given(len(x)))
+        answers, asked = in_chunks(self._watched(run), x, put, self._learnt, self._given(len(x)), self._returned)
         if own:
             pairs = list(zip(put, asked, strict=True))
             self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
         return answers, [remarks(each, images=own) for each in asked]
+
+    def _returned(self, outputs: Any, images: int) -> Returned:
+        """What the model returned for so many images, with what is known of its class scores."""
+        return Returned(outputs, images, self._reader, self._with_graph if self._shown else None)
+
+    def _with_graph(self) -> Any:
+        """What the model returns for an image of its last forward, with the graph that leads to it."""
+        assert self._shown is not None
+        image, inputs = self._shown
+        self._learnt.images += 1
+        with torch.enable_grad():
+            args, keywords = self.spec.arguments(image.clone().requires_grad_(), inputs.arguments())
+            return self.module(*args, **keywords)
 
     def _given(self, count: int) -> Callable[[slice], AbstractContextManager[None]]:
         """What lets some of so many images go through the model with the inputs that belong to them."""
@@ -315,6 +349,6 @@ class AskedModel:
             first = target.part(slice(0, 1))
             if first.read_layer is not None:
                 self._seen(x)  # while the model still returns what it does
-            with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
+            with self._standing_for(first, x[:1], self.inputs.part(slice(0, 1))):
                 self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, first)
         return self._learnt.layers[key]
