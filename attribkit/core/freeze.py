@@ -29,9 +29,9 @@ class Freeze:
 
     def begin(self) -> None:
         """Wait until no other thread explains a part of the model, keep its state, and change it."""
-        self._draws = Draws(self._model)
+        self._draws = Draws()
         if self._claim.take():
-            self._draws = Draws(self._model)
+            self._draws = Draws()
         self._deferral.begin()
         self._snapshot = Snapshot(self._model)
         run_eagerly(self)

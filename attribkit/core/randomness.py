@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 _IS_LINUX = sys.platform == "linux"
 _SERVICES = {"tqdm._monitor", "ipykernel.iostream", "ipykernel.heartbeat", "IPython.core.history"}  # they draw nothing
 
 
 @contextmanager
-def random_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the random states of Python, NumPy and PyTorch, of the CPU and of the GPUs that the model is on.
+def random_kept() -> Iterator[None]:
+    """Put back the random states of Python, NumPy and PyTorch, of the CPU and of GPUs.
 
     For code that sets a seed. What other threads draw meanwhile comes from that seed, and is drawn again.
     """
-    states = _states(model)
+    states = _states()
     try:
         yield
     finally:
@@ -45,9 +44,9 @@ class Draws:
     misses a thread that is back at the same place of the same call.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self._others = other_threads()  # before the states: who draws in between is then seen to have run
-        self._states = _states(model)
+        self._states = _states()
 
     def undo(self) -> None:
         """Put back what only this thread has changed; a second call changes nothing more."""
@@ -81,14 +80,13 @@ _NUMPY = _Generator(_read_numpy, _write_numpy)
 _CPU = _Generator(torch.get_rng_state, torch.set_rng_state)
 
 
-def _states(model: nn.Module) -> dict[_Generator, Any]:
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    generators = [_PYTHON, _NUMPY, _CPU, *map(_of_gpu, sorted(devices, key=str))]
-    return {generator: generator.read() for generator in generators}
+def _states() -> dict[_Generator, Any]:
+    gpus = range(len(torch.cuda.default_generators)) if torch.cuda.is_initialized() else ()
+    return {generator: generator.read() for generator in [_PYTHON, _NUMPY, _CPU, *map(_of_gpu, gpus)]}
 
 
-def _of_gpu(device: torch.device) -> _Generator:
-    return _Generator(lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
+def _of_gpu(gpu: int) -> _Generator:
+    return _Generator(lambda: torch.cuda.get_rng_state(gpu), lambda state: torch.cuda.set_rng_state(state, gpu))
 
 
 def other_threads() -> object:

@@ -75,7 +75,7 @@ def train_head(
     rate = _checked(model, loader, mode, epochs, learning_rate)
     if device is not None:
         model.to(device)
-    with random_kept(model), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
+    with random_kept(), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
         sow(seed, _like(model).device)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         done = []

@@ -127,7 +127,7 @@ class Worker:
     def _seeded(self) -> Iterator[None]:
         """Each group begins with the same random numbers; the user's are put back."""
         seed = self.configuration.seed
-        with random_kept(self.explainer.model.module):
+        with random_kept():
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  # what a plugin may draw from
             torch.manual_seed(seed)
