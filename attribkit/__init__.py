@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
+    from attribkit.core.targets.no_target import NoTarget
     from attribkit.core.targets.regions import Region
     from attribkit.core.targets.target import Target
     from attribkit.core.targets.units import Direction, LayerUnit, Unit
@@ -53,6 +54,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "MultiLabel",
+    "NoTarget",
     "Probability",
     "Reads",
     "Region",
@@ -95,6 +97,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Metric": "core.metric",
     "ModelSpec": "core.spec",
     "MultiLabel": "core.targets.logits",
+    "NoTarget": "core.targets.no_target",
     "Probability": "core.targets.logits",
     "Reads": "core.reading",
     "Region": "core.targets.regions",

@@ -1,7 +1,6 @@
 """The front door."""
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -29,6 +28,7 @@ from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
 from attribkit.core.targets.binary import OneOfTwo
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target, check_count
 from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
@@ -89,7 +89,7 @@ class Explainer:
         an AttribkitError that says what to do where there is no honest answer.
         """
         explain = registry.make(method, Method, **self._named_layers(options))
-        question, more = self._question(target, x), self._inputs(inputs, x)
+        question, more = self._question(target, x, explain), self._inputs(inputs, x)
         with frozen(self.model.module):
             x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
             model = self.model.explaining(x, more)
@@ -110,15 +110,20 @@ class Explainer:
         method, target by target; each equals what `attribute` gives.
         """
         made = [registry.make(method, Method) for method in _several(methods, "methods")]
-        questions = [self._question(target, x) for target in _several(targets, "targets")]
+        asking = next((method for method in made if method.needs_target), made[0])
+        questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
         more = self._inputs(inputs, x)
         with frozen(self.model.module):
             x = x.detach().clone()
             model = self.model.explaining(x, more)
             questions = [model.prepared(question) for question in questions]
-            knowing = model.knowing(questions, functools.reduce(Reads.__or__, (m.reads for m in made)))
-            pairs = itertools.product(questions, made)
-            return [explained(explain, knowing.again(), x, question) for question, explain in pairs]
+            scored = [question for question in questions if not isinstance(question, NoTarget)]
+            knowing = model.knowing(scored, functools.reduce(Reads.__or__, (m.reads for m in made)))
+            return [
+                explained(explain, knowing.again(), x, question if is_given or explain.needs_target else NoTarget())
+                for question, is_given in zip(questions, (target is not None for target in targets), strict=True)
+                for explain in made
+            ]
 
     def visualize(
         self,
@@ -310,9 +315,10 @@ class Explainer:
         noise = torch.randn(images, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
         return noise.to(next(self.model.module.parameters()))
 
-    def _question(self, target: Any, x: Any) -> Target:
-        """The target as a Target that fits the images, once both are found in order."""
-        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds)
+    def _question(self, target: Any, x: Any, method: Method | None = None) -> Target:
+        """The target as a Target that fits the images, once both are found in order; NoTarget where none is needed."""
+        is_needed = target is not None or method is None or method.needs_target
+        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds) if is_needed else NoTarget()
         check_images(x, self.model)
         check_count(question, len(x))
         return question

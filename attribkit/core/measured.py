@@ -16,6 +16,8 @@ from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric
 from attribkit.core.model import HookedModel
 from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
+from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth, as_truth
 
@@ -44,11 +46,22 @@ class Measuring:
         """The numbers of some maps, all of them for the same target."""
         check_attributions(attributions)
         with frozen(self.model.module):
-            return measured(metric, self.model, [self._own(each) for each in attributions], self.told)
+            target = self._target_of_none(metric, attributions)
+            return measured(metric, self.model, [self._own(each, target) for each in attributions], self.told)
 
-    def _own(self, attribution: Attribution) -> Attribution:
-        """The same of the very images that the model is explaining, checked once."""
+    def _own(self, attribution: Attribution, target: Any) -> Attribution:
+        """The same of the very images that the model is explaining, checked once; target: where it has none."""
+        if isinstance(attribution.target, NoTarget):
+            key = ("measured", attribution, repr(target))
+            return self.model.remembered(key, lambda: settled(self.model, self.x, replace(attribution, target=target)))
         return self.model.remembered(("measured", attribution), lambda: settled(self.model, self.x, attribution))
+
+    def _target_of_none(self, metric: Metric, attributions: Sequence[Attribution]) -> Any:
+        """What the model is asked about maps that have no target: that of the other maps, else what None means."""
+        others = [each.target for each in attributions if not isinstance(each.target, NoTarget)]
+        if others:
+            return others[0]
+        return as_target(None, embeds=self.model.spec.embeds) if isinstance(metric, Faithfulness) else NoTarget()
 
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
@@ -82,7 +95,8 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
         )
     if not attributions:
         raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
-    if not all(_is_same(each.target, attributions[0].target) for each in attributions):
+    targets = [each.target for each in attributions if not isinstance(each.target, NoTarget)]
+    if not all(_is_same(each, targets[0]) for each in targets):
         raise InvalidInput("The attributions are of several targets: measure those of each on their own.")
 
 
