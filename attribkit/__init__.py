@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from attribkit.core.method import Method
     from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit.core.model import HookedModel
+    from attribkit.core.options import Count, InnerShare, NotNegative, OneOrMore, Positive, Seed
     from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
@@ -41,6 +42,7 @@ __all__ = [
     "ClassLogit",
     "Complexity",
     "Contrast",
+    "Count",
     "Counterfactual",
     "Direction",
     "EmbeddingNorm",
@@ -48,6 +50,7 @@ __all__ = [
     "Faithfulness",
     "HookedModel",
     "Imputer",
+    "InnerShare",
     "LayerUnit",
     "Localization",
     "Method",
@@ -55,10 +58,14 @@ __all__ = [
     "ModelSpec",
     "MultiLabel",
     "NoTarget",
+    "NotNegative",
+    "OneOrMore",
+    "Positive",
     "Probability",
     "Reads",
     "Region",
     "Robustness",
+    "Seed",
     "Shared",
     "Similarity",
     "Target",
@@ -84,6 +91,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "ClassLogit": "core.targets.logits",
     "Complexity": "core.metric",
     "Contrast": "core.targets.logits",
+    "Count": "core.options",
     "Counterfactual": "core.targets.logits",
     "Direction": "core.targets.units",
     "EmbeddingNorm": "core.targets.embeddings",
@@ -91,6 +99,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
     "Imputer": "core.substrates",
+    "InnerShare": "core.options",
     "LayerUnit": "core.targets.units",
     "Localization": "core.metric",
     "Method": "core.method",
@@ -98,10 +107,14 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "ModelSpec": "core.spec",
     "MultiLabel": "core.targets.logits",
     "NoTarget": "core.targets.no_target",
+    "NotNegative": "core.options",
+    "OneOrMore": "core.options",
+    "Positive": "core.options",
     "Probability": "core.targets.logits",
     "Reads": "core.reading",
     "Region": "core.targets.regions",
     "Robustness": "core.metric",
+    "Seed": "core.options",
     "Shared": "core.inputs",
     "Similarity": "core.targets.embeddings",
     "Target": "core.targets.target",

@@ -12,13 +12,14 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Seed
 from attribkit.core.shapes import Heatmaps, Images, PerImage
 from attribkit.core.targets.binary import Binary
 from attribkit.core.targets.class_outputs import Returned, read_scores
 from attribkit.core.targets.classes import indices
 from attribkit.core.targets.logits import ClassLogit, Counterfactual, Probability
 from attribkit.metrics.asked_again import asked_again
-from attribkit.metrics.sanity.similarity import Similarity, check_similarity, similarity
+from attribkit.metrics.sanity.similarity import Similarity, similarity
 
 ClassTarget = ClassLogit | Probability | Counterfactual | Binary
 
@@ -38,12 +39,7 @@ class ClassRandomisation(Robustness):
 
     similarity: Similarity = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_similarity(self.similarity)
-        if self.seed < 0:
-            raise InvalidInput(f"seed={self.seed} must be from 0.")
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
         own = self._read(self.heatmap(attribution))
