@@ -18,13 +18,14 @@ from attribkit.core import saved
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.fitting import check_count, check_extent, check_notes, check_tensors
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.printable import printable
 from attribkit.core.recorded import Recorded, is_of, read_method, read_target, record
 from attribkit.core.sections import evenly, sections
-from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
+from attribkit.core.shapes import AnyImages, Heatmaps, Picture
 from attribkit.core.targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
@@ -37,17 +38,19 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes 
 class Attribution:
     """Scores, and all that is needed to read, redraw or re-score them."""
 
-    scores: Scores  # as the method computed them: signed, at its own resolution
-    x: Images  # what was explained
+    scores: AnyImages  # as the method computed them, (b, k, *grid): signed, at its own resolution
+    x: AnyImages  # what was explained, (b, c, *space)
     target: Target | Recorded  # with the predicted classes made explicit
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
-    extent: Extent | None = None  # where the scores lie on x, as shares of each axis of space; None is all over it
+    axes: str | None = None  # of x and scores, as ModelSpec has them; None is (b, c, *space)
+    extent: Extent | None = None  # where the scores lie, as shares of each axis of space; None is all over the images
 
     def __post_init__(self) -> None:
-        check_tensors(self.scores, self.x)
+        scores, x = self._tensors()
+        check_tensors(scores, x)
         check_notes(self.notes)
-        check_extent(self.extent, self.x.ndim - 2)
+        check_extent(self.extent, x.ndim - 2)
         if not isinstance(self.target, Target | Recorded):
             raise InvalidInput(f"target={self.target!r} is no Target: write ClassLogit(...), say.")
         if not isinstance(self.method, Method | Recorded):
@@ -64,15 +67,31 @@ class Attribution:
         reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
         x, such as the photograph's.
         """
-        space = self.x.shape[2:] if size is None else self._checked(size)
-        return resized(_reduced(self.scores, reduce), space, self.extent).squeeze(1)
+        scores, x = self._tensors()
+        space = tuple(x.shape[2:])
+        space = space if size is None else _checked(size, len(space))
+        return resized(_reduced(scores, reduce), space, self.extent).squeeze(1)
 
-    def _checked(self, size: Any) -> tuple[int, ...]:
-        """A size as one of the space of these images."""
-        sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
-        if len(sides) != self.x.ndim - 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
-            raise InvalidInput(f"size={size!r} must be {self.x.ndim - 2} numbers of pixels from 1, as (height, width).")
-        return tuple(map(int, sides))
+    def channels_first(self) -> "Attribution":
+        """The same with x and scores as (b, c, *space) and (b, k, *grid), whatever the model's order of axes is."""
+        if self.axes is None:
+            return self
+        scores, x = self._tensors()
+        return replace(self, scores=scores.contiguous(), x=x.contiguous(), axes=None)
+
+    def restored(self, axes: ImageAxes) -> "Attribution":
+        """The same with x and scores in this order of axes, from (b, c, *space)."""
+        if axes.is_usual:
+            return self
+        scores, x = (axes.restored(each).contiguous() for each in (self.scores, self.x))
+        return replace(self, scores=scores, x=x, axes=axes.letters)
+
+    def _tensors(self) -> tuple[Any, Any]:
+        """Scores and images, channels first."""
+        if self.axes is None:
+            return self.scores, self.x
+        axes = ImageAxes(self.axes)
+        return axes.channels_first(self.scores), axes.channels_first(self.x)
 
     def to(self, device: torch.device | str) -> "Attribution":
         """The same on another device."""
@@ -84,6 +103,7 @@ class Attribution:
         Raises UnreadableFile where it cannot be written; what was there before is still there then.
         """
         told: dict[str, Any] = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
+        told |= {} if self.axes is None else {"axes": self.axes}
         told |= {} if self.extent is None else {"extent": self.extent}
         saved.write(path, {"scores": self.scores, "x": self.x}, told)
 
@@ -138,14 +158,23 @@ class Attribution:
 
     def _overlays(self) -> list[Picture]:
         """The first few images under their maps; of clips and volumes, some frames or slices of the first."""
-        pictures, heatmaps = stretched(self.x[:_SHOWN]), self.heatmap("sum_of_magnitudes")
-        if self.x.ndim == 4:
+        _, x = self._tensors()
+        pictures, heatmaps = stretched(x[:_SHOWN]), self.heatmap("sum_of_magnitudes")
+        if x.ndim == 4:
             return [overlay(picture, heatmap) for picture, heatmap in zip(pictures, heatmaps, strict=False)]
-        if self.x.ndim != 5 or not pictures:
+        if x.ndim != 5 or not pictures:
             return []
-        places = evenly(self.x.shape[2], min(_SHOWN, self.x.shape[2]))
+        places = evenly(x.shape[2], min(_SHOWN, x.shape[2]))
         chosen = sections(pictures[0], heatmaps[0], places)
         return [overlay(each.picture, each.heatmap, whole=heatmaps[0]) for each in chosen]
+
+
+def _checked(size: Any, axes: int) -> tuple[int, ...]:
+    """A size as one of a space of so many axes."""
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    if len(sides) != axes or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
+        raise InvalidInput(f"size={size!r} must be {axes} numbers of pixels from 1, as (height, width).")
+    return tuple(map(int, sides))
 
 
 def resized(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
@@ -189,16 +218,20 @@ def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
     raise InvalidInput(f"reduce={reduce!r} is no way to reduce channels; known: {', '.join(get_args(Reduction))}.")
 
 
-def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], Extent | None]:
-    """Target, method, notes and extent out of the record in a file."""
-    extent = told.pop("extent", None) if isinstance(told, dict) else None
-    if not is_of(told, "target", "method", "notes"):
-        raise InvalidInput("its record has other fields than target, method, notes and extent")
+def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str | None, Extent | None]:
+    """Target, method, notes, axes and extent out of the record in a file; the last two are left out where usual."""
+    required = ("target", "method", "notes")
+    more = [name for name in ("axes", "extent") if isinstance(told, dict) and name in told]
+    if not is_of(told, *required, *more):
+        raise InvalidInput("its record has other fields than target, method, notes, axes and extent")
     if not isinstance(told["notes"], list) or not all(isinstance(note, str) for note in told["notes"]):
         raise InvalidInput("its notes are no list of texts")
+    axes = ImageAxes(told["axes"]).letters if "axes" in told else None
+    extent = told.get("extent")
     if isinstance(extent, list):
         extent = tuple(tuple(each) if isinstance(each, list) else each for each in extent)
-    return read_target(told["target"]), read_method(told["method"]), tuple(map(printable, told["notes"])), extent
+    notes = tuple(map(printable, told["notes"]))
+    return read_target(told["target"]), read_method(told["method"]), notes, axes, extent
 
 
 def _not_finite(read: Attribution) -> Iterator[str]:
