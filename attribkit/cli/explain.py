@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
@@ -60,8 +60,8 @@ def explain(
     print_table(rows, model)
     notes = [note for each in done for a in each.attributions for note in a.notes]
     for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {output}")
+        say(f"note: {note}")
+    say(f"written: {output}")
 
 
 def _clip_preprocessing(model: str, frames: int | None) -> Any:
