@@ -14,6 +14,7 @@ from torch.func import functional_call
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.hooks import captured, first_tensor, frozen, observed
 from attribkit.core.layers import Layer
+from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.seed import sow
 
@@ -90,7 +91,7 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
 
 def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
     """What a layer puts out in the whole model; the model and the random state are left as they were."""
-    with frozen(model), captured([(model.get_submodule(layer.name), layer.run)]) as kept:
+    with random_kept(), frozen(model), captured([(model.get_submodule(layer.name), layer.run)]) as kept:
         _run(model, x, training)
     return kept[0][0].detach()
 
@@ -146,7 +147,7 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     """Whether the body puts out what the layer does in the whole model, in both modes."""
     for training in (False, True):
         wanted = layer_output(model, layer, x, training=training)
-        with frozen(body), torch.no_grad():
+        with random_kept(), frozen(body), torch.no_grad():
             try:
                 got = _run(body, x, training)
             except Exception:  # whatever a forward raises that was put together wrongly
