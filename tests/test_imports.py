@@ -20,7 +20,7 @@ RANKS = [
     {"methods", "visualizers", "metrics", "models", "zoo", "inspection"},
     {"registry"},
     {"explainer", "heads"},
-    {"figures", "clips"},
+    {"figures", "clips", "bit_depths"},
     {"preprocessing"},
     {"loading", "datasets"},
     {"loading", "datasets"},
