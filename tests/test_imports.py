@@ -78,6 +78,7 @@ def test_core_files_import_each_other_in_one_direction():
         "targets.output_kinds",
         "targets.class_outputs",
         "targets.target",
+        "targets.no_target",
         "targets.logits",
         "targets.binary",
         "targets.regions",
