@@ -66,7 +66,7 @@ def explain(
         probabilities, sides = _probabilities(explainer, x)
         classes = _classes(explainer, probabilities, sides, target, top)
         targets = [Binary(each) if sides else each for each in classes.T.tolist()]
-        compared = explainer.compare(x, methods, targets=targets)
+        compared = explainer.compare(explainer.model.spec.in_own_axes(x), methods, targets=targets)
         by_rank = [compared[i : i + len(methods)] for i in range(0, len(compared), len(methods))]
         for i, name in enumerate(batch):
             for rank, attributions in enumerate(by_rank):

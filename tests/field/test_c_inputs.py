@@ -13,11 +13,12 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit
+from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit, explain_files
 from attribkit.cli import app
+from attribkit.clips import Clip
 from attribkit.figures import strip
 from attribkit.models import hugging_face
-from attribkit.preprocessing import read_image
+from attribkit.preprocessing import ClipPreprocessing, read_image
 
 METHODS = ["saliency", "input_x_gradient", "gradcam", "occlusion", "smoothgrad", "ablationcam", "rise"]
 OPTIONS = {
@@ -483,6 +484,31 @@ def test_channels_and_axes_that_are_declared_are_checked():
 def test_axes_that_are_none(axes):
     with pytest.raises(AttribkitError, match="are no axes of images: write a letter for each"):
         ModelSpec(axes=axes)
+
+
+class Frames(nn.Module):
+    """A CNN for each frame; it describes itself."""
+
+    spec = ModelSpec(axes="btchw")
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Ends(conv(2), lambda x: x.flatten(0, 1))
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_files_go_in_as_the_model_takes_them():
+    model = Frames().eval()
+    preprocessing = ClipPreprocessing(4, (16, 16), 16, (0.5,) * 3, (0.5,) * 3)
+    frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    clip = Clip(frames, (0, 1, 2, 3), 4, 8.0)
+    explainer = Explainer(model)
+    (found,) = explain_files.explain(explainer, preprocessing, {"a": clip}, ["saliency"], target=1)
+    x = preprocessing(clip)[None].transpose(1, 2)
+    torch.testing.assert_close(found.attributions[0].x, x)
+    torch.testing.assert_close(found.attributions[0].scores, own_gradient(model, x).abs().amax(2, keepdim=True))
 
 
 # 13. Images from files
