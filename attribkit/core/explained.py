@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attribkit.core.asking import LayersDiffer, same_grid
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError
 from attribkit.core.method import Method
@@ -15,13 +16,23 @@ from attribkit.core.targets.target import Target
 
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
-    scores = explain(model, x, question)
+    scores = _scores(explain, model, x, question)
     target = model.resolved(question)
     model.signs.check(explain)
     _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
     notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
     return Attribution(scores, x, target, explain, notes)
+
+
+def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Any:
+    """What the method gives; image by image where the way through the model depends on the image."""
+    if len(x) == 1 or not model.depends_on_image(question):
+        try:
+            return explain(model, x, question)
+        except LayersDiffer:
+            pass
+    return same_grid([explain(one, one.images, own) for one, own in model.one_by_one(question)])
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
