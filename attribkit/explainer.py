@@ -185,7 +185,9 @@ class Explainer:
         """
         check_images(x, self.model)
         x = x.detach().clone()
-        return Measuring(self.model.explaining(x, self._inputs(inputs, x)), x, mask)
+        with frozen(self.model.module):
+            model = self.model.explaining(x, self._inputs(inputs, x))
+        return Measuring(model, x, mask)
 
     def layers(
         self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None

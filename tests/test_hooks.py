@@ -1,12 +1,13 @@
 """Whatever is done to a model inside `frozen` is undone; what `captured` keeps is what the layer put out."""
 
 import random
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attribkit.core.entries import entries, entry, with_entry
 from attribkit.core.hooks import Wanted, captured, frozen, observed

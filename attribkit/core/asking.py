@@ -36,17 +36,6 @@ Model = TypeVar("Model", bound="AskedModel")
 Kept = TypeVar("Kept")
 
 
-def same_grid(maps: Sequence[Tensor]) -> Tensor:
-    """The maps of single images, (1, k, *grid) each, as a batch; refused where their grids differ."""
-    shapes = dict.fromkeys(tuple(each.shape[1:]) for each in maps)
-    if len(shapes) > 1:
-        raise UnsupportedModel(
-            f"The forward depends on the image, and the maps of these images have different shapes "
-            f"({listed(map(str, shapes))}): explain one image at a time, or name a layer by layer=...."
-        )
-    return torch.cat(list(maps))
-
-
 class AskedModel:
     """A frozen model, and the batch of images that it is asked about.
 
@@ -238,12 +227,13 @@ class AskedModel:
     def _layer_output(self, layer: ReadLayer, output: Tensor | None, x: Tensor) -> LayerOutput:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
         if output is not None and output.ndim > 1 and output.shape[:2].numel() == output.numel():
-            return LayerOutput(layer.name, output.flatten(1), output)
+            return LayerOutput(layer.asked or layer.name, output.flatten(1), output)
         rows = len(x) if output is None else len(output)  # as many as were put in its place
         kept = Captured(layer.wanted)
         kept.tensor, kept.runs = output, layer.runs
         output, layout = map_of(layer, kept, x[:1].expand(rows, *x.shape[1:]))
-        return LayerOutput(layer.name, layout.to_grid(output), output, tuple(ways_of_reading(layout, layer.name)))
+        notes = tuple(ways_of_reading(layout, layer.name))
+        return LayerOutput(layer.asked or layer.name, layout.to_grid(output), output, notes)
 
     def _embedded(self, images: Tensor, target: Target) -> Tensor:
         """What the model makes of images that a target holds, (n, d)."""

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribkit.core.asking import LayersDiffer, same_grid
-from attribkit.core.attribution import Attribution
+from attribkit.core.asking import LayersDiffer
+from attribkit.core.attribution import Attribution, resized
 from attribkit.core.errors import AttribkitError
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -32,7 +32,11 @@ def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) ->
             return explain(model, x, question)
         except LayersDiffer:
             pass
-    return same_grid([explain(one, one.images, own) for one, own in model.one_by_one(question)])
+    maps = [explain(one, one.images, own) for one, own in model.one_by_one(question)]
+    if len({tuple(each.shape[2:]) for each in maps}) > 1:
+        model.note("the layer that is read differs between the images: the maps were resized to the images")
+        maps = [resized(each, x.shape[2:]) for each in maps]
+    return torch.cat(maps)
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

@@ -171,6 +171,8 @@ def _class_maps(trace: Trace) -> set[Output]:
     if not weighted or not hasattr(trace.outputs[weighted[-1]].module, "kernel_size"):
         return set()
     channels = trace.outputs[weighted[-1]].shape[1]
+    if channels not in trace.widths:
+        return set()
     return {output for output in trace.outputs[weighted[-1] :] if output.shape[1:2] == (channels,)}
 
 

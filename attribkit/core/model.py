@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attribkit.core.asking import AskedModel, LayersDiffer, same_grid
+from attribkit.core.asking import AskedModel, LayersDiffer
 from attribkit.core.attention.arrangement import Arrangement, Windows
 from attribkit.core.attention.layers import AttentionFollowed, AttentionLayers, joined_layers
 from attribkit.core.attention.seen import Weights
 from attribkit.core.chunks import Question
-from attribkit.core.errors import UnsupportedModel
+from attribkit.core.errors import UnsupportedModel, listed
 from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layouts import Layout
@@ -88,7 +88,7 @@ class HookedModel(AskedModel):
         except LayersDiffer:
             if not self._is_own(x):
                 raise
-            return same_grid([one.activation(one.images, layer, own) for one, own in self.one_by_one(target)])
+            return _joined([one.activation(one.images, layer, own) for one, own in self.one_by_one(target)])
 
         def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
@@ -265,6 +265,17 @@ class HookedModel(AskedModel):
             more = room // len(first) - 1 if target.repeated(2) is not None else 0
             group = [first, *islice(batches, max(0, more))]
             yield group, target.repeated(len(group)) or target
+
+
+def _joined(maps: Sequence[LayerMaps]) -> LayerMaps:
+    """The maps of single images as a batch."""
+    shapes = dict.fromkeys(tuple(each.shape[1:]) for each in maps)
+    if len(shapes) > 1:
+        raise UnsupportedModel(
+            "The layer to read depends on the image, and here the layers have different shapes "
+            f"({listed(map(str, shapes))}): name one by layer=..., or pass one image at a time."
+        )
+    return torch.cat(list(maps))
 
 
 def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weights]:

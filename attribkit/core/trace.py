@@ -74,6 +74,7 @@ class Trace:
         self.outputs = _outputs(self._records)
         self.score = _score(returned, target)
         self.returned = {tensor.grad_fn for _, tensor in entries(returned)}
+        self.widths = {tensor.shape[1] for _, tensor in entries(returned) if tensor.ndim > 1}  # classes, mostly
         self._nodes = reachable(self.score.grad_fn)
 
     def runs(self, output: Output) -> int:
