@@ -141,7 +141,8 @@ class AskedModel:
         self._learnt.images += len(x)
         try:
             with self.signs.of_forward(x.device):
-                return self.module(images, **inputs)
+                args, keywords = self.spec.arguments(images, inputs)
+                return self.module(*args, **keywords)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
             raise
@@ -208,23 +209,26 @@ class AskedModel:
         layer = self._named(x, target.read_layer)  # how it is read, which hooks that exchange outputs would hide
 
         def forward(images: Tensor) -> Any:
-            with layer_returned(self.module, layer.wanted, partial(self._layer_output, layer)):
+            read = partial(self._layer_output, layer, images)
+            with layer_returned(self.module, layer.wanted, read):
                 return self(images)
 
         return forward
 
     @contextmanager
-    def _standing_for(self, target: Target, inputs: dict[str, Any], x: Tensor) -> Iterator[None]:
-        """Let the module, whoever calls it, have the inputs and return what the target scores."""
+    def _standing_for(self, target: Target, x: Tensor, inputs: Inputs | None = None) -> Iterator[None]:
+        """Let the module return what the target scores; where inputs are given, whoever calls it with x alone."""
         with ExitStack() as stack:
             if target.read_layer is not None:
                 layer = self._named(x, target.read_layer)
-                stack.enter_context(layer_returned(self.module, layer.wanted, partial(self._layer_output, layer)))
-            if inputs:
-                stack.enter_context(handed_on(self.module, inputs))
+                stack.enter_context(layer_returned(self.module, layer.wanted, partial(self._layer_output, layer, x)))
+            if inputs is not None:
+                stack.enter_context(
+                    handed_on(self.module, lambda images: self.spec.arguments(images, inputs.arguments()))
+                )
             yield
 
-    def _layer_output(self, layer: ReadLayer, output: Tensor | None, x: Tensor) -> LayerOutput:
+    def _layer_output(self, layer: ReadLayer, x: Tensor, output: Tensor | None) -> LayerOutput:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
         if output is not None and output.ndim > 1 and output.shape[:2].numel() == output.numel():
             return LayerOutput(layer.asked or layer.name, output.flatten(1), output)
@@ -391,11 +395,9 @@ class AskedModel:
 
     def _find(self, x: Tensor, target: Target) -> FoundLayers:
         """Run one image, and find its layers."""
-        first, inputs = target.part(slice(0, 1)), self.inputs.part(slice(0, 1)).arguments()
-        if first.read_layer is not None:
-            self._seen(x)  # while the model still returns what it does
-        with self._standing_for(first, inputs, x):
-            return find_layers(self.module, x[:1], self.spec, first, tensors_in(inputs))
+        first, inputs = target.part(slice(0, 1)), self.inputs.part(slice(0, 1))
+        with self._standing_for(first, x[:1], inputs):
+            return find_layers(self.module, x[:1], self.spec, first, tensors_in(inputs.values))
 
     def _keep_forward(self, x: Tensor, found: FoundLayers) -> None:
         size = self._size_key(x)

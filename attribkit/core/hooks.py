@@ -78,11 +78,11 @@ def captured(wanted: Sequence[Wanted]) -> Iterator[list[Captured]]:
 
 
 @contextmanager
-def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | None, Tensor], Any]) -> Iterator[None]:
-    """Let a model return a tensor that one of its layers put out, in place of its own outputs.
+def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | None], Any]) -> Iterator[None]:
+    """Let a model return what is made of a tensor that one of its layers put out, in place of its own outputs.
 
-    read: that tensor, or None where the layer did not put it out, and the images, to what is returned. The tensor stays
-    in the graph; the model goes on with a clone, so an in-place operation further on cannot change it.
+    read: that tensor, or None where the layer did not put it out, to what is returned. The tensor stays in the graph;
+    the model goes on with a clone, so an in-place operation further on cannot change it.
     """
     kept: list[Tensor | None] = [None]
     runs = count()
@@ -95,10 +95,10 @@ def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | No
         kept[0] = tensor
         return with_entry(output, wanted.path, tensor.clone())
 
-    def exchange(_module: nn.Module, args: tuple[Tensor, ...], _output: Any) -> Any:
+    def exchange(_module: nn.Module, _args: object, _output: Any) -> Any:
         nonlocal runs
         tensor, kept[0], runs = kept[0], None, count()
-        return read(tensor, args[0])
+        return read(tensor)
 
     with wanted.module.register_forward_hook(keep), model.register_forward_hook(exchange):
         yield
