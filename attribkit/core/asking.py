@@ -14,7 +14,7 @@ from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
 from attribkit.core.hooks import Captured, Wanted, captured, layer_returned
 from attribkit.core.inputs import Inputs, handed_on
-from attribkit.core.layers import FoundLayers, Layer, LayerTensor, find_layers
+from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
 from attribkit.core.shapes import Images, PerImage
@@ -23,7 +23,6 @@ from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.logits import Predicted
 from attribkit.core.targets.outputs import LayerOutput, embedding, precise
 from attribkit.core.targets.target import Target
-
 
 
 class LayersDiffer(Exception):  # no error: the images are to be explained one by one
@@ -164,10 +163,7 @@ class AskedModel:
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""
         if not isinstance(name, str):
-            raise InvalidInput(
-                f'A layer is told by its dotted name, got {type(name).__name__}; `attribute(x, "gradcam", layer=...)` '
-                "takes a module of the model too."
-            )
+            raise _no_name(name)
         try:
             return self.module.get_submodule(name)
         except AttributeError:
@@ -176,7 +172,7 @@ class AskedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        return self._justified(x, target or Predicted()).layers
+        return self._justified(x[:1], (target or Predicted()).part(slice(0, 1)))[0].layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -311,29 +307,29 @@ class AskedModel:
         """One layer by its name; None is the one that the spec names, or that a forward of an image justifies."""
         if layer is not None:
             return self._named(x, layer)
-        found = self._justified(x, target)
-        if found.single is None:
-            names = tuple(found.name_of(each) for each in found.chosen)
+        found, choice = self._justified(x, target)
+        if choice.single is None:
+            names = tuple(found.name_of(each) for each in choice.together)
             raise UnsupportedModel(
                 f"The score is made of several branches, at layers {listed(names)}, and no one layer stands for it: "
                 "name one by layer=..., or use a method that averages the maps of several, such as gradcam."
             )
-        self.note(f"layer={found.name_of(found.single)!r}: {found.single_reason}")
-        return self._read_layer(found, None, found.single)
+        self.note(f"layer={found.name_of(choice.single)!r}: {choice.single_reason}")
+        return self._read_layer(found, None, choice.single)
 
     def _asked_together(self, x: Tensor, target: Target, layer: str | None) -> list[ReadLayer]:
         """The same; None is all the layers that carry the score between them."""
         if layer is not None:
             return [self._named(x, layer)]
-        found = self._justified(x, target)
-        names = tuple(found.name_of(each) for each in found.chosen)
-        self.note(f"layer={names[0]!r}: {found.reason}" if len(names) == 1 else f"layer={names!r}: {found.reason}")
-        return [self._read_layer(found, None, each) for each in found.chosen]
+        found, choice = self._justified(x, target)
+        names = tuple(found.name_of(each) for each in choice.together)
+        self.note(f"layer={names[0]!r}: {choice.reason}" if len(names) == 1 else f"layer={names!r}: {choice.reason}")
+        return [self._read_layer(found, None, each) for each in choice.together]
 
     def _named(self, x: Tensor, name: str) -> ReadLayer:
         """A layer by its name."""
         if not isinstance(name, str):
-            self.layer(name)
+            raise _no_name(name)
         found = self._seen(x)
         tensor = found.named(name, {each for each, _ in self.module.named_modules()})
         self._note_all(found.notes_on(name, tensor))
@@ -362,15 +358,15 @@ class AskedModel:
         found = self._learnt.forwards.get(size)
         return None if found is None or found.depends_on_image else found
 
-    def _justified(self, x: Tensor, target: Target) -> FoundLayers:
-        """The layers, one or several of them chosen with a reason."""
+    def _justified(self, x: Tensor, target: Target) -> tuple[FoundLayers, ChosenLayers]:
+        """The layers, and those of them that are chosen with a reason."""
         found = self._found(x, target)
-        if found.refusal:
+        if isinstance(found.choice, UnsupportedModel):
             self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))  # one that does not fit is the better reason
-            raise found.refusal
-        if len(x) > 1 and (found.by_value or found.depends_on_image):
+            raise found.choice
+        if len(x) > 1 and (found.choice.by_value or found.depends_on_image):
             raise LayersDiffer
-        return found
+        return found, found.choice
 
     def _found(self, x: Tensor, target: Target) -> FoundLayers:
         """The layers, found once for all that they depend on: the model, the size, the inputs and the target."""
@@ -386,8 +382,8 @@ class AskedModel:
         if found is None:
             found = self._find(x, target)
             self._keep_forward(x, found)
-        holds_for_others = not (found.depends_on_image or found.by_value or found.refusal or key[1] is None)
-        if holds_for_others:
+        depends = found.depends_on_image or isinstance(found.choice, UnsupportedModel) or found.choice.by_value
+        if not depends and key[1] is not None:
             self._learnt.layers[key] = found
         elif self._is_own(x):
             self._layers[key] = found
@@ -424,3 +420,10 @@ class AskedModel:
     def _is_own(self, x: Tensor) -> bool:
         """Whether these are the explained images themselves."""
         return x.shape == self._x.shape and x.data_ptr() == self._x.data_ptr()
+
+
+def _no_name(given: object) -> InvalidInput:
+    return InvalidInput(
+        f'A layer is given by its name, such as "layer4", got {type(given).__name__}; `attribute(x, "gradcam", '
+        "layer=...)` takes a module of the model too."
+    )

@@ -1,7 +1,7 @@
 """Which layers of a model are maps of the image."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,24 +52,32 @@ class LayerTensor:
 
 
 @dataclass(frozen=True)
+class ChosenLayers:
+    """The layers that methods read by default."""
+
+    together: tuple[LayerTensor, ...]  # that carry the score between them; mostly one
+    reason: str
+    single: LayerTensor | None  # for methods that read one layer; None where no single one stands for the score
+    single_reason: str
+    by_value: bool  # whether the values of the image took part in the choice
+
+
+@dataclass(frozen=True)
 class FoundLayers:
     """The tensors that the modules of a model put out for one image, and which of them are maps of it."""
 
     tensors: tuple[LayerTensor, ...]  # in the order in which they are finished
-    chosen: tuple[LayerTensor, ...]  # the layers to read by default; several where each has a part of the score
-    reason: str  # why these
-    single: LayerTensor | None  # for methods that read one layer; None where no single one stands for the score
-    single_reason: str
-    refusal: UnsupportedModel | None  # why none is chosen
+    choice: ChosenLayers | UnsupportedModel  # or why none is chosen
     branches: str | None  # a function by which the forward read values of its inputs, if any
     arranges: str | None  # a function that moved elements by values of its inputs, if any
-    by_value: bool  # whether the values of the image took part in the choice
     one_head: bool  # whether the choice is the same for all classes
 
     @cached_property
     def layers(self) -> list[Layer]:
         """The maps of the image, in the order in which they are finished."""
-        maps = [tensor for tensor in self.tensors if tensor.layout is not None and not is_inside_attention(tensor.module)]
+        maps = [
+            tensor for tensor in self.tensors if tensor.layout is not None and not is_inside_attention(tensor.module)
+        ]
         return [self._layer(tensor) for tensor in maps if tensor.reached]
 
     @property
@@ -98,7 +106,9 @@ class FoundLayers:
         """
         wanted = LayerName.parse(name, modules)
         if wanted.module not in modules:
-            known = sorted(modules, key=lambda each: [tensor.module for tensor in self.tensors].count(each), reverse=True)
+            known = sorted(
+                modules, key=lambda each: [tensor.module for tensor in self.tensors].count(each), reverse=True
+            )
             raise UnknownName("layer", wanted.module, known, "Explainer.layers() tells which have a grid.")
         own = [each for each in self.tensors if each.module == wanted.module]
         if not own:
@@ -130,7 +140,8 @@ class FoundLayers:
         return [f"layer={name!r} has several maps of the image ({listed(maps)}): {printed!r} was read"]
 
     def _layer(self, tensor: LayerTensor) -> Layer:
-        reason = self.reason if tensor in self.chosen else ""
+        chosen = isinstance(self.choice, ChosenLayers) and any(tensor is each for each in self.choice.together)
+        reason = self.choice.reason if isinstance(self.choice, ChosenLayers) and chosen else ""
         return Layer(self.name_of(tensor), reason=reason, **vars(tensor))
 
 
@@ -146,25 +157,20 @@ def find_layers(
     trace = Trace(model, x, target, inputs)
     maps = _maps(trace.outputs, x, spec)
     tensors = {output: _tensor(output, maps.get(output) or _layout(output, x, spec)) for output in trace.outputs}
-    about = {
-        "tensors": tuple(tensors.values()),
-        "branches": trace.dependence.branches,
-        "arranges": trace.dependence.arranges,
-        "one_head": trace.has_one_head,
-    }
+    choice: ChosenLayers | UnsupportedModel
     try:
-        choice = _named(maps, spec, model) if spec.layer else Chooser(trace, maps, model).choose(target)
+        chosen = _named(maps, spec, model) if spec.layer else Chooser(trace, maps, model).choose(target)
+        choice = _chosen(chosen, tensors)
     except UnsupportedModel as refusal:
-        return FoundLayers(chosen=(), reason="", single=None, single_reason="", refusal=refusal, by_value=False, **about)
-    return FoundLayers(
-        chosen=tuple(tensors[output] for output in choice.together),
-        reason=choice.reason,
-        single=None if choice.single is None else tensors[choice.single],
-        single_reason=choice.single_reason,
-        refusal=None,
-        by_value=choice.by_value,
-        **about,
-    )
+        choice = refusal
+    watched = trace.dependence
+    return FoundLayers(tuple(tensors.values()), choice, watched.branches, watched.arranges, trace.has_one_head)
+
+
+def _chosen(choice: Choice, tensors: Mapping[Output, LayerTensor]) -> ChosenLayers:
+    together = tuple(tensors[output] for output in choice.together)
+    single = None if choice.single is None else tensors[choice.single]
+    return ChosenLayers(together, choice.reason, single, choice.single_reason, choice.by_value)
 
 
 def _tensor(output: Output, layout: Layout | None) -> LayerTensor:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Container, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,8 +45,8 @@ class Output:
     shape: tuple[int, ...]  # batch first
     edge: GradientEdge | None  # where it stands in the graph; None where no gradient leads from it to the image
     reached: bool  # whether it depends on the image
-    layout: Layout | None  # where its elements come from, as far as they could be followed and lie on a grid
-    lost: bool  # whether none of its elements could be followed
+    layout: Layout | None = None  # where its elements come from, as far as they could be followed and lie on a grid
+    lost: bool = True  # whether none of its elements could be followed
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ class Output:
         return (self.name, self.run, self.path) if self.edge is None else (self.edge.node, self.edge.output_nr)
 
 
-_Record = tuple[tuple[Any, ...], Places | None]  # what is known of an output, and where its elements come from
+_Record = tuple[Output, Places | None]  # with where its elements come from
 
 
 class Trace:
@@ -155,8 +155,9 @@ class Trace:
     def _record(self, name: str, module: nn.Module, output: Any) -> None:
         for path, tensor in entries(output):
             edge = get_gradient_edge(tensor) if tensor.requires_grad else None
-            about = (name, module, self._runs[name], path, tuple(tensor.shape), edge, self.dependence.reaches(tensor))
-            self._records.append((about, self._places.of(tensor)))
+            reached, shape = self.dependence.reaches(tensor), tuple(tensor.shape)
+            output = Output(name, module, self._runs[name], path, shape, edge, reached)
+            self._records.append((output, self._places.of(tensor)))
         self._runs[name] += 1
 
     def _sees_image(self, nodes: set[Node]) -> bool:
@@ -167,16 +168,15 @@ def _outputs(records: Iterable[_Record]) -> list[Output]:
     """The outputs that were recorded, and how those that could be followed are maps of the image."""
     layouts: dict[Hashable, Layout | None] = {}
     outputs: list[Output] = []
-    for about, places in records:
+    for output, places in records:
         narrow = () if places is None else narrowed(places.rows)
-        lost = places is None or bool(narrow[0].isnan().all())
-        if places is None or lost:
-            outputs.append(Output(*about, None, True))
+        if places is None or bool(narrow[0].isnan().all()):
+            outputs.append(output)
             continue
-        key = about[4], *((tuple(each.shape), each.cpu().numpy().tobytes()) for each in narrow)
+        key = output.shape, *((tuple(each.shape), each.cpu().numpy().tobytes()) for each in narrow)
         if key not in layouts:
             layouts[key] = layout_of(places)
-        outputs.append(Output(*about, layouts[key], False))
+        outputs.append(replace(output, layout=layouts[key], lost=False))
     return outputs
 
 

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import get_model
 
 from attribkit import AttribkitError, Explainer, Region, Shared, registry
 
@@ -66,12 +67,16 @@ class Branches(nn.Module):
         return self.join(self.fine_head(fine), self.coarse_head(coarse))
 
 
+def larger_by_the_sum(a, b):
+    return torch.stack([p if p.sum() > q.sum() else q for p, q in zip(a, b, strict=True)])
+
+
 BUILD = {
     "sorted tokens": lambda: Tokens(sorted_tokens),
     "routed tokens": lambda: Tokens(routed),
     "heads side by side": lambda: Branches(lambda a, b: torch.cat([a, b], 1)),
     "the larger of two heads": lambda: Branches(torch.maximum),
-    "a head by the image": lambda: Branches(lambda a, b: torch.stack([p if p.sum() > q.sum() else q for p, q in zip(a, b, strict=True)])),
+    "a head by the image": lambda: Branches(larger_by_the_sum),
 }  # fmt: skip
 
 
@@ -123,7 +128,9 @@ def test_a_batch_whose_classes_have_other_layers_gives_what_single_images_give()
 
 def test_pruned_tokens_are_not_stretched_over_the_image():
     """A quarter of the tokens is kept, by the image: a map of 2 x 2 cells over all of it would be wrong."""
-    model = Tokens(lambda tokens: tokens.gather(1, tokens.norm(dim=2).topk(4, 1).indices[..., None].expand(-1, -1, 12)), keep=4)
+    model = Tokens(
+        lambda tokens: tokens.gather(1, tokens.norm(dim=2).topk(4, 1).indices[..., None].expand(-1, -1, 12)), keep=4
+    )
     x = images(1)
     with torch.no_grad():
         kept = (model.embed(x).flatten(2).transpose(1, 2) + model.position).norm(dim=2).topk(4, 1).indices[0].tolist()
@@ -209,7 +216,9 @@ def test_a_flag_that_is_set_later_counts():
 
 
 def test_a_layer_that_is_exchanged_later_counts():
-    model = nn.Sequential(convolutions(3, 6), convolutions(6, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    model = nn.Sequential(
+        convolutions(3, 6), convolutions(6, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    )
     explainer = Explainer(model.eval())
     first = explainer.attribute(images()).scores.shape[-1]
     model[1] = convolutions(6, 6, stride=1)
@@ -317,7 +326,11 @@ def test_a_run_or_an_entry_that_is_not_there_is_refused_with_those_that_are(name
 class TextAndImage(nn.Module):
     def __init__(self):
         super().__init__()
-        self.text, self.depth, self.vision = nn.Sequential(nn.Embedding(9, 6), nn.LayerNorm(6)), convolutions(1, 6, 6), convolutions(3, 6, 6)
+        self.text, self.depth, self.vision = (
+            nn.Sequential(nn.Embedding(9, 6), nn.LayerNorm(6)),
+            convolutions(1, 6, 6),
+            convolutions(3, 6, 6),
+        )
 
     def forward(self, x, ids, depth):
         seen = self.vision(x).mean((2, 3)) * self.depth(depth).mean((2, 3))
@@ -403,10 +416,9 @@ def test_for_a_region_the_bottleneck_is_read():
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
 def test_for_a_region_of_torchvisions_models_the_end_of_the_backbone_is_read(name):
-    import torchvision
-
-    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4, aux_loss=None).eval() if "lraspp" not in name else torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4).eval()
-    found = Explainer(model).attribute(images(1, side=64), "gradcam", target=Region(1, F.pad(corner(), (0, 32, 0, 32))))
+    model = get_model(name, weights=None, weights_backbone=None, num_classes=4).eval()
+    target = Region(1, F.pad(corner(), (0, 32, 0, 32)))
+    found = Explainer(model).attribute(images(1, side=64), "gradcam", target=target)
     assert found.notes[0].startswith("layer='backbone"), found.notes[0]
 
 

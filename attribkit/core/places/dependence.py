@@ -53,7 +53,9 @@ class dependence_watched(TorchFunctionMode):  # used as a context manager, like 
         if reached:
             name = getattr(function, "__name__", "")
             plain = name if name.endswith("__") else name.removesuffix("_")
-            fixed = plain.startswith("grid_sample") and all(each is not (args[1] if len(args) > 1 else given["grid"]) for each in reached)
+            fixed = plain.startswith("grid_sample") and all(
+                each is not (args[1] if len(args) > 1 else given["grid"]) for each in reached
+            )
             self._watch("" if fixed else plain, function, args, reached)
             image = any(map(self.reaches, reached))
             for each in (*tensors_in(outputs), *(args[:1] if name == "__setitem__" else ())):
@@ -67,4 +69,3 @@ class dependence_watched(TorchFunctionMode):  # used as a context manager, like 
         indexed = name in _INDEXED and any(not each.is_floating_point() for each in reached)
         if nonzero or indexed or name in _BY_VALUE:
             self.arranges = self.arranges or resolve_name(function) or name
-
