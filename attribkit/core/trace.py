@@ -18,7 +18,8 @@ from attribkit.core.places.coordinates import Places, narrowed
 from attribkit.core.places.dependence import dependence_watched
 from attribkit.core.places.followed import places_followed
 from attribkit.core.places.grids import layout_of
-from attribkit.core.targets.target import Target
+from attribkit.core.targets.class_outputs import Returned
+from attribkit.core.targets.target import Target, handed
 
 _SELECTIVE = {  # operations whose gradient is zero at some elements, by their values
     "Abs", "Amax", "Amin", "Clamp", "ClampMax", "ClampMin", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
@@ -187,6 +188,6 @@ def gradient_reach(gradient: Tensor) -> float:
 
 def _score(returned: Any, target: Target) -> Tensor:
     try:
-        return target(returned).sum()
+        return target(handed(target, Returned(returned, 1))).sum()
     except Exception:  # a function of the whole batch, or a target that does not fit: the real call will tell
         return sum((tensor.sum() for _, tensor in entries(returned)), torch.zeros(()))

@@ -8,9 +8,9 @@ import torch
 
 from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
-from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name, OneOrMore
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets.target import Target
@@ -24,13 +24,11 @@ class LayerMethod(Method):
     alone, and resized to the images.
     """
 
-    layer: str | tuple[str, ...] | None = None  # names; None is the last map of the image, of each branch of the score
+    layer: Name | OneOrMore[Name] | None = None  # None is the last map of the image, of each branch of the score
 
     @property
     def reads(self) -> Reads:
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        if not layers or "" in layers:
-            raise InvalidInput(f"layer={self.layer!r} names no layer: give a dotted name, several, or None.")
         return Reads(layers=tuple(dict.fromkeys(layers)))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:

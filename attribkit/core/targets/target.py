@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
+from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.classes import Labels
 from attribkit.core.targets.functions import key_of_function
 
@@ -50,6 +51,11 @@ class Target(ABC):
     def read_layer(self) -> str | None:
         """The layer whose output it scores, told as a `LayerOutput`; None is what the model returns."""
         return None
+
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it is called with a `Returned`, which `read_scores` and `read_maps` take, not with raw outputs."""
+        return False
 
     @property
     def is_open(self) -> bool:
@@ -113,6 +119,11 @@ class Scored(Target):
                 f"The target {self.function!r} returned {got}; it must return one score per image, (b,)."
             )
         return scores
+
+
+def handed(target: Target, outputs: Any) -> Any:
+    """The outputs as the target is called with them."""
+    return outputs.outputs if isinstance(outputs, Returned) and not target.reads_classes else outputs
 
 
 def check_count(target: Target, images: int) -> None:
