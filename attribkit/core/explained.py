@@ -27,7 +27,7 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
 
 def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Any:
     """What the method gives; image by image where the way through the model depends on the image."""
-    if len(x) == 1 or not model.depends_on_image(question):
+    if not model.depends_on_image(question) or len(x) == 1:
         try:
             return explain(model, x, question)
         except LayersDiffer:

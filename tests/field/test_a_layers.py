@@ -50,7 +50,7 @@ def sorted_tokens(tokens):
 
 
 def routed(tokens):
-    return tokens.flip(1) if float(tokens.mean()) > 0 else tokens
+    return tokens.flip(1) if bool(tokens.mean() > 0) else tokens
 
 
 class Branches(nn.Module):
