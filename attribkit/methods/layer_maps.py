@@ -27,13 +27,18 @@ class LayerMethod(Method):
     layer: Name | OneOrMore[Name] | None = None  # None is the last map of the image, of each branch of the score
 
     @property
-    def reads(self) -> Reads:
+    def layers(self) -> tuple[str | None, ...]:
+        """The layers that are read, each once."""
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        return Reads(layers=tuple(dict.fromkeys(layers)))
+        return tuple(dict.fromkeys(layers))
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(layers=self.layers)
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         read = model.read(x, target, self.reads).layers
-        pairs = [pair for layer in self.reads.layers for pair in read[layer]]
+        pairs = [pair for layer in self.layers for pair in read[layer]]
         return averaged([self.to_map(model, *pair) for pair in pairs], x.shape[2:])
 
     @abstractmethod
@@ -42,7 +47,7 @@ class LayerMethod(Method):
 
 
 def averaged(maps: Sequence[Scores], space: Sequence[int]) -> Scores:
-    """The maps of several layers made one, of the size of the images; a lone map as it is."""
+    """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged."""
     if len(maps) == 1:
         return maps[0]
     return torch.stack([resized(_unit_range(each), space) for each in maps]).mean(0)
