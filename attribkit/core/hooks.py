@@ -1,39 +1,38 @@
 """All that touches a model, as context managers that leave it as it was."""
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from threading import RLock
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from attribkit.core.entries import Path, entry, with_entry
-from attribkit.core.snapshot import Snapshot
-
-_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[valid-type]  # RLock is a function
+from attribkit.core.freeze import Freeze
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, parameters without gradients, gradients on; one thread at a time; everything is put back after.
+    """Evaluation mode, parameters without gradients, gradients on; everything is put back after.
 
-    Put back, also when an exception passes: training flags, ``requires_grad``, ``.grad``, hooks, buffers, the identity
-    of submodules, parameters and buffers, and the state of the random number generators of Python, NumPy and PyTorch.
+    Put back, also when an exception or an interrupt passes: training flags, ``requires_grad``, ``.grad``, hooks,
+    buffers, the identity of submodules, parameters and buffers, and what this thread drew from the global random number
+    generators of Python, NumPy and PyTorch (`Draws` has the rule). Another thread that asks for a model with a module,
+    parameter or buffer of this one waits; the same thread may ask again.
     """
-    with _LOCKS.setdefault(model, RLock()), random_kept(model), _eager():
-        snapshot = Snapshot(model)
+    freeze = Freeze(model)
+    try:
         try:
-            snapshot.freeze()
-            with torch.inference_mode(False), torch.enable_grad():
+            try:
+                freeze.begin()
                 yield
+            finally:
+                freeze.put_back()
         finally:
-            snapshot.put_back()
+            freeze.put_back()  # completes what an exception in the first call cut short; so does the next line
+            freeze.let_go()
+    finally:
+        freeze.let_go()
 
 
 class Wanted(NamedTuple):
@@ -134,21 +133,3 @@ def running(model: nn.Module) -> Iterator[list[str]]:
             hooks.enter_context(module.register_forward_pre_hook(entering(name)))
             hooks.enter_context(module.register_forward_hook(leaving))
         yield names
-
-
-@contextmanager
-def random_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the random states of Python, NumPy and PyTorch, of the CPU and of the GPUs that the model is on."""
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state is what is kept
-    try:
-        with torch.random.fork_rng(sorted(devices)):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Hooks never fire in compiled code; where nothing has imported the compiler, nothing is compiled."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

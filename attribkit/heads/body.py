@@ -15,6 +15,7 @@ from attribkit.core.entries import Path, entry
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.hooks import Wanted, captured, frozen, observed
 from attribkit.core.layers import Layer
+from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.seed import sow
 
@@ -93,7 +94,8 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
 
 def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
     """What a layer puts out in the whole model; the model and the random state are left as they were."""
-    with frozen(model), captured([Wanted(model.get_submodule(layer.module), layer.run, layer.path)]) as kept:
+    wanted = Wanted(model.get_submodule(layer.module), layer.run, layer.path)
+    with random_kept(), frozen(model), captured([wanted]) as kept:
         _run(model, x, training)
     tensor = kept[0].tensor
     if tensor is None:
@@ -152,7 +154,7 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     """Whether the body puts out what the layer does in the whole model, in both modes."""
     for training in (False, True):
         wanted = layer_output(model, layer, x, training=training)
-        with frozen(body), torch.no_grad():
+        with random_kept(), frozen(body), torch.no_grad():
             try:
                 got = _run(body, x, training)
             except Exception:  # whatever a forward raises that was put together wrongly
