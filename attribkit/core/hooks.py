@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from attribkit.core.entries import Path, entry, with_entry
 from attribkit.core.freeze import Freeze
 
 
@@ -34,44 +35,71 @@ def frozen(model: nn.Module) -> Iterator[None]:
         freeze.let_go()
 
 
+class Wanted(NamedTuple):
+    """A tensor that a module puts out."""
+
+    module: nn.Module
+    run: int | None = None  # which of the module's runs in a forward, from 0; None is the last that has the entry
+    path: Path = ()  # keys of the entry in what the module returns; () is the output itself
+
+
+class Captured:
+    """What was kept of a wanted tensor in one forward."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.tensor: Tensor | None = None  # None until the module has put it out
+        self.runs = 0  # how often the module ran
+
+    def keep(self, _module: nn.Module, _args: object, output: Any) -> Any:
+        """A forward hook: the tensor becomes a leaf, or stays in the graph of one; the model goes on with a clone."""
+        run, self.runs = self.runs, self.runs + 1
+        tensor = entry(output, self.wanted.path) if self.wanted.run in (None, run) else None
+        if tensor is None:
+            return None
+        self.tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        return with_entry(output, self.wanted.path, self.tensor.clone())
+
+
 @contextmanager
-def captured(wanted: Sequence[tuple[nn.Module, int | None]]) -> Iterator[list[list[Tensor]]]:
-    """Keep what modules output: a list per module, with one tensor for each time that it ran.
+def captured(wanted: Sequence[Wanted]) -> Iterator[list[Captured]]:
+    """Keep tensors that modules put out, in the order in which they are wanted.
 
-    wanted: modules, each with the one of its runs (from 0) that is wanted, or None for all.
-
-    The first output that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Outputs that
+    The first tensor that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Tensors that
     already depend on a leaf stay in its graph. The model goes on with a clone, so an in-place operation further on
     cannot change what was kept.
     """
-    kept: list[list[Tensor]] = [[] for _ in wanted]
+    kept = [Captured(each) for each in wanted]
     with ExitStack() as hooks:
-        for (module, run), outputs in zip(wanted, kept, strict=True):
-            hooks.enter_context(module.register_forward_hook(_keeper(outputs, run)))
+        for each in kept:
+            hooks.enter_context(each.wanted.module.register_forward_hook(each.keep))
         yield kept
 
 
 @contextmanager
-def layer_returned(model: nn.Module, layer: nn.Module, read: Callable[[Sequence[Tensor]], Any]) -> Iterator[None]:
-    """Let a model return what one of its layers put out, in place of its own answer.
+def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | None], Any]) -> Iterator[None]:
+    """Let a model return what is made of a tensor that one of its layers put out, in place of its own outputs.
 
-    read: the layer's output in each of its runs, to what is returned. The outputs stay in the graph; the model goes on
-    with a clone, so an in-place operation further on cannot change them.
+    read: that tensor, or None where the layer did not put it out, to what is returned. The tensor stays in the graph;
+    the model goes on with a clone, so an in-place operation further on cannot change it.
     """
-    kept: list[Tensor] = []
+    kept: list[Tensor | None] = [None]
+    runs = count()
 
     def keep(_module: nn.Module, _args: object, output: Any) -> Any:
-        tensor = first_tensor(output)
-        if tensor is None or not tensor.is_floating_point():
+        run = next(runs)
+        tensor = entry(output, wanted.path) if wanted.run in (None, run) else None
+        if tensor is None:
             return None
-        kept.append(tensor)
-        return with_first(output, tensor.clone())
+        kept[0] = tensor
+        return with_entry(output, wanted.path, tensor.clone())
 
-    def answer(_module: nn.Module, _args: object, _output: Any) -> Any:
-        outputs, kept[:] = list(kept), []
-        return read(outputs)
+    def exchange(_module: nn.Module, _args: object, _output: Any) -> Any:
+        nonlocal runs
+        tensor, kept[0], runs = kept[0], None, count()
+        return read(tensor)
 
-    with layer.register_forward_hook(keep), model.register_forward_hook(answer):
+    with wanted.module.register_forward_hook(keep), model.register_forward_hook(exchange):
         yield
 
 
@@ -105,31 +133,3 @@ def running(model: nn.Module) -> Iterator[list[str]]:
             hooks.enter_context(module.register_forward_pre_hook(entering(name)))
             hooks.enter_context(module.register_forward_hook(leaving))
         yield names
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that a module is said to output: its output, or the first entry of a tuple or list."""
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
-
-
-def _keeper(outputs: list[Tensor], wanted: int | None) -> Callable[..., Any]:
-    runs = count()
-
-    def keep(_module: nn.Module, _args: object, output: Any) -> Any:
-        tensor = first_tensor(output)
-        if (next(runs) != wanted and wanted is not None) or tensor is None or not tensor.is_floating_point():
-            return None
-        outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
-        return with_first(output, outputs[-1].clone())
-
-    return keep
-
-
-def with_first(output: Any, tensor: Tensor) -> Any:
-    """The module's output with its first tensor exchanged."""
-    if isinstance(output, Tensor):
-        return tensor
-    entries = [with_first(output[0], tensor), *output[1:]]
-    return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)

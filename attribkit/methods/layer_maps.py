@@ -24,7 +24,7 @@ class LayerMethod(Method):
     alone, and resized to the images.
     """
 
-    layer: Name | OneOrMore[Name] | None = None  # dotted names; None is the last map of the image
+    layer: Name | OneOrMore[Name] | None = None  # None is the last map of the image, of each branch of the score
 
     @property
     def layers(self) -> tuple[str | None, ...]:
@@ -38,7 +38,8 @@ class LayerMethod(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         read = model.read(x, target, self.reads).layers
-        return averaged([self.to_map(model, *read[layer]) for layer in self.layers], x.shape[2:])
+        pairs = [pair for layer in self.layers for pair in read[layer]]
+        return averaged([self.to_map(model, *pair) for pair in pairs], x.shape[2:])
 
     @abstractmethod
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
