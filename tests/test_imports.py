@@ -122,6 +122,7 @@ def test_core_files_import_each_other_in_one_direction():
         "attention.layers",
         "progress",
         "chunks",
+        "placement",
         "reading",
         "interventions",
         "gates",

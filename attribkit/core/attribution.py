@@ -17,11 +17,7 @@ from torch import Tensor
 from attribkit.core import saved
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
-<<<<<<< HEAD
-from attribkit.core.fitting import check_count, check_extent, check_notes, check_tensors
-=======
-from attribkit.core.fitting import check_axes, check_count, check_notes, check_tensors
->>>>>>> main
+from attribkit.core.fitting import check_axes, check_count, check_extent, check_notes, check_tensors
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
@@ -51,14 +47,10 @@ class Attribution:
     extent: Extent | None = None  # where the scores lie, as shares of each axis of space; None is all over the images
 
     def __post_init__(self) -> None:
-<<<<<<< HEAD
-        scores, x = self._tensors()
-        check_tensors(scores, x)
-=======
         if self.axes is not None:
             check_axes(self.axes, self.scores, self.x)
-        check_tensors(*self._tensors())
->>>>>>> main
+        scores, x = self._tensors()
+        check_tensors(scores, x)
         check_notes(self.notes)
         check_extent(self.extent, x.ndim - 2)
         if not isinstance(self.target, Target | Recorded):
