@@ -158,7 +158,7 @@ class AskedModel:
         known = self._known(x, target, Reads())
         if known:
             self._note_all(known.notes(Reads()))
-            return known.score
+            return known.score.clone()
         forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.model import HookedModel
+from attribkit.core.naming import naming
 from attribkit.core.targets.target import Target
 from attribkit.core.visualization import Visualization, names
 from attribkit.core.visualizer import Visualizer
@@ -16,11 +17,12 @@ from attribkit.core.visualizer import Visualizer
 
 def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
     """Make the images, and keep the visualizer, its way there and what a careful reader should know."""
-    try:
-        images, responses = _checked(draw(model, unit, blank), blank, draw)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        _blame_size(model, blank, error)
-        raise
+    with naming("model", model.module), naming("visualizer", draw):
+        try:
+            images, responses = _checked(draw(model, unit, blank), blank, draw)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            _blame_size(model, blank, error)
+            raise
     mean, std = model.spec.normalisation(blank.shape[1]) or (None, None)
     told = names(unit, model.spec.labels, len(images))
     made = Visualization(images, unit, draw, told, responses, mean, std, tuple(model.notes))
