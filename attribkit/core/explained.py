@@ -9,6 +9,7 @@ from torch import Tensor
 from attribkit.core.asking import LayersDiffer
 from attribkit.core.attribution import Attribution, resized
 from attribkit.core.errors import AttribkitError
+from attribkit.core.exits import exits_refused
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -19,7 +20,8 @@ from attribkit.core.targets.target import Target
 
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
-    scores = _scores(explain, model, x, question)
+    with exits_refused(explain):
+        scores = _scores(explain, model, x, question)
     target = model.resolved(question)
     model.signs.check(explain)
     _check_scores(scores, x, explain)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.exits import exits_refused
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
@@ -46,7 +47,7 @@ class Measuring:
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> Measured:
         """The numbers of some maps, all of them for the same target."""
         check_attributions(attributions)
-        with frozen(self.model.module):
+        with frozen(self.model.module), exits_refused(metric):
             asked, target = (
                 options_channels_first(metric, self.model.spec.axes),
                 self._target_of_none(metric, attributions),
