@@ -25,7 +25,7 @@ Identity = dict[str, dict[str, Any]]
 
 _FILE = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy")
-_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device"}
+_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "threads"}
 _PER_UNIT = ("models", "methods")  # what is of some units alone: others may come and go
 
 
