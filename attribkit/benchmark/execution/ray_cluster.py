@@ -121,7 +121,7 @@ def _set(variables: Mapping[str, str]) -> Iterator[None]:
 def _of(node: Node) -> Share:
     """What a machine has."""
     resources = node["Resources"]
-    return Share(resources.get("CPU", 0), resources.get("GPU", 0))
+    return Share(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
 
 def _room(machine: Share, share: Share) -> int:
@@ -137,5 +137,5 @@ def _no_room(nodes: Sequence[Node], share: Share, workers: int | None) -> str:
     )
 
 
-def _counted(number: float, what: str) -> str:
+def _counted(number: int | float, what: str) -> str:
     return f"{number:g} {what}{'' if number == 1 else 's'}"

@@ -121,7 +121,7 @@ class Crew:
 
     def _nobody(self, waited: float) -> str:
         free = self._ray.available_resources()
-        unused = Share(free.get("CPU", 0), free.get("GPU", 0))
+        unused = Share(float(free.get("CPU", 0)), float(free.get("GPU", 0)))
         return (
             f"{self._waits(waited)} The cluster has {told(self._ray.nodes())}, of which {unused} are free now. Free "
             "some, lower workers, cpus or gpus of [ray], or raise its start_timeout where the machines are only slow. "
