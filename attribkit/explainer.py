@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained
 from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
-from attribkit.core.inputs import Inputs, read_inputs
+from attribkit.core.inputs import Inputs, check_image_name, read_inputs
 from attribkit.core.layers import Layer
 from attribkit.core.measured import Measured, Measuring, check_attributions
 from attribkit.core.method import Method
@@ -46,11 +47,18 @@ class Explainer:
     >>> Explainer(model).attribute(x, method="gradcam").heatmap()
 
     model: any module that turns images (b, c, *space) into class scores (b, classes), or into anything that a target
-    can score. spec: what the model's family does not say of it. batch_size: images at a time; "auto" is as many as fit.
+    can score. image: the parameter of the model's forward that takes the images, by its name; None is the one that the
+    model's family names, such as "pixel_values" for Hugging Face's models, or else the first. spec: what the model's
+    family does not say of it. batch_size: images at a time; "auto" is as many as fit.
     """
 
     def __init__(
-        self, model: nn.Module, *, spec: ModelSpec | None = None, batch_size: int | Literal["auto"] = "auto"
+        self,
+        model: nn.Module,
+        *,
+        image: str | None = None,
+        spec: ModelSpec | None = None,
+        batch_size: int | Literal["auto"] = "auto",
     ) -> None:
         module = unwrapped(model)
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
@@ -58,7 +66,7 @@ class Explainer:
         if not isinstance(spec, ModelSpec | None):
             raise InvalidInput(f"spec={spec!r} is no ModelSpec: write spec=ModelSpec(layer=...).")
         self.model = HookedModel(
-            module, spec or registry.model_spec(module), batch_size=None if batch_size == "auto" else batch_size
+            module, _called_as(spec, image, module), batch_size=None if batch_size == "auto" else batch_size
         )
 
     def attribute(
@@ -116,14 +124,15 @@ class Explainer:
         visualizer: str | type[Visualizer] | Visualizer = "activation_maximization",
         *,
         size: int | tuple[int, ...] | None = None,
+        inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Visualization:
         """Make images that a unit of the model responds to.
 
         unit: a class index or label, several of these, a Target, a function of the model's outputs, or a Unit or
         Direction of a layer. visualizer: a name, class or instance; options are its fields. size: (c, *space) of the
-        images, or a side in pixels; None is the size that the model was made for. Raises an AttribkitError that says
-        what to do where there is no honest answer.
+        images, or a side in pixels; None is the size that the model was made for. inputs: as for `attribute`, a row for
+        each unit. Raises an AttribkitError that says what to do where there is no honest answer.
         """
         draw = registry.make(visualizer, Visualizer, **options)
         wanted = as_target(unit, self.model.spec.labels)
@@ -134,7 +143,7 @@ class Explainer:
         with frozen(self.model.module):
             blank = blank_images(self.model, wanted.count or 1, size)
             check_images(blank, self.model)
-            model = self.model.explaining(blank)
+            model = self.model.explaining(blank, self._inputs(inputs, blank))
             return visualized(draw, model, blank, model.prepared(wanted))
 
     def evaluate(
@@ -231,13 +240,18 @@ class Explainer:
         """
         return self._inspected(feature_maps, x, layer, inputs)
 
-    def receptive_field(self, layer: str | nn.Module | None = None, x: Images | None = None) -> ReceptiveField:
+    def receptive_field(
+        self,
+        layer: str | nn.Module | None = None,
+        x: Images | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> ReceptiveField:
         """How much of the image a unit of a layer sees: what the operations allow, and what the gradient uses.
 
         layer: as for `feature_maps`. x: images (b, c, *space) over which the gradient is averaged, one at a time; None
-        is noise of the size that the model was made for.
+        is noise of the size that the model was made for. inputs: as for `attribute`.
         """
-        return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer)
+        return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer, inputs)
 
     def attention(self, x: Images, inputs: Mapping[str, Any] | None = None) -> AttentionLayers:
         """The attention weights of every layer, in execution order, and where on the image its queries and keys are.
@@ -253,15 +267,16 @@ class Explainer:
             x = x.detach().clone()
             return self.model.explaining(x, more).attention(x)
 
-    def attention_gates(self, x: Images) -> list[Gate]:
+    def attention_gates(self, x: Images, inputs: Mapping[str, Any] | None = None) -> list[Gate]:
         """The gates of attention modules (SE, CBAM ...) in the order of the forward; an empty list if there are none.
 
         A gate is what a map is multiplied by, after a sigmoid or the like: over channels (b, c), over space (b, *grid)
-        or over both (b, c, *grid).
+        or over both (b, c, *grid). inputs: as for `attribute`.
         """
         check_images(x, self.model)
+        more = self._inputs(inputs, x)
         with frozen(self.model.module):
-            return self.model.explaining(x).attention_gates(x)
+            return self.model.explaining(x, more).attention_gates(x)
 
     def __repr__(self) -> str:
         return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
@@ -302,7 +317,7 @@ class Explainer:
 
     def _inputs(self, inputs: Mapping[str, Any] | None, x: Images) -> Inputs:
         """What the images go through the model with, checked."""
-        return read_inputs(inputs, self.model.module, len(x))
+        return read_inputs(inputs, self.model.module, len(x), self.model.spec.image)
 
     def _named_layers(self, options: dict[str, Any]) -> dict[str, Any]:
         return {option: self._layer_name(value) for option, value in options.items()}
@@ -317,6 +332,16 @@ class Explainer:
         if not name:
             raise InvalidInput(f"{type(value).__name__}(...) is no layer of this model: give one of its own modules.")
         return name
+
+
+def _called_as(spec: ModelSpec | None, image: str | None, module: nn.Module) -> ModelSpec:
+    """The user's spec, or that of the model's family, with the name of the explained input, which is checked."""
+    family = registry.model_spec(module)
+    chosen = spec or family
+    chosen = replace(chosen, image=image or chosen.image or family.image)
+    if chosen.image is not None:
+        check_image_name(chosen.image, module)
+    return chosen
 
 
 def _several(given: Any, what: str) -> list[Any]:

@@ -1,7 +1,7 @@
 """What all tests share: one thread in each process, seeds, and the folder of real weights and photographs.
 
-One thread, with and without xdist: tests that compare numbers bit by bit then compare sums of one order on every machine,
-and two workers of xdist fill two cores. ATTRIBKIT_TEST_THREADS=2 runs the tests with two: they pass with any number.
+One thread, with and without xdist: what tests compare bit by bit is then added up in one order on every machine, and
+two workers of xdist fill two cores. ATTRIBKIT_TEST_THREADS=2 runs the tests with two: they pass with any number.
 """
 
 import os

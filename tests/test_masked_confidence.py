@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Probability
-from attribkit.core.attribution import Recorded
 from attribkit.core.errors import InvalidInput, UnknownName
+from attribkit.core.recorded import Recorded
 from attribkit.core.targets.asked import Each
 from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM

@@ -1,5 +1,6 @@
 """Who may come in: models whose hooks fire, and images that fit the model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _check_parameters(model: nn.Module) -> None:
 def check_images(x: Any, model: HookedModel) -> None:
     """Refuse images that the model cannot have been meant to see."""
     if not isinstance(x, Tensor):
-        raise InvalidInput(f"Images must be a torch.Tensor (b, c, *space), got {type(x).__name__}.")
+        raise InvalidInput(f"Images must be a torch.Tensor (b, c, *space), got {type(x).__name__}{_advice(x)}.")
     like = next(p for p in model.module.parameters() if p.is_floating_point())
     _check_shape(tuple(x.shape), model)
     if not x.is_floating_point():
@@ -70,6 +71,22 @@ def check_images(x: Any, model: HookedModel) -> None:
     if not bool(finite.all()):
         wrong = (~finite).nonzero().flatten().tolist()
         raise InvalidInput(f"Images {wrong} hold NaN or infinite values: look at how they were loaded and normalised.")
+
+
+def _advice(x: Any) -> str:
+    """What to do with images that are no tensor."""
+    if isinstance(x, Mapping):
+        named = ", ".join(map(repr, x))
+        return (
+            f" of {named}: one input is explained at a time; name it by Explainer(model, image=...), give its tensor "
+            "as x, and the others by inputs={name: tensor}"
+        )
+    if isinstance(x, list | tuple):
+        return (
+            f" of {len(x)} entries: torch.stack images of one size; of several inputs of a model one is explained at a "
+            "time, give its tensor as x and the others by inputs={name: tensor}"
+        )
+    return ": torch.as_tensor(x) makes one of an array"
 
 
 def _check_shape(shape: tuple[int, ...], model: HookedModel) -> None:

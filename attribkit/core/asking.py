@@ -108,7 +108,8 @@ class AskedModel:
         self._learnt.images += len(x)
         try:
             with self.signs.of_forward(x.device):
-                return self.module(images, **inputs)
+                args, keywords = self.spec.arguments(images, inputs)
+                return self.module(*args, **keywords)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
             raise
@@ -175,23 +176,25 @@ class AskedModel:
         self._seen(x)  # how its layers are read, which cannot be told once hooks watch the forward
 
         def forward(x: Tensor) -> Any:
-            with self._standing_for(target, {}):
+            with self._standing_for(target, x):
                 return self(x)
 
         return forward
 
     @contextmanager
-    def _standing_for(self, target: Target, inputs: dict[str, Any]) -> Iterator[None]:
-        """Let the module, whoever calls it, have the inputs and return what the target scores."""
+    def _standing_for(self, target: Target, x: Tensor, inputs: Inputs | None = None) -> Iterator[None]:
+        """Let the module return what the target scores; where inputs are given, whoever calls it with x alone."""
         with ExitStack() as stack:
             if (name := target.read_layer) is not None:
                 layer = self._named(name, name, None)
-                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer)))
-            if inputs:
-                stack.enter_context(handed_on(self.module, inputs))
+                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer, x)))
+            if inputs is not None:
+                stack.enter_context(
+                    handed_on(self.module, lambda images: self.spec.arguments(images, inputs.arguments()))
+                )
             yield
 
-    def _layer_output(self, layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor) -> LayerOutput:
+    def _layer_output(self, layer: ReadLayer, x: Tensor, outputs: Sequence[Tensor]) -> LayerOutput:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
         if outputs and outputs[-1].ndim > 1 and outputs[-1].shape[:2].numel() == outputs[-1].numel():
             return LayerOutput(layer.name, outputs[-1].flatten(1), outputs[-1])
@@ -315,6 +318,6 @@ class AskedModel:
             first = target.part(slice(0, 1))
             if first.read_layer is not None:
                 self._seen(x)  # while the model still returns what it does
-            with self._standing_for(first, self.inputs.part(slice(0, 1)).arguments()):
+            with self._standing_for(first, x[:1], self.inputs.part(slice(0, 1))):
                 self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, first)
         return self._learnt.layers[key]

@@ -2,43 +2,34 @@
 
 import base64
 import html
-import json
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
+from attribkit.core import saved
+from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.fitting import check_count, check_notes, check_tensors
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
+from attribkit.core.printable import printable
+from attribkit.core.recorded import Recorded, is_of, read_method, read_target, record
 from attribkit.core.sections import evenly, sections
 from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
-from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, Probability
 from attribkit.core.targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
-_FORMAT = "1"  # of the files that save() writes
 _SHOWN = 8  # pictures in a notebook
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes of space
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A method or a target as a file remembers it: enough to caption and to compare, not to run."""
-
-    name: str
-    text: str  # the repr of the original
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,38 +42,64 @@ class Attribution:
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
 
+    def __post_init__(self) -> None:
+        check_tensors(self.scores, self.x)
+        check_notes(self.notes)
+        if not isinstance(self.target, Target | Recorded):
+            raise InvalidInput(f"target={self.target!r} is no Target: write ClassLogit(...), say.")
+        if not isinstance(self.method, Method | Recorded):
+            raise InvalidInput(f"method={self.method!r} is no Method: give an instance, such as GradCAM().")
+        if isinstance(self.target, Target):
+            check_count(self.target, len(self.x))
+
     def heatmap(self, reduce: Reduction = "sum", size: Sequence[int] | None = None) -> Heatmaps:
         """One number per pixel of x, (b, *space): the channels reduced, then resized linearly; not normalised.
 
         reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
         x, such as the photograph's.
         """
-        return resized(_reduced(self.scores, reduce), size or self.x.shape[2:]).squeeze(1)
+        return resized(
+            _reduced(self.scores, reduce), self.x.shape[2:] if size is None else self._checked(size)
+        ).squeeze(1)
+
+    def _checked(self, size: Any) -> tuple[int, ...]:
+        """A size as one of the space of these images."""
+        sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
+        if len(sides) != self.x.ndim - 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
+            raise InvalidInput(f"size={size!r} must be {self.x.ndim - 2} numbers of pixels from 1, as (height, width).")
+        return tuple(map(int, sides))
 
     def to(self, device: torch.device | str) -> "Attribution":
         """The same on another device."""
         return replace(self, scores=self.scores.to(device), x=self.x.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: the tensors, and the rest as JSON in its metadata."""
-        record = {"target": _record(self.target), "method": _record(self.method), "notes": self.notes}
-        tensors = {"scores": self.scores.clone().contiguous(), "x": self.x.clone().contiguous()}  # that share nothing
-        try:
-            save_file(tensors, path, metadata={"attribkit": _FORMAT, "attribution": json.dumps(record)})
-        except (OSError, SafetensorError) as error:
-            raise UnreadableFile(f"{str(path)!r} cannot be written ({error}): look at the folder.") from error
+        """Write a safetensors file, whole or not at all: the tensors, and the rest as JSON in its metadata.
+
+        Raises UnreadableFile where it cannot be written; what was there before is still there then.
+        """
+        told = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
+        saved.write(path, {"scores": self.scores, "x": self.x}, told)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Attribution":
-        """Read what `save` wrote; the method comes back as a record of its repr, since it may not be installed."""
+        """Read what `save` wrote; the method comes back as a record of its repr, since it may not be installed.
+
+        Scores or images that are not finite are noted. Raises UnreadableFile for any other file, and for one that a
+        newer attribkit wrote; InvalidInput for a device that is not there.
+        """
+        place = device_named(str(device))
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                record = json.loads((file.metadata() or {})["attribution"])
-                scores, x = file.get_tensor("scores"), file.get_tensor("x")
-            method = Recorded(record["method"]["name"], record["method"]["repr"])
-            return cls(scores, x, _read_target(record["target"]), method, tuple(record["notes"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UnreadableFile(f"{path} is no saved attribution ({error}): give a file that save() wrote.") from error
+            tensors, told = saved.read(path, frozenset({"scores", "x"}))
+            read = cls(tensors["scores"], tensors["x"], *_read(told))
+        except UnreadableFile:
+            raise
+        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:  # RecursionError among them
+            reason = printable(str(error)).rstrip(".")
+            raise UnreadableFile(
+                f"{str(path)!r} is no saved attribution ({reason}): give a file that save() wrote."
+            ) from error
+        return replace(read, notes=tuple(dict.fromkeys((*read.notes, *_not_finite(read))))).to(place)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -129,6 +146,8 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
+    if len(size) not in _LINEAR:
+        raise InvalidInput(f"Maps of {len(size)} axes of space cannot be resized: at most {max(_LINEAR)} can.")
     large = F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
     low, high = (each.view(*maps.shape[:2], *(1,) * len(size)) for each in maps.flatten(2).aminmax(dim=2))
     return large.clamp(low, high)
@@ -145,16 +164,18 @@ def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
     raise InvalidInput(f"reduce={reduce!r} is no way to reduce channels; known: {', '.join(get_args(Reduction))}.")
 
 
-def _record(what: Any) -> dict[str, Any]:
-    """A method or target as JSON can hold it."""
-    record = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
-    return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
+def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...]]:
+    """Target, method and notes out of the record in a file."""
+    if not is_of(told, "target", "method", "notes"):
+        raise InvalidInput("its record has other fields than target, method and notes")
+    if not isinstance(told["notes"], list) or not all(isinstance(note, str) for note in told["notes"]):
+        raise InvalidInput("its notes are no list of texts")
+    return read_target(told["target"]), read_method(told["method"]), tuple(map(printable, told["notes"]))
 
 
-_CLASS_TARGETS = {cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual)}
-
-
-def _read_target(record: dict[str, Any]) -> Target | Recorded:
-    if record["name"] not in _CLASS_TARGETS:
-        return Recorded(record["name"], record["repr"])
-    return _CLASS_TARGETS[record["name"]](**record["fields"])
+def _not_finite(read: Attribution) -> Iterator[str]:
+    """A note on what holds NaN or infinite values; looked for in what comes from a file alone."""
+    for name, tensor in (("scores", read.scores), ("images", read.x)):
+        wrong = (~tensor.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        if wrong:
+            yield f"the {name} in the file hold NaN or infinite values, for images {wrong}: nothing is to be read there"

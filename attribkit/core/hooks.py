@@ -53,13 +53,11 @@ def captured(wanted: Sequence[tuple[nn.Module, int | None]]) -> Iterator[list[li
 
 
 @contextmanager
-def layer_returned(
-    model: nn.Module, layer: nn.Module, read: Callable[[Sequence[Tensor], Tensor], Any]
-) -> Iterator[None]:
+def layer_returned(model: nn.Module, layer: nn.Module, read: Callable[[Sequence[Tensor]], Any]) -> Iterator[None]:
     """Let a model return what one of its layers put out, in place of its own answer.
 
-    read: the layer's output in each of its runs, and the images, to what is returned. The outputs stay in the graph;
-    the model goes on with a clone, so an in-place operation further on cannot change them.
+    read: the layer's output in each of its runs, to what is returned. The outputs stay in the graph; the model goes on
+    with a clone, so an in-place operation further on cannot change them.
     """
     kept: list[Tensor] = []
 
@@ -70,9 +68,9 @@ def layer_returned(
         kept.append(tensor)
         return with_first(output, tensor.clone())
 
-    def answer(_module: nn.Module, args: tuple[Tensor, ...], _output: Any) -> Any:
+    def answer(_module: nn.Module, _args: object, _output: Any) -> Any:
         outputs, kept[:] = list(kept), []
-        return read(outputs, args[0])
+        return read(outputs)
 
     with layer.register_forward_hook(keep), model.register_forward_hook(answer):
         yield

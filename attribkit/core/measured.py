@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.attribution import Attribution, Recorded
+from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth, as_truth
@@ -74,7 +75,12 @@ def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribut
 
 def check_attributions(attributions: Sequence[Attribution]) -> None:
     """Refuse attributions that do not belong together."""
-    if not attributions or any(not isinstance(each, Attribution) for each in attributions):
+    if not isinstance(attributions, Sequence) or not all(isinstance(each, Attribution) for each in attributions):
+        raise InvalidInput(
+            f"attributions={type(attributions).__name__} is no list of attributions: give results of "
+            "`Explainer.attribute` in a list, one too."
+        )
+    if not attributions:
         raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
     if not all(_is_same(each.target, attributions[0].target) for each in attributions):
         raise InvalidInput("The attributions are of several targets: measure those of each on their own.")
@@ -82,6 +88,11 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
 
 def settled(model: HookedModel, x: Images, attribution: Attribution) -> Attribution:
     """The attribution of these images, with what its target means for them where the model's answer decides that."""
+    if attribution.x.device != x.device or attribution.x.dtype != x.dtype:
+        raise InvalidInput(
+            f"The images of {attribution.method!r} are {attribution.x.dtype} on {attribution.x.device}, those that are "
+            f"measured {x.dtype} on {x.device}: move the attribution by .to(device), or explain the images anew."
+        )
     if attribution.x.shape != x.shape or not torch.equal(attribution.x, x):
         raise InvalidInput(
             f"The scores of {attribution.method!r} are of other images than those that are measured: measure each "

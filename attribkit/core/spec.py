@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from attribkit.core.layouts import Layout, find_layout
 
@@ -23,6 +26,7 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
     std: tuple[float, ...] | None = None  # what was divided by
     labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
+    image: str | None = None  # the parameter of the forward that takes the images; None is the first
 
     def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
         """How an output of this shape is a map of images of that shape, both batch first; None if it is not one."""
@@ -35,6 +39,10 @@ class ModelSpec:
             channels_last=self.channels_last,
             patch=self.patch,
         )
+
+    def arguments(self, images: Tensor, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the model's forward is called with: positional and keyword arguments."""
+        return ((images,), inputs) if self.image is None else ((), {self.image: images, **inputs})
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean and standard deviation of the training images, where both are known for so many channels."""

@@ -87,7 +87,8 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
     not for how it is written. layer: a dotted name; None is the layer that methods read.
     """
     name = model.default_layer(x) if layer is None else layer
-    runs = (_Run(model, image, layer) for image in x.split(1))
+    images = [slice(i, i + 1) for i in range(len(x))]
+    runs = (_Run(model.part(each), x[each], layer) for each in images)
     first = next(runs)
     field = analytic_field(first.output, first.image, first.module_of)
     if field is None:

@@ -1,10 +1,11 @@
 """What a method says when it is asked again."""
 
-from attribkit.core.attribution import Attribution, Recorded
+from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained
 from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
+from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Heatmaps, Images
 from attribkit.core.targets.target import Target
 

@@ -4,9 +4,9 @@ from torch import nn
 
 from attribkit.core.spec import ModelSpec
 from attribkit.hookspecs import hookimpl
-from attribkit.models import described, generic, timm, torchvision
+from attribkit.models import described, generic, hugging_face, timm, torchvision
 
-_FAMILIES = (described, timm, torchvision, generic)
+_FAMILIES = (described, timm, torchvision, hugging_face, generic)
 
 
 @hookimpl(trylast=True)

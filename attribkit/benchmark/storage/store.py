@@ -114,10 +114,9 @@ class Store:
         found: dict[Failure, None] = {}
         for unit in units:
             path = self._path(unit, "failures", "json")
-            told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            found |= dict.fromkeys(_read_failures(path) if path.exists() else [])
             if self._path(unit, "rows", "parquet").exists():
-                told += self.provenance(unit)["left_out"]
-            found |= {Failure(**each): None for each in told}
+                found |= dict.fromkeys(Failure(**each) for each in self.provenance(unit)["left_out"])
         return list(found)
 
     def provenance(self, unit: Unit) -> dict[str, Any]:
@@ -141,14 +140,15 @@ class Store:
         path = self._path(unit, "maps", "safetensors")
         try:
             with safe_open(path, framework="pt") as file:
-                told, scores = file.metadata(), file.get_tensor("scores")
-        except (OSError, SafetensorError) as error:
+                told, scores = file.metadata() or {}, file.get_tensor("scores")
+            whose, maps = told["fingerprint"], dict(zip(json.loads(told["images"]), scores, strict=True))
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise UnreadableFile(
                 f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
             ) from error
-        if told["fingerprint"] != fingerprint(self.identity, unit):
+        if whose != fingerprint(self.identity, unit):
             raise UnreadableFile(_OTHER.format(str(path)))
-        return dict(zip(json.loads(told["images"]), scores, strict=True))
+        return maps
 
     def _path(self, unit: Unit, kind: str, ending: str) -> Path:
         return self.folder.joinpath(kind, _folder(unit.model), _folder(unit.method), f"{unit.shard:05}.{ending}")
@@ -176,6 +176,13 @@ class Store:
 
     def _write_json(self, unit: Unit, told: Any) -> None:
         write_text_whole(self._path(unit, "failures", "json"), json.dumps(told, indent=2))
+
+
+def _read_failures(path: Path) -> list[Failure]:
+    try:
+        return [Failure(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise UnreadableFile(_BROKEN.format(str(path), error)) from error
 
 
 def _folder(name: str) -> str:

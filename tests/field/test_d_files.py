@@ -1,0 +1,332 @@
+"""Saved attributions, the shapes of an attribution, options, and plugins that misbehave."""
+
+import json
+import os
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Probability
+from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.recorded import Recorded
+from attribkit.methods.gradcam import GradCAM
+from attribkit.testing import tiny_cnn
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+SCORES, X = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 8, 8)
+RECORD = {
+    "target": {"name": "ClassLogit", "repr": "ClassLogit(index=1)", "fields": {"index": 1}},
+    "method": {"name": "gradcam", "repr": "GradCAM()"},
+    "notes": ["a note"],
+}
+
+
+def written(path, scores=SCORES, x=X, record=RECORD, version="1", **more):
+    told = record if isinstance(record, str) else json.dumps(record)
+    metadata = {"attribution": told} | ({} if version is None else {"attribkit": version})
+    save_file({"scores": scores, "x": x, **more}, path, metadata=metadata)
+    return path
+
+
+def changed(**changes):
+    return {**RECORD, **changes}
+
+
+def target(name="ClassLogit", **fields):
+    return changed(target={"name": name, "repr": "r", "fields": fields})
+
+
+def test_the_file_of_these_tests_is_read(tmp_path):
+    read = Attribution.load(written(tmp_path / "a.safetensors"))
+    assert torch.equal(read.scores, SCORES)
+    assert torch.equal(read.x, X)
+    assert (read.target, read.method, read.notes) == (ClassLogit(1), Recorded("gradcam", "GradCAM()"), ("a note",))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+DAMAGED = {
+    "no version": {"version": None},
+    "a version that is no number": {"version": "one"},
+    "version 0": {"version": "0"},
+    "a version of many digits": {"version": "1" * 5000},
+    "a version in other digits": {"version": "\u0661"},
+    "deep JSON": {"record": DEEP},
+    "deep JSON in the notes": {"record": json.dumps(RECORD).replace('["a note"]', DEEP)},
+    "no JSON": {"record": "{"},
+    "no object": {"record": "[]"},
+    "null": {"record": "null"},
+    "a field more": {"record": changed(device="cpu")},
+    "a field less": {"record": {name: RECORD[name] for name in ("target", "method")}},
+    "notes as text": {"record": changed(notes="abc")},
+    "notes as numbers": {"record": changed(notes=[1])},
+    "notes as an object": {"record": changed(notes={"a": 1})},
+    "a method as text": {"record": changed(method="gradcam")},
+    "a method without a repr": {"record": changed(method={"name": "gradcam"})},
+    "a method with options": {"record": changed(method={"name": "gradcam", "repr": "r", "options": {}})},
+    "a method whose name is a list": {"record": changed(method={"name": ["gradcam"], "repr": "r"})},
+    "a target as null": {"record": changed(target=None)},
+    "a target whose name is a list": {"record": changed(target={"name": [], "repr": "r", "fields": {}})},
+    "a target whose name is an object": {"record": changed(target={"name": {}, "repr": "r"})},
+    "a target with an unknown field": {"record": target(index=1, weight=2)},
+    "a target without its field": {"record": target()},
+    "fields as a list": {"record": changed(target={"name": "ClassLogit", "repr": "r", "fields": [1]})},
+    "a fractional class": {"record": target(index=1.5)},
+    "a boolean class": {"record": target(index=True)},
+    "NaN as a class": {"record": json.dumps(target(index=1)).replace('"index": 1', '"index": NaN')},
+    "classes in classes": {"record": target(index=[[1], [2]])},
+    "a huge class": {"record": target(index=10**30)},
+    "a class of 5000 digits": {"record": json.dumps(target(index=1)).replace('"index": 1', '"index": ' + "9" * 5000)},
+    "classes of three images": {"record": target(index=[1, 2, 3])},
+    "a contrast of two counts": {"record": target("Contrast", index=[1, 2], against=[1, 2, 3])},
+    "an unknown target with fields": {"record": target("Unheard", index=1)},
+    "scores of another batch": {"scores": torch.rand(3, 1, 4, 4)},
+    "one map for two images": {"scores": torch.rand(1, 1, 4, 4)},
+    "scores of another number of axes": {"scores": torch.rand(2, 1, 4, 4, 4)},
+    "scores without channels": {"scores": torch.rand(2, 4)},
+    "scores of no channel": {"scores": torch.rand(2, 0, 4, 4)},
+    "scores of no cell": {"scores": torch.rand(2, 1, 4, 0)},
+    "one score": {"scores": torch.rand(())},
+    "whole numbers": {"scores": torch.ones(2, 1, 4, 4, dtype=torch.int64)},
+    "truth values": {"scores": torch.ones(2, 1, 4, 4, dtype=torch.bool)},
+    "eight bits": {"scores": torch.rand(2, 1, 4, 4).to(torch.float8_e4m3fn)},
+    "complex scores": {"scores": torch.rand(2, 1, 4, 4, dtype=torch.complex64)},
+    "images of whole numbers": {"x": torch.ones(2, 3, 8, 8, dtype=torch.uint8)},
+    "a third tensor": {"more": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_attribution_is_an_unreadable_file(tmp_path, how):
+    path = written(tmp_path / "a.safetensors", **DAMAGED[how])
+    with pytest.raises(UnreadableFile, match=r"a\.safetensors' is no saved attribution \(.+\): give a file that save"):
+        Attribution.load(path)
+
+
+@pytest.mark.parametrize("lacking", ["scores", "x"])
+def test_a_tensor_is_missing(tmp_path, lacking):
+    tensors = {name: tensor for name, tensor in {"scores": SCORES, "x": X}.items() if name != lacking}
+    save_file(tensors, tmp_path / "a", metadata={"attribkit": "1", "attribution": json.dumps(RECORD)})
+    with pytest.raises(UnreadableFile, match="tensors scores, x"):
+        Attribution.load(tmp_path / "a")
+
+
+def test_a_newer_format_is_told(tmp_path):
+    with pytest.raises(UnreadableFile, match=r"newer attribkit \(format 2; this one reads up to 1\): update attribkit"):
+        Attribution.load(written(tmp_path / "a", version="2", record={"of": "tomorrow"}))
+
+
+def header(content):
+    return struct.pack("<Q", len(content)) + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x00" * 7, b"PK\x03\x04", struct.pack("<Q", 2**63), header(b"{}"), header(b"\xff\xfe not UTF-8"),
+        header(b'{"__metadata__":{"attribkit":1}}'), header(b'{"a":' * 5000 + b"1" + b"}" * 5000),
+        header(b'{"scores":{"dtype":"F32","shape":[2,1,4,4],"data_offsets":[0,99999]}}'),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_bytes_that_are_no_attribution(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UnreadableFile, match="is no saved attribution"):
+        Attribution.load(tmp_path / "a")
+
+
+def test_a_file_that_is_cut_off_anywhere_is_an_unreadable_file(tmp_path):
+    whole = written(tmp_path / "whole").read_bytes()
+    for length in range(0, len(whole), 37):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(UnreadableFile):
+            Attribution.load(tmp_path / "cut")
+
+
+def test_bytes_changed_at_random_give_an_attribution_or_an_unreadable_file(tmp_path):
+    whole = written(tmp_path / "whole").read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    end = 8 + struct.unpack("<Q", whole[:8])[0]  # of the header; behind it, any bytes are numbers
+    unreadable = 0
+    for _ in range(300):
+        broken = bytearray(whole)
+        for place in torch.randint(end, (2,), generator=generator).tolist():
+            broken[place] = int(torch.randint(256, (), generator=generator))
+        (tmp_path / "broken").write_bytes(bytes(broken))
+        try:
+            read = Attribution.load(tmp_path / "broken")
+        except UnreadableFile:
+            unreadable += 1
+        else:
+            repr(read)
+            read.heatmap()
+    assert unreadable > 150
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none", "", "a\0b", None, 3, b"bytes"):
+        with pytest.raises(UnreadableFile, match="is no saved attribution"):
+            Attribution.load(path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("attribkit.core.saved.safe_open", refuse)
+    with pytest.raises(UnreadableFile, match="Permission denied"):
+        Attribution.load(written(tmp_path / "a"))
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    for device in ("cuda:99", "nonsense", "meta"):
+        with pytest.raises(InvalidInput, match=f"device='{device}' cannot be used"):
+            Attribution.load(written(tmp_path / "a"), device=device)
+
+
+def test_values_that_are_not_finite_are_noted_once(tmp_path):
+    scores, x = SCORES.clone(), X.clone()
+    scores[1, 0, 2, 3], x[0, 0, 0, 0] = torch.nan, torch.inf
+    read = Attribution.load(written(tmp_path / "a", scores, x))
+    assert read.notes == (
+        "a note",
+        "the scores in the file hold NaN or infinite values, for images [1]: nothing is to be read there",
+        "the images in the file hold NaN or infinite values, for images [0]: nothing is to be read there",
+    )
+    read.save(tmp_path / "b")
+    assert Attribution.load(tmp_path / "b").notes == read.notes
+
+
+def test_text_in_a_file_moves_no_cursor(tmp_path):
+    record = changed(notes=["\x1b[2Jgone", "\ud800"], method={"name": "\x1b]0;title\x07", "repr": "a\u202eb\rc"})
+    read = Attribution.load(written(tmp_path / "a", record=record))
+    assert read.notes == (r"\x1b[2Jgone", r"\ud800")
+    assert (read.method.name, read.method.text) == (r"\x1b]0;title\x07", r"a\u202eb\rc")
+    repr(read).encode()
+
+
+def test_saving_is_whole_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    before = Attribution(SCORES, X, ClassLogit(1), GradCAM())
+    before.save(path)
+    for error, expected in ((OSError("disk full"), UnreadableFile), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        def half(tensors, place, metadata, error=error):
+            place.write_bytes(save(tensors)[:100])
+            raise error
+
+        monkeypatch.setattr("attribkit.core.saved.save_file", half)
+        with pytest.raises(expected):
+            replace(before, scores=2 * SCORES).save(path)
+    assert torch.equal(Attribution.load(path).scores, SCORES)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_that_cannot_be_written(tmp_path, monkeypatch):
+    attribution = Attribution(SCORES, X, ClassLogit(1), GradCAM())
+    os.mkfifo(tmp_path / "pipe")
+    for path in (
+        tmp_path,
+        tmp_path / "pipe",
+        tmp_path / "none" / "a",
+        "",
+        "a\0b",
+        None,
+        3,
+        b"bytes",
+        tmp_path / ("n" * 300),
+    ):
+        with pytest.raises(UnreadableFile, match=r"cannot be written|is a folder|is no path"):
+            attribution.save(path)
+    (tmp_path / "kept").write_bytes(b"kept")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UnreadableFile, match="read-only"):
+        attribution.save(tmp_path / "kept")
+    with pytest.raises(UnreadableFile, match="cannot be written: no file holds"):
+        attribution.to("meta").save(tmp_path / "meta")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "pipe"]
+    assert (tmp_path / "kept").read_bytes() == b"kept"
+
+
+def test_saving_through_a_link_and_over_what_was_loaded(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    Attribution(SCORES, X, ClassLogit(1), GradCAM()).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    read = Attribution.load(tmp_path / "link")
+    replace(read, notes=("more",)).save(tmp_path / "link")
+    assert torch.equal(read.scores, SCORES)
+    assert Attribution.load(tmp_path / "real").notes == ("more",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scores": torch.rand(1, 1, 4, 4)}, r"scores \(1, 1, 4, 4\) do not fit x \(2, 3, 8, 8\)"),
+        ({"scores": torch.rand(3, 1, 4, 4)}, "do not fit"),
+        ({"scores": torch.rand(2, 4, 4)}, "do not fit"),
+        ({"scores": torch.rand(2, 1, 2, 4, 4)}, "do not fit"),
+        ({"x": torch.rand(3, 3, 8, 8)}, "do not fit"),
+        ({"scores": torch.rand(2, 1, 4, 4).long()}, "torch.int64"),
+        ({"scores": torch.rand(2, 1, 4, 4).to_sparse()}, "torch.sparse_coo"),
+        ({"scores": [[1.0]]}, "must be a torch.Tensor, got list"),
+        ({"x": None}, "must be a torch.Tensor, got NoneType"),
+        ({"x": torch.rand(2, 3, 0, 8)}, "not empty"),
+        ({"scores": torch.rand(2, 1, 4, 4, device="meta")}, "The scores are on meta and x on cpu"),
+        ({"target": ClassLogit((0, 1, 2))}, "speaks of 3 images, x has 2"),
+        ({"target": 1}, "target=1 is no Target: write ClassLogit"),
+        ({"method": "gradcam"}, "method='gradcam' is no Method"),
+        ({"notes": "a note"}, "notes='a note' must be a tuple of texts"),
+        ({"notes": ["a note"]}, "must be a tuple of texts"),
+    ],
+)
+def test_an_attribution_checks_its_parts(changes, words):
+    with pytest.raises(InvalidInput, match=words):
+        replace(Attribution(SCORES, X, ClassLogit(1), GradCAM()), **changes)
+
+
+def test_sizes_of_a_heatmap():
+    attribution = Attribution(SCORES, X, ClassLogit(1), GradCAM())
+    assert attribution.heatmap(size=[5, 6]).shape == (2, 5, 6)
+    for size in ((), (8,), (8, 8, 8), (0, 8), (8.0, 8), "88", 8):
+        with pytest.raises(InvalidInput, match="must be 2 numbers of pixels from 1"):
+            attribution.heatmap(size=size)
+    four = Attribution(torch.rand(1, 1, 2, 2, 2, 2), torch.rand(1, 1, 4, 4, 4, 4), ClassLogit(0), GradCAM())
+    with pytest.raises(AttribkitError, match="Maps of 4 axes of space cannot be resized"):
+        four.heatmap()
+
+
+def test_measuring_refuses_what_is_not_of_these_images():
+    x = torch.randn(2, 3, 16, 16)
+    explainer = Explainer(tiny_cnn())
+    found = explainer.attribute(x, "gradcam", target=1)
+    for other, words in (
+        (replace(found, x=x.flip(0)), "of other images"),
+        (replace(found, x=x[:, :, :8]), "of other images"),
+        (found[:1], "of other images"),
+        (replace(found, x=x.double()), "torch.float64 on cpu, those that are measured torch.float32 on cpu"),
+        (found.to("meta"), "on meta, those that are measured torch.float32 on cpu"),
+        (replace(found, scores=found.scores * torch.nan), "are not finite"),
+        (replace(found, target=Probability(1)), "of several targets"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            explainer.measure([found, other], ["sparseness"])
+    for several in (found, "gradcam", iter([found]), None, {found}):
+        with pytest.raises(InvalidInput, match="is no list of attributions"):
+            explainer.measure(several, ["sparseness"])
+    with pytest.raises(AttribkitError, match="float64"):
+        explainer.evaluate(replace(found, x=x.double()), "deletion")
+    with pytest.raises(AttribkitError, match="meta"):
+        explainer.evaluate(found.to("meta"), "sparseness")
+
+
+def test_a_loaded_attribution_measures_as_before(tmp_path):
+    explainer = Explainer(tiny_cnn())
+    found = explainer.attribute(torch.randn(2, 3, 16, 16), "gradcam", target=[1, 2])
+    found.save(tmp_path / "a")
+    read = Attribution.load(tmp_path / "a")
+    for metric in ("deletion", "sparseness"):
+        assert torch.equal(explainer.evaluate(read, metric), explainer.evaluate(found, metric))
