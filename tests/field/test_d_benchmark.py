@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from attribkit import zoo
 from attribkit.benchmark import Configuration, benchmark, write_summary
 from attribkit.benchmark.execution import ray_crew, work
+from attribkit.benchmark.execution.ray_actors import GroupWorker
 from attribkit.benchmark.execution.ray_cluster import Share, connected, room, share
 from attribkit.benchmark.execution.ray_crew import Crew
 from attribkit.core.devices import told_device
@@ -330,6 +332,43 @@ def test_workers_that_end_while_they_start_end_in_a_sentence(monkeypatch):
     ):
         list(crew_of(ray, monkeypatch).work(5))
     assert ray.made <= 6
+
+
+# --- what a worker does ---------------------------------------------------------------------------------------------
+
+
+def worker_of(folder, identity_of=lambda identity: identity, **changes):
+    """A worker in this process, for a run that has been claimed, and the run."""
+    configuration = configured(folder, **changes)
+    results = benchmark(configuration)
+    for path in folder.rglob("*.parquet"):
+        path.unlink()
+    store = replace(results.store, identity=identity_of(results.store.identity))
+    groups = results.plan.groups(results.plan.units())
+    return GroupWorker((configuration, results.plan, store, groups)), results
+
+
+def test_a_worker_does_a_place_once_with_the_threads_of_the_run(tmp_path, threads, seen):
+    worker, results = worker_of(tmp_path)
+    threads(1)
+    seen.clear()
+    worker.do(1)
+    worker.do(1)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+    assert seen == [4, 4], "to get warm, and the map"
+    assert torch.get_num_threads() == 1
+    worker.do(0)
+    assert certain(benchmark(results.configuration).rows) == certain(results.rows)
+
+
+def test_a_worker_with_other_weights_than_the_run_is_refused(tmp_path):
+    """As random ones are on another processor."""
+    worker, _ = worker_of(tmp_path, lambda identity: identity | {"models": {"zoo:cnn": "weights 123"}})
+    with pytest.raises(
+        InvalidInput, match=r"The model 'zoo:cnn' is another on .* than where the run was started \(wei"
+    ):
+        worker.do(0)
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 # --- a cluster of one's own ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from socket import gethostname
 from typing import Any
 
 from attribkit.benchmark.execution.ray_cluster import connected, imported, room, share
@@ -10,9 +11,11 @@ from attribkit.benchmark.execution.threads import threads_set
 from attribkit.benchmark.execution.work import Worker
 from attribkit.benchmark.settings.configuration import Configuration
 from attribkit.benchmark.settings.plan import Group, Plan
+from attribkit.benchmark.storage.identity import model_identity
 from attribkit.benchmark.storage.store import Failure, Store
 from attribkit.core.errors import InvalidInput
 from attribkit.core.progress import Bar, bar
+from attribkit.loading import LoadedModel
 
 
 class GroupWorker:
@@ -42,7 +45,19 @@ class GroupWorker:
             self._data = self._data if self._data is not None else self._configuration.data.make()
             self._model = model
             self._worker = Worker(self._configuration, self._plan, self._data, self._store, model)
+            self._check(self._worker, model)
         return self._worker
+
+    def _check(self, worker: Worker, model: str) -> None:
+        """Refuse another model than the run's: its file of weights or the processor that draws them is another."""
+        choice = next(each for each in self._configuration.models if each.title == model)
+        own = model_identity(choice, LoadedModel(worker.explainer.model.module, worker.preprocessing))
+        if own != (wanted := self._store.identity["models"][model]):
+            raise InvalidInput(
+                f"The model {model!r} is another on {gethostname()} ({own}) than where the run was started ({wanted}): "
+                "random weights depend on the processor, so give it weights; a file of them must be the same on all "
+                "machines."
+            )
 
 
 def run_on_ray(configuration: Configuration, plan: Plan, data: Any, store: Store, groups: Sequence[Group]) -> None:

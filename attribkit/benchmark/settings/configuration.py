@@ -22,7 +22,7 @@ class RayOptions(Choice):
     cpus: Annotated[float, Field(gt=0)] | None = (
         None  # of each worker; None is `threads`, or as there is room; 1 on GPUs
     )
-    start_timeout: Annotated[float, Field(gt=0)] = 300  # seconds to wait for a worker while none is up
+    start_timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds to wait for a worker while none is up
 
     @field_validator("gpus", "cpus")
     @classmethod
