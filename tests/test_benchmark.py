@@ -81,6 +81,7 @@ def configured(folder, **changes):
         "metrics": ["pointing_game", "relevance_mass"],
         "oracle": "saliency",
         "shard_size": 2,
+        "threads": torch.get_num_threads(),  # as of the Explainer that some tests compare with
     }
     return Configuration.model_validate(told | changes)
 
@@ -1125,7 +1126,6 @@ def wait_for(happened, seconds=300):
 
 def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(AttribkitError, match=r"pip install 'attribkit\[ray\]'"):
         benchmark(configured(tmp_path, executor="ray"))
 
