@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from attribkit.core.method import Method
     from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit.core.model import HookedModel
+    from attribkit.core.options import Count, InnerShare, NotNegative, OneOrMore, Positive, Seed
     from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
     from attribkit.core.targets.asked import scored_as
+    from attribkit.core.targets.binary import Binary
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
@@ -34,10 +36,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AttribkitError",
     "Attribution",
+    "Binary",
     "Box",
     "ClassLogit",
     "Complexity",
     "Contrast",
+    "Count",
     "Counterfactual",
     "Direction",
     "EmbeddingNorm",
@@ -45,16 +49,21 @@ __all__ = [
     "Faithfulness",
     "HookedModel",
     "Imputer",
+    "InnerShare",
     "LayerUnit",
     "Localization",
     "Method",
     "Metric",
     "ModelSpec",
     "MultiLabel",
+    "NotNegative",
+    "OneOrMore",
+    "Positive",
     "Probability",
     "Reads",
     "Region",
     "Robustness",
+    "Seed",
     "Shared",
     "Similarity",
     "Target",
@@ -75,10 +84,12 @@ __all__ = [
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
     "AttribkitError": "core.errors",
     "Attribution": "core.attribution",
+    "Binary": "core.targets.binary",
     "Box": "core.targets.boxes",
     "ClassLogit": "core.targets.logits",
     "Complexity": "core.metric",
     "Contrast": "core.targets.logits",
+    "Count": "core.options",
     "Counterfactual": "core.targets.logits",
     "Direction": "core.targets.units",
     "EmbeddingNorm": "core.targets.embeddings",
@@ -86,16 +97,21 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
     "Imputer": "core.substrates",
+    "InnerShare": "core.options",
     "LayerUnit": "core.targets.units",
     "Localization": "core.metric",
     "Method": "core.method",
     "Metric": "core.metric",
     "ModelSpec": "core.spec",
     "MultiLabel": "core.targets.logits",
+    "NotNegative": "core.options",
+    "OneOrMore": "core.options",
+    "Positive": "core.options",
     "Probability": "core.targets.logits",
     "Reads": "core.reading",
     "Region": "core.targets.regions",
     "Robustness": "core.metric",
+    "Seed": "core.options",
     "Shared": "core.inputs",
     "Similarity": "core.targets.embeddings",
     "Target": "core.targets.target",

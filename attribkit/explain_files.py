@@ -17,7 +17,8 @@ from attribkit.core.hooks import frozen
 from attribkit.core.sections import evenly
 from attribkit.core.shapes import Pictures
 from attribkit.core.targets.asked import as_target
-from attribkit.core.targets.outputs import class_scores
+from attribkit.core.targets.binary import Binary, OneOfTwo
+from attribkit.core.targets.outputs import check_index
 from attribkit.explainer import Explainer
 from attribkit.figures import Cell, animate, check_ending, grid, write, write_clip
 from attribkit.figures.animation import CLIP_WRITERS, beside
@@ -61,9 +62,10 @@ def explain(
     for start in range(0, len(names), BATCH):
         batch = names[start : start + BATCH]
         x = torch.stack([preprocessing(images[name]) for name in batch]).to(_device(explainer))
-        probabilities = _probabilities(explainer, x)
-        classes = _classes(explainer, probabilities, target, top)
-        compared = explainer.compare(x, methods, targets=classes.T.tolist())
+        probabilities, sides = _probabilities(explainer, x)
+        classes = _classes(explainer, probabilities, sides, target, top)
+        targets = [Binary(each) if sides else each for each in classes.T.tolist()]
+        compared = explainer.compare(x, methods, targets=targets)
         by_rank = [compared[i : i + len(methods)] for i in range(0, len(compared), len(methods))]
         for i, name in enumerate(batch):
             for rank, attributions in enumerate(by_rank):
@@ -184,31 +186,34 @@ def _device(explainer: Explainer) -> torch.device:
     return next(explainer.model.module.parameters()).device
 
 
-def _probabilities(explainer: Explainer, x: Tensor) -> Tensor:
+def _probabilities(explainer: Explainer, x: Tensor) -> tuple[Tensor, bool]:
+    """The probability of every class, (b, classes), and whether they are the two sides of a model with one output."""
     if explainer.model.spec.embeds:
         raise InvalidInput(
             "This model has no classes, it embeds: explain it in Python, by Explainer(model).attribute(x, "
             "target=Similarity(to)) or without a target."
         )
-    with frozen(explainer.model.module), torch.no_grad():
-        return class_scores(explainer.model(x)).softmax(1)
+    with frozen(explainer.model.module):
+        found = explainer.model.explaining(x).probabilities(x)
+    return (torch.cat([1 - found, found], 1), True) if found.shape[1] == 1 else (found, False)
 
 
-def _classes(explainer: Explainer, probabilities: Tensor, target: str | int | None, top: int) -> Tensor:
+def _classes(explainer: Explainer, probabilities: Tensor, sides: bool, target: str | int | None, top: int) -> Tensor:
     """The classes to explain, (b, number of them)."""
     if target is None:
         if not 1 <= top <= probabilities.shape[1]:
             raise InvalidInput(f"top={top} is no number of classes from 1 to {probabilities.shape[1]}.")
         return probabilities.topk(top).indices
     wanted = as_target(target, explainer.model.spec.labels)
-    index: int = wanted.index  # type: ignore[attr-defined]
-    if not 0 <= index < probabilities.shape[1]:
-        classes = probabilities.shape[1]
-        raise InvalidInput(f"There is no class {index}: the model has {classes} classes, 0 to {classes - 1}.")
+    index: int = wanted.named.index if isinstance(wanted, OneOfTwo) else wanted.index  # type: ignore[attr-defined]
+    if sides and isinstance(target, int):
+        check_index(target, 1)
+        index = 1  # the output itself speaks for the positive side
+    check_index(index, probabilities.shape[1])
     return torch.full((len(probabilities), 1), index)
 
 
 def _label(explainer: Explainer, index: int) -> str:
     labels = explainer.model.spec.labels
     names = labels() if callable(labels) else labels
-    return names[index] if names is not None else f"class {index}"
+    return names[index] if names is not None and index < len(names) else f"class {index}"

@@ -28,6 +28,7 @@ from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.binary import OneOfTwo
 from attribkit.core.targets.target import Target, check_count
 from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
@@ -82,7 +83,8 @@ class Explainer:
 
         x: (b, c, *space), preprocessed as the model expects, on its device. method: a name, class or instance; options
         are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
-        each image; None is the predicted class, or the norm of the embedding of a model that has no classes. inputs:
+        each image; None is the predicted class, the output of a model that has one, or the norm of the embedding of a
+        model that has no classes. inputs:
         what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
@@ -136,7 +138,7 @@ class Explainer:
         """
         draw = registry.make(visualizer, Visualizer, **options)
         wanted = as_target(unit, self.model.spec.labels)
-        if wanted.is_open:
+        if wanted.is_open and not isinstance(wanted, OneOfTwo):
             raise InvalidInput(
                 f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
             )
@@ -144,7 +146,7 @@ class Explainer:
             blank = blank_images(self.model, wanted.count or 1, size)
             check_images(blank, self.model)
             model = self.model.explaining(blank, self._inputs(inputs, blank))
-            return visualized(draw, model, blank, model.prepared(wanted))
+            return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
 
     def evaluate(
         self,

@@ -169,7 +169,7 @@ def test_half_precision():
     [
         (lambda: timm.create_model("resnet18"), "attention", {}, "No attention between tokens was seen"),
         (lambda: timm.create_model("resnet18"), "gradient_rollout", {}, "No attention between tokens was seen"),
-        (tiny, "attention", {"fusion": "sum"}, "fusion='sum' is no way"),
+        (tiny, "attention", {"fusion": "sum"}, "fusion='sum' must be one of 'mean', 'max', 'min'"),
         (tiny, "attention_rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0 must be"),
         (lambda: timm.create_model("pit_ti_224", num_classes=7), "attention_rollout", {}, "same tokens in every layer"),
     ],

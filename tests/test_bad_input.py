@@ -259,7 +259,7 @@ def test_gradient_checkpointing():
 
 @pytest.mark.parametrize("layer", ["", (), []])
 def test_no_layer_at_all(layer):
-    with pytest.raises(AttribkitError, match="names no layer"):
+    with pytest.raises(AttribkitError, match="a text that is not empty, a tuple of one or more of these or None"):
         Explainer(tiny_cnn()).attribute(images(), "gradcam", layer=layer)
 
 

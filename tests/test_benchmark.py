@@ -136,7 +136,7 @@ def complaints(tmp_path, text):
         (TINY + "seed = -1\n", "line 6: seed = -1 does not do: input should be greater than or equal to 0."),
         (TINY + "batch_size = 0\n", "line 6: batch_size = 0 does not do: input should be greater than 0 or input sho"),
         (TINY.replace('"pointing_game"', '{name = "aopc", options = {substrate = "blurr"}}'), "Did you mean 'blur'?"),
-        (TINY.replace('"pointing_game"', '{name = "aopc", options = {steps = "9"}}'), "steps = '9' should be a"),
+        (TINY.replace('"pointing_game"', '{name = "aopc", options = {steps = "9"}}'), "steps='9' must be a whole num"),
         (TINY.replace('"gradcam"', "1"), "line 4: methods[0] = 1 does not do: input should be a table."),
         (TINY.replace('"gradcam"', '{name = "random", label = "Random"}'), "'Random' is what tables call a control"),
         (TINY.replace('"gradcam"', '{name = "occlusion", label = "Occlusion"}'), "set oracle = 'Occlusion', or give"),
@@ -147,6 +147,7 @@ def complaints(tmp_path, text):
         (TINY + '[ray]\ngpu = 1', "line 7: No setting of [ray] is named 'gpu'. Did you mean 'gpus'? Known: address, "),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("as_users_run")
 def test_what_is_wrong_is_told_with_its_line(tmp_path, text, expected):
     assert expected in complaints(tmp_path, text)
 
@@ -198,7 +199,7 @@ options = {layr = 1}
 @pytest.mark.usefixtures("as_users_run")
 def test_options_are_checked_before_anything_runs(tmp_path):
     assert complaints(tmp_path, TABLES).splitlines() == [
-        "run.toml, line 11: The option masks = 'many' should be a valid integer.",
+        "run.toml, line 11: masks='many' must be a whole number from 1 (an option of 'rise').",
         "run.toml, line 20: No option of 'gradcam' is named 'layr'. Did you mean 'layer'? Known: layer, relu.",
     ]
     mended = TABLES.replace('"many"', "9").replace("layr = 1", "")

@@ -781,8 +781,8 @@ def test_a_gpu_has_the_numbers_of_the_cpu(name):
         ({"preset": "rise", "steps": 5}, "set one of them to None"),
         ({"fractions": (0.5, 0.2)}, "must rise"),
         ({"fractions": (0, 1), "steps": 3}, "set steps, per_step and until to None"),
-        ({"ties": "middle"}, "ties='middle' is not known; it is one of 'random', 'first', 'last'"),
-        ({"score": "energy"}, "score='energy' is not known"),
+        ({"ties": "middle"}, "ties='middle' must be one of 'random', 'first', 'last'"),
+        ({"score": "energy"}, "score='energy' must be one of 'probability', 'logit'"),
         ({"last_step": "equal", "per_step": 4}, "leaves a shorter one"),
         ({"substrate": "black"}, "No substrate is named 'black'. Known: zero, mean"),
         ({"patch": (3, 3, 3)}, "one for each of the 2 axes"),
@@ -798,5 +798,7 @@ def test_what_cannot_be_is_refused(options, told):
 @pytest.mark.parametrize("patch", [0, -1, (2, 0), (), 1.5])
 @pytest.mark.parametrize("name", FOUR)
 def test_a_patch_of_no_image_is_refused_before_there_is_one(name, patch):
-    with pytest.raises(InvalidInput, match=r"patch=.* must be a whole number from 1, or one for each axis"):
+    with pytest.raises(
+        InvalidInput, match=r"patch=.* must be a whole number from 1 or a tuple of one or more of these"
+    ):
         make(name, Metric, patch=patch)

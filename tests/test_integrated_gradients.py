@@ -126,9 +126,9 @@ def test_an_image_does_not_take_more_steps_for_its_neighbours(cnn):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps=0 is neither 'auto' nor"),
-        ({"steps": "many"}, "steps='many' is neither"),
-        ({"baseline": ()}, "no baseline: give at least one"),
+        ({"steps": 0}, "steps=0 must be 'auto' or a whole number from 1"),
+        ({"steps": "many"}, "steps='many' must be 'auto' or"),
+        ({"baseline": ()}, r"baseline=\(\) must be one of .* or a tuple of one or more of these"),
         ({"baseline": "grey"}, "No substrate is named 'grey'. Known: zero, mean, blur, noise"),
         ({"baseline": torch.zeros(3, 5, 5)}, r"given images are \(3, 5, 5\), those to explain \(1, 3, 128, 128\)"),
     ],

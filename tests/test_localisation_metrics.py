@@ -116,7 +116,7 @@ def test_the_polygon_of_64_corners_that_stands_for_the_disc():
 def test_a_polygon_is_for_photographs(as_users_run):
     with pytest.raises(InvalidInput, match="corners=64 draws on photographs"):
         PointingGame(corners=64)(of(torch.zeros(4, 4, 4)), square(4, 4, 4))
-    with pytest.raises(InvalidInput, match="corners=2 must be 3 or more"):
+    with pytest.raises(InvalidInput, match="corners=2 must be a whole number from 3 or None"):
         PointingGame(corners=2)
 
 

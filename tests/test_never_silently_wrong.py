@@ -384,7 +384,7 @@ def test_the_softmax_of_others_loses_it():
 
 def test_a_probability_of_one_logit_or_of_impossible_ones():
     """One logit is of two classes, as in models trained with a sigmoid; a softmax over it alone would always be one."""
-    assert Probability(0)(torch.tensor([[0.0], [-200.0]])).tolist() == [0.5, 1.0]
+    assert Probability(0)(torch.tensor([[0.0], [200.0]])).tolist() == [0.5, 1.0]
     assert Probability(0)(torch.tensor([[-torch.inf, 1.0]])).tolist() == [0.0]
     logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(Probability(2)(logits).sum(), logits)

@@ -141,7 +141,7 @@ def test_a_given_image_covers(cnn):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels=0 must be a number of regions"),
+        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels=0 must be a whole number from 1 or None"),
         ((1, 2, 16, 16), {"baseline": "inpaint"}, r"Inpainting takes images \(b, 1 or 3, h, w\), got \(1, 2, 16, 16\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Models with one logit, several labels at once, and outputs of every kind."""
+"""Models with one output, several labels at once, and outputs of every kind."""
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from attribkit import (
     MultiLabel,
     Probability,
 )
+from attribkit import Binary as Side
 from attribkit.core.targets.logits import Predicted
 from attribkit.testing import tiny_cnn
 
-TOLD = "the model has one logit: it scores class 1, its negation class 0, and its sign is the prediction"
+TOLD = "the model has one output: the score is the output itself; Binary(0) asks for its negative side"
+TOLD_SIDES = "the model has one output: Binary(1) scores its positive side, Binary(0) its negative side"
 
 
 def images(count=4):
@@ -47,34 +49,50 @@ LOGIT = torch.tensor([[2.0], [-3.0], [0.5]])
 @pytest.mark.parametrize("outputs", [LOGIT, LOGIT.flatten(), (LOGIT,), {"logits": LOGIT}])
 def test_scores_of_one_logit(outputs):
     logit = LOGIT.flatten()
-    torch.testing.assert_close(ClassLogit(1)(outputs), logit)
-    torch.testing.assert_close(ClassLogit(0)(outputs), -logit)
-    torch.testing.assert_close(ClassLogit((1, 0, 0))(outputs), torch.tensor([2.0, 3.0, -0.5]))
-    torch.testing.assert_close(Counterfactual(1)(outputs), -logit)
-    torch.testing.assert_close(Probability(1)(outputs), logit.sigmoid())
-    torch.testing.assert_close(Probability(0)(outputs), 1 - logit.sigmoid())
-    torch.testing.assert_close(Contrast(1, 0)(outputs), logit)  # the logarithm of the odds
-    torch.testing.assert_close(Contrast(0, 1)(outputs), -logit)
-    torch.testing.assert_close(Predicted()(outputs), logit.abs())
-    assert Predicted().settled(Predicted().evidence(outputs)) == ClassLogit((1, 0, 1))
-    with pytest.raises(AttribkitError, match="There is no class 2: the model has 2 classes"):
-        ClassLogit(2)(outputs)
+    torch.testing.assert_close(ClassLogit(0)(outputs), logit)
+    torch.testing.assert_close(Counterfactual(0)(outputs), -logit)
+    torch.testing.assert_close(Probability(0)(outputs), logit.sigmoid())
+    torch.testing.assert_close(Side(1)(outputs), logit)
+    torch.testing.assert_close(Side(0)(outputs), -logit)
+    torch.testing.assert_close(Side((1, 0, 0))(outputs), torch.tensor([2.0, 3.0, -0.5]))
+    torch.testing.assert_close(Side(1, "probability")(outputs), logit.sigmoid())
+    torch.testing.assert_close(Side(0, "probability")(outputs), 1 - logit.sigmoid())
+    torch.testing.assert_close(Side()(outputs), logit.abs())
+    assert Side().settled(Side().evidence(outputs)) == Side((1, 0, 1))
+    torch.testing.assert_close(Predicted()(outputs), logit)
+    assert Predicted().settled(Predicted().evidence(outputs)) == ClassLogit((0, 0, 0))
+    for target in (ClassLogit(1), Probability(1), Counterfactual((0, 1, 0)), MultiLabel((0, 1))):
+        with pytest.raises(AttribkitError, match="There is no class 1: the model has one output, whose index is 0"):
+            target(outputs)
+    with pytest.raises(AttribkitError, match="no two classes to compare"):
+        Contrast(1, 0)(outputs)
+
+
+def test_sides_that_do_not_exist():
+    with pytest.raises(AttribkitError, match="index=2 is no side"):
+        Side(2)
+    with pytest.raises(AttribkitError, match="this model has 5 classes: give the index of a class"):
+        Explainer(tiny_cnn()).attribute(images(), "saliency", target=Side(1))
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion", "rise", "scorecam", "ablationcam"])
-def test_the_prediction_is_the_side_of_the_logit(method, flat):
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion", "rise", "scorecam", "ablationcam", "cam"])
+def test_the_predicted_side_is_that_of_the_logit(method, flat):
     model, x = Binary(flat).eval(), images()
     options = {"rise": {"masks": 32, "cells": 4}, "occlusion": {"patch": 8, "stride": 8}}.get(method, {})
     side = (model(x).flatten() > 0).long()
     assert 0 < side.sum() < len(x)
-    found = Explainer(model, batch_size=3).attribute(x, method, **options)
-    assert found.target == ClassLogit(tuple(side.tolist()))
-    assert TOLD in found.notes
+    explainer = Explainer(model, batch_size=3)
+    whole, found = explainer.attribute(x, method, **options), explainer.attribute(x, method, target=Side(), **options)
+    assert whole.target == ClassLogit((0,) * len(x))
+    assert found.target == Side(tuple(side.tolist()))
+    assert TOLD in whole.notes or method == "rise"
+    assert TOLD_SIDES in found.notes
     # the same model with two logits, whose class 0 has the negated score
-    signed = Explainer(Signed(model)).attribute(x, method, target=side, **options)
+    signed = Explainer(Signed(model))
     if method != "rise":  # which asks for the probability: the two-sided one is another
-        torch.testing.assert_close(found.scores, signed.scores)
+        torch.testing.assert_close(found.scores, signed.attribute(x, method, target=side, **options).scores)
+        torch.testing.assert_close(whole.scores, signed.attribute(x, method, target=1, **options).scores)
 
 
 class Signed(nn.Module):
@@ -91,18 +109,33 @@ def test_a_probability_is_the_sigmoid_and_its_gradient():
     model, x = Binary().eval(), images()
     found = Explainer(model).attribute(x, "saliency", target=Probability(0))
     leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad((1 - model(leaf).sigmoid()).sum(), leaf)
+    (expected,) = torch.autograd.grad(model(leaf).sigmoid().sum(), leaf)
     torch.testing.assert_close(found.scores, expected.abs().amax(1, keepdim=True))
-    assert TOLD in found.notes
+    assert any("its probability is the sigmoid" in note for note in found.notes)
 
 
 def test_labels_of_one_logit():
-    explainer = Explainer(Binary(), spec=ModelSpec(labels=["benign", "malignant"]))
-    assert explainer.attribute(images(), target="malignant").target == ClassLogit(1)
+    """The first of two labels is the negative side; index 0 is the output itself, labels or not."""
+    explainer, x = Explainer(Binary(), spec=ModelSpec(labels=["benign", "malignant"])), images()
+    whole = explainer.attribute(x, "input_x_gradient", target=0)
+    for target, meant, sign in (
+        ("malignant", Side(1), 1),
+        ("benign", Side(0), -1),
+        (Counterfactual("malignant"), Side(0), -1),
+        (["benign", "malignant", "benign", "benign"], Side((0, 1, 0, 0)), None),
+    ):
+        found = explainer.attribute(x, "input_x_gradient", target=target)
+        assert found.target == meant
+        signs = torch.tensor([-1, 1, -1, -1] if sign is None else [sign] * 4)[:, None, None, None]
+        torch.testing.assert_close(found.scores, whole.scores * signs)
+    found = explainer.attribute(x, "saliency", target=Probability("benign"))
+    assert found.target == Side(0, "probability")
+    two = Explainer(Signed(Binary()), spec=ModelSpec(labels=["benign", "malignant"]))
+    assert two.attribute(x, "saliency", target="benign").target == ClassLogit(0)
 
 
 def test_models_of_more_classes_are_told_nothing():
-    assert not any("one logit" in note for note in Explainer(tiny_cnn()).attribute(images()).notes)
+    assert not any("one output" in note for note in Explainer(tiny_cnn()).attribute(images()).notes)
 
 
 def test_several_labels_are_the_sum_of_their_logits():

@@ -138,10 +138,18 @@ def test_one_logit_per_pixel():
     model, x, mask = Segmenter(classes=1).eval(), images(), masks(sides=(4, 6))
     mask[:, :2] = True
     logit = model(x)[:, 0]
-    torch.testing.assert_close(Region(1, mask)(model(x)), (logit * mask).sum((1, 2)))
-    torch.testing.assert_close(Region(0, mask)(model(x)), -(logit * mask).sum((1, 2)))
-    torch.testing.assert_close(Region(1)(model(x)), logit.relu().sum((1, 2)))
-    torch.testing.assert_close(Region(0)(model(x)), (-logit).relu().sum((1, 2)))
+    torch.testing.assert_close(Region(0, mask)(model(x)), (logit * mask).sum((1, 2)))
+    torch.testing.assert_close(Region(0, mask, background=True)(model(x)), -(logit * mask).sum((1, 2)))
+    torch.testing.assert_close(Region(0)(model(x)), logit.relu().sum((1, 2)))
+    torch.testing.assert_close(Region(0, background=True)(model(x)), (-logit).relu().sum((1, 2)))
+    with pytest.raises(AttribkitError, match="the model has one output, whose index is 0"):
+        Region(1, mask)(model(x))
+    with pytest.raises(AttribkitError, match="background=True is for models with one map"):
+        Region(1, mask, background=True)(Segmenter().eval()(x))
+    explainer = Explainer(model, spec=ModelSpec(labels=["background", "person"]))
+    for named, meant in (("person", Region(0, mask)), ("background", Region(0, mask, background=True))):
+        found = explainer.attribute(x, "input_x_gradient", target=Region(named, mask))
+        torch.testing.assert_close(found.scores, explainer.attribute(x, "input_x_gradient", target=meant).scores)
 
 
 def test_volumes():

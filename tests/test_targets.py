@@ -86,7 +86,8 @@ def test_outputs_of_many_kinds():
         assert class_scores(outputs) is LOGITS
     with pytest.raises(AttribkitError, match=r"several tensors that could be class scores, of \[7, 3\] columns"):
         class_scores((torch.zeros(2, 7), LOGITS))
-    for outputs in (LOGITS[0, 0], torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
+    assert class_scores(LOGITS[0, 0]).shape == (1, 1)  # the only output for the only image, squeezed
+    for outputs in ((LOGITS[0, 0], LOGITS[0, 1]), torch.zeros(2, 3, 4, 4), {"boxes": LOGITS}, "text", ()):
         with pytest.raises(AttribkitError, match="not class scores"):
             class_scores(outputs)
 

@@ -19,6 +19,7 @@ from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_re
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.signs import Signs
 from attribkit.core.spec import ModelSpec
+from attribkit.core.targets.class_outputs import OutputReader, Returned, probabilities, read_scores
 from attribkit.core.targets.logits import Predicted
 from attribkit.core.targets.outputs import LayerOutput, embedding, precise
 from attribkit.core.targets.target import Target
@@ -49,6 +50,8 @@ class AskedModel:
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
         self._kept: dict[Hashable, Any] = {}  # what `remembered` keeps of x
+        self._reader = OutputReader(spec.outputs)  # what its class scores are, once some were seen
+        self._shown: tuple[Tensor, Inputs] | None = None  # an image of the last forward, and its inputs
 
     def explaining(self: Model, x: Images, inputs: Inputs | None = None) -> Model:
         """The same model, about to explain x, with notes and predicted classes of its own.
@@ -58,6 +61,7 @@ class AskedModel:
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
         model.signs, model._kept = Signs(), {}
+        model._reader = OutputReader(self.spec.outputs)
         return model
 
     def part(self: Model, images: slice) -> Model:
@@ -104,11 +108,12 @@ class AskedModel:
         channels_last = self._learnt.channels_last and x.ndim == 4 and len(x) >= _MANY and x.device.type == "cpu"
         # A clone keeps the images of a user whose model works in place; this layout is the faster one for convolutions.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        inputs = (self._chunk or self.inputs).of(len(x)).arguments()
+        inputs = (self._chunk or self.inputs).of(len(x))
         self._learnt.images += len(x)
+        self._shown = x[:1].detach(), inputs.part(slice(0, 1))
         try:
             with self.signs.of_forward(x.device):
-                args, keywords = self.spec.arguments(images, inputs)
+                args, keywords = self.spec.arguments(images, inputs.arguments())
                 return self.module(*args, **keywords)
         except Exception as error:
             error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
@@ -127,6 +132,15 @@ class AskedModel:
                 return [precise(questions[0](forward(part)))]
 
         return self._in_chunks(run, x, [target])[0]
+
+    def probabilities(self, x: Images) -> Tensor:
+        """The probability of every class, (b, classes); of a single output that of its positive side, (b, 1)."""
+
+        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
+            with torch.no_grad():
+                return [probabilities(read_scores(self._returned(self(part), len(part))))]
+
+        return self._in_chunks(run, x, [])[0]
 
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""
@@ -240,11 +254,24 @@ class AskedModel:
         """The answers, and what is to be told of each target; what open ones mean for the explained images is kept."""
         own = x is self._x
         put = targets if own else [self.resolved(target) for target in targets]
-        answers, asked = in_chunks(self._watched(run), x, put, self._learnt, self._given(len(x)))
+        answers, asked = in_chunks(self._watched(run), x, put, self._learnt, self._given(len(x)), self._returned)
         if own:
             pairs = list(zip(put, asked, strict=True))
             self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
         return answers, [remarks(each, images=own) for each in asked]
+
+    def _returned(self, outputs: Any, images: int) -> Returned:
+        """What the model returned for so many images, with what is known of its class scores."""
+        return Returned(outputs, images, self._reader, self._with_graph if self._shown else None)
+
+    def _with_graph(self) -> Any:
+        """What the model returns for an image of its last forward, with the graph that leads to it."""
+        assert self._shown is not None
+        image, inputs = self._shown
+        self._learnt.images += 1
+        with torch.enable_grad():
+            args, keywords = self.spec.arguments(image.clone().requires_grad_(), inputs.arguments())
+            return self.module(*args, **keywords)
 
     def _given(self, count: int) -> Callable[[slice], AbstractContextManager[None]]:
         """What lets some of so many images go through the model with the inputs that belong to them."""

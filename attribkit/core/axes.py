@@ -5,8 +5,9 @@ from numbers import Integral
 from typing import Any
 
 from attribkit.core.errors import InvalidInput
+from attribkit.core.options import Count, OneOrMore
 
-PerAxis = int | tuple[int, ...]  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
+PerAxis = Count | OneOrMore[Count]  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
 
 
 def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least: int = 1) -> tuple[int, ...]:
@@ -21,13 +22,6 @@ def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least:
             f"{times(space)} pixels."
         )
     return tuple(map(int, each))
-
-
-def check_per_axis(name: str, given: Any, least: int = 1) -> None:
-    """Refuse the option where it is no size of any image, before there is one."""
-    each = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not each or not _are_sizes(each, least):
-        raise InvalidInput(f"{name}={given!r} must be a whole number from {least}, or one for each axis of the images.")
 
 
 def at_most(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:

@@ -2,26 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from attribkit.core.bounds import Rule
 from attribkit.core.errors import InvalidInput
+from attribkit.core.options import Count, Options, Positive
 from attribkit.core.shapes import Images
+
+OddSize = Annotated[Count, Rule(lambda size: size % 2 == 1, "odd")]  # pixels of a kernel, with one in its middle
 
 _SHARE = 1 / 12  # standard deviation of the blur that grows with the image, as a share of each axis
 _TAIL = 4  # standard deviations after which SciPy cuts a Gaussian off
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
+class GaussianBlur(Options):
     """A Gaussian kernel, cut off and made to sum to one; beyond the border the image is mirrored, as in torchvision."""
 
-    size: int = 15  # pixels of the kernel along each axis, an odd number
-    sigma: float = 5.0  # pixels
-
-    def __post_init__(self) -> None:
-        _check(self.size, self.sigma)
+    size: OddSize = 15  # pixels of the kernel along each axis, an odd number
+    sigma: Positive = 5.0  # pixels
 
     def __call__(self, x: Images) -> Images:
         """The images blurred."""
@@ -33,18 +35,15 @@ class GaussianBlur:
 
 
 @dataclass(frozen=True)
-class FoldedBlur:
+class FoldedBlur(Options):
     """A Gaussian kernel whose tails are folded back into it, nearly a box; zeros beyond the border of the image.
 
     Source: the authors' code of Petsiuk et al., BMVC 2018, where SciPy filters a single one amid zeros of the kernel's
     size: the parts of the Gaussian that leave it come back mirrored.
     """
 
-    size: int = 11  # pixels of the kernel along each axis, an odd number
-    sigma: float = 5.0  # pixels
-
-    def __post_init__(self) -> None:
-        _check(self.size, self.sigma)
+    size: OddSize = 11  # pixels of the kernel along each axis, an odd number
+    sigma: Positive = 5.0  # pixels
 
     def __call__(self, x: Images) -> Images:
         """The images blurred; normalised ones fade to the mean colour at their borders."""
@@ -65,11 +64,6 @@ Blur = GaussianBlur | FoldedBlur
 def wide_blur(x: Images) -> Images:
     """The images far out of focus, by a Gaussian that grows with them."""
     return _along_axes(x, _wide)
-
-
-def _check(size: int, sigma: float) -> None:
-    if size < 1 or size % 2 == 0 or not sigma > 0:
-        raise InvalidInput(f"A blur has an odd size from 1 and a positive sigma, got size={size} and sigma={sigma}.")
 
 
 def _along_axes(x: Images, matrix: Callable[[int], Tensor]) -> Images:

@@ -11,18 +11,23 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
-from attribkit.core.targets.target import Remark, Target, check_count
+from attribkit.core.targets.class_outputs import Returned
+from attribkit.core.targets.target import Remark, Target, check_count, handed
 
 _OF_ONEDNN = "could not create a primitive"
 _OUT_OF_MEMORY = ("can't allocate memory", _OF_ONEDNN)  # on a CPU
 
 
 class Question:
-    """A target put to one chunk of images; keeps what decides its meaning, and what is worth a note."""
+    """A target put to one chunk of images; keeps what decides its meaning, and what is worth a note.
 
-    def __init__(self, target: Target, images: slice) -> None:
+    returned: what the model returned for so many images, with what is known of its class scores.
+    """
+
+    def __init__(self, target: Target, images: slice, returned: Callable[[Any, int], Returned] = Returned) -> None:
         self.target = target.part(images)
         self.images = images.stop - images.start
+        self.returned = returned
         self.first = images.start  # of all the images
         self.is_open = target.is_open  # the part of a target may be settled where the whole is not
         self.evidence: list[Tensor] = []
@@ -30,6 +35,7 @@ class Question:
         self.finite: Tensor | None = None  # whether the scores are, once asked
 
     def __call__(self, outputs: Any) -> Tensor:
+        outputs = handed(self.target, self.returned(outputs, self.images))
         scores = self.target(outputs)
         if scores.shape != (self.images,):
             raise InvalidInput(
@@ -80,10 +86,11 @@ def in_chunks(
     targets: Sequence[Target],
     learnt: Learnt,
     given: Callable[[slice], AbstractContextManager[None]],
+    returned: Callable[[Any, int], Returned],
 ) -> tuple[list[Tensor], list[list[Question]]]:
     """Run the questions on chunks of the images; join the answers, and hand back the questions on each target.
 
-    given: what some of the images go through the model with.
+    given: what some of the images go through the model with. returned: as for `Question`.
     """
     for target in targets:
         check_count(target, len(x))
@@ -92,7 +99,7 @@ def in_chunks(
     start = 0
     while start < len(x):
         images = slice(start, min(len(x), start + (learnt.batch_size or len(x))))
-        questions = [Question(target, images) for target in targets]
+        questions = [Question(target, images, returned) for target in targets]
         with given(images):
             part = _attempt(run, x[images], questions, learnt)
         if part is not None:

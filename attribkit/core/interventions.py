@@ -11,7 +11,8 @@ from torch import Tensor
 from attribkit.core.hooks import captured, with_first
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import ReadLayer, map_of
-from attribkit.core.targets.target import Target
+from attribkit.core.targets.class_outputs import Returned
+from attribkit.core.targets.target import Target, handed
 
 Change = Callable[[Tensor], Tensor]  # a layer's output, channels on the second axis, to one of the same shape
 
@@ -25,18 +26,21 @@ def scores_with(
     image: Tensor,
     target: Target,
     changes: Sequence[Change],
+    returned: Callable[[Any, int], Returned],
 ) -> Tensor:
     """The target's score of one image, (1, c, *space), under each change of the layer's output, (k,).
 
     The changed outputs go through the rest of the model as a batch, and what comes before is computed for the one image
     alone. Where the rest of the model does not allow that, which is tested, it runs once for each change.
+    returned: what the model returned for so many images, with what is known of its class scores.
     """
     with torch.no_grad():
         with captured([(layer.module, layer.run)]) as (outputs,):
-            score = target(forward(image))
+            answer = forward(image)
+        score = target(handed(target, returned(answer, 1)))
         output, layout = map_of(layer, outputs, image)
         run = layer.run if layer.run is not None else next(i for i, each in enumerate(outputs) if each is output)
-        rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout)
+        rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout, returned)
         rows = max(1, min(_MOST, _BYTES // (output.numel() * output.element_size())))
         together = target.repeated(2) is not None and rest.takes_batches(score, changes[:1])
         parts = [changes[i : i + rows] for i in range(0, len(changes), rows)] if together else [[c] for c in changes]
@@ -55,17 +59,18 @@ class _Rest:
         target: Target,
         output: Tensor,
         layout: Layout,
+        returned: Callable[[Any, int], Returned],
     ) -> None:
-        self.forward, self.layer, self.run, self.image = forward, layer, run, image
+        self.forward, self.layer, self.run, self.image, self.returned = forward, layer, run, image, returned
         self.target, self.output, self.layout = target, output, layout
 
     def __call__(self, changes: Sequence[Change]) -> Tensor:
         """The score under each change."""
         outputs = torch.cat([change(self.output) for change in changes])
         with _replaced(self.layer, self.run, _as_it_was(outputs, self.layout)):
-            returned = self.forward(self.image)
-        target = self.target.repeated(len(changes)) if len(changes) > 1 else self.target
-        return (target or self.target)(returned)
+            answer = self.forward(self.image)
+        target = (self.target.repeated(len(changes)) if len(changes) > 1 else None) or self.target
+        return target(handed(target, self.returned(answer, len(changes))))
 
     def takes_batches(self, score: Tensor, changes: Sequence[Change]) -> bool:
         """Whether several outputs of the layer give the scores that they give alone, with none seeing another."""

@@ -15,9 +15,9 @@ from attribkit.core.straightened import straightened
 _WEIGHTED = {"Addmm", "Mm", "Bmm", "Convolution", "Linear"}
 _LINEAR = _WEIGHTED | {
     "AccumulateGrad", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "Add", "Alias", "AsStrided", "AvgPool2D", "AvgPool3D",
-    "Clone", "CudnnBatchNorm", "Expand", "Gather", "Index", "Max", "Mean", "NativeBatchNorm", "Neg", "Permute",
-    "ReshapeAlias", "Select", "Slice", "Squeeze", "Sub", "Sum", "T", "ToCopy", "Transpose", "UnsafeView", "Unsqueeze",
-    "View",
+    "Cat", "Clone", "CudnnBatchNorm", "Expand", "Gather", "Index", "Max", "Mean", "NativeBatchNorm", "Neg", "Permute",
+    "ReshapeAlias", "Select", "Slice", "Squeeze", "Stack", "Sub", "Sum", "T", "ToCopy", "Transpose", "UnsafeView",
+    "Unsqueeze", "View",
 }  # fmt: skip
 _BY_A_NUMBER = {"Mul", "Div"}  # linear where only one side depends on the layer
 

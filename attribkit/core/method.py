@@ -4,13 +4,18 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Options
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
 
-class Method(ABC):
-    """Scores each pixel's part in the model's answer; subclass as a frozen dataclass whose fields are the options."""
+class Method(Options, ABC):
+    """Scores each pixel's part in the model's answer; subclass as a frozen dataclass whose fields are the options.
+
+    The annotation of a field says what the option may be, as ``samples: Count`` or ``layer: str | None``; anything else
+    is refused when an instance is made.
+    """
 
     name: ClassVar[str]  # what users write: method="gradcam"
     source: ClassVar[str]  # authors, venue, year, equation

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution, Reduction
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Options
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.core.truth import Truth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric(ABC):
+class Metric(Options, ABC):
     """Scores attributions, a number per image; subclass one of the four kinds below as a frozen dataclass.
 
     The number of an image does not depend on the images beside it; it is NaN where it is not defined.

@@ -117,7 +117,8 @@ class HookedModel(AskedModel):
         columns = []
         for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
             own = target.part(images)
-            columns.append(scores_with(self.part(images)._forward(x[images], own), asked, x[images], own, changes))
+            one = self.part(images)
+            columns.append(scores_with(one._forward(x[images], own), asked, x[images], own, changes, one._returned))
         return precise(torch.stack(columns, 1))
 
     def class_weights(
@@ -154,7 +155,8 @@ class HookedModel(AskedModel):
         """The layers of attention in execution order, fused kernels too, and where on the image their tokens are.
 
         fuse: what is kept of each layer's weights (b, windows, heads, queries, keys), at once, so that only that takes
-        memory. The weights do not depend on the target, whose predicted classes are remembered in passing.
+        memory. target: layers that its score does not depend on are left out, with a note; its predicted classes are
+        remembered in passing.
         """
         parts: list[AttentionFollowed] = []
         forward = self._forward(x, target) if target else self
@@ -163,8 +165,9 @@ class HookedModel(AskedModel):
             followed = AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))
             with torch.no_grad(), followed.following(self.module, part):
                 returned = forward(part)
-            for question in questions:
-                question(returned)  # so that the predicted classes are known
+                scores = [question(returned) for question in questions]
+            if scores:
+                followed.read_by(scores)
             parts.append(followed)
             return followed.taken()
 
@@ -181,9 +184,9 @@ class HookedModel(AskedModel):
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
             followed = AttentionFollowed(_as_leaf)
             with followed.following(self.module, part):
-                returned = forward(part)
+                score = questions[0](forward(part))
+            followed.read_by([score])
             weights, found = followed.taken(), followed.found
-            score = questions[0](returned)
             gradients = gradients_of(score, weights, [each.name for each in found], keep=False) if found else []
             parts.append(followed)
             return [

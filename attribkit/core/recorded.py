@@ -6,11 +6,12 @@ from typing import Any
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.printable import printable
+from attribkit.core.targets.binary import Binary
 from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, Probability
 from attribkit.core.targets.target import Target
 
 _CLASS_TARGETS: dict[str, type[Target]] = {
-    cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual)
+    cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual, Binary)
 }
 _INT64 = range(-(2**63), 2**63)
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
+from attribkit.core.errors import InvalidInput
 from attribkit.core.layouts import Layout, find_layout
+from attribkit.core.targets.output_kinds import OutputKind
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,17 @@ class ModelSpec:
     patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
     channels_last: bool = False  # whether its maps are (b, h, w, c)
     embeds: bool = False  # whether it has no classes: what it returns is an embedding or a map
+    outputs: OutputKind | None = None  # what its class scores are; None is seen from a forward
     input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted
     std: tuple[float, ...] | None = None  # what was divided by
     labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
     image: str | None = None  # the parameter of the forward that takes the images; None is the first
+
+    def __post_init__(self) -> None:
+        if self.outputs not in (None, *get_args(OutputKind)):
+            known = ", ".join(map(repr, get_args(OutputKind)))
+            raise InvalidInput(f"outputs={self.outputs!r} is no kind of outputs: give one of {known}, or None.")
 
     def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
         """How an output of this shape is a map of images of that shape, both batch first; None if it is not one."""

@@ -13,6 +13,7 @@ from attribkit.core.blurs import Blur, FoldedBlur, wide_blur
 from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import Fingerprinted
+from attribkit.core.options import Options
 from attribkit.core.shapes import Images
 
 # The mean colour of normalised images; each image's own mean colour; the image far out of focus; standard normal noise;
@@ -27,7 +28,7 @@ class Given(Fingerprinted):
     """Images that a user chose, as an option of a method: (c, *space), or (b, c, *space) with b = 1 or one for each."""
 
 
-class Imputer(ABC):
+class Imputer(Options, ABC):
     """Fills removed pixels from those that are left; subclass as a frozen dataclass whose fields are the options."""
 
     name: ClassVar[str]  # what users write: substrate="noisy_linear"

@@ -15,7 +15,8 @@ from attribkit.core.layouts import Layout
 from attribkit.core.places.coordinates import narrowed
 from attribkit.core.places.followed import places_followed
 from attribkit.core.places.grids import layout_of
-from attribkit.core.targets.target import Target
+from attribkit.core.targets.class_outputs import Returned
+from attribkit.core.targets.target import Target, handed
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def gradient_reach(gradient: Tensor) -> float:
 
 def _score(returned: Any, target: Target) -> Tensor:
     try:
-        return target(returned).sum()
+        return target(handed(target, Returned(returned, 1))).sum()
     except Exception:  # a function of the whole batch, or a target that does not fit: the real call will tell
         return sum((tensor.sum() for tensor in _tensors(returned)), torch.zeros(()))
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Options
 from attribkit.core.shapes import Images
 from attribkit.core.targets.target import Target
 
@@ -14,7 +15,7 @@ Made = Float[Tensor, "n c *space"]  # as many images as the visualizer makes
 Responses = Float[Tensor, "steps n"]  # of the unit to each of n images, step by step
 
 
-class Visualizer(ABC):
+class Visualizer(Options, ABC):
     """Makes images that a unit of a model responds to; subclass as a frozen dataclass whose fields are the options."""
 
     name: ClassVar[str]  # what users write: visualizer="activation_maximization"

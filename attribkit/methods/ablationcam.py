@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
@@ -26,7 +27,7 @@ class AblationCAM(Method):
     name: ClassVar[str] = "ablationcam"
     source: ClassVar[str] = "Desai and Ramaswamy, WACV 2020, sec. 3"
 
-    layer: str | None = None  # dotted name; None is the last map of the image
+    layer: Name | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         activation = model.activation(x, self.layer, target)

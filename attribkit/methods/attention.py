@@ -13,6 +13,7 @@ from attribkit.core.attention.layers import AttentionLayer, AttentionLayers
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import CountOrZero, ShareBelowOne
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
@@ -31,15 +32,13 @@ class Attention(Method):
     source: ClassVar[str] = "Dosovitskiy et al., ICLR 2021; Vaswani et al., NeurIPS 2017, eq. 1"
 
     block: int = -1  # which of the layers in execution order; negative counts from the last
-    head: int | None = None  # None fuses the heads
+    head: CountOrZero | None = None  # None fuses the heads
     fusion: Fusion = "mean"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note("attention does not depend on the target: it shows where tokens look, not what speaks for a class")
-        heads: list[int] = []  # of each layer, for each part of the batch
 
         def fuse(weights: Windows) -> Tensor:
-            heads.append(weights.shape[2])
             return (
                 fused(weights, self.fusion) if self.head is None else weights[:, :, self.head : self.head + 1].clone()
             )
@@ -49,9 +48,9 @@ class Attention(Method):
             raise InvalidInput(
                 f"block={self.block}: this model has {len(layers)} layers of attention, 0 to {len(layers) - 1}."
             )
-        layer, own = layers[self.block], heads[: len(layers)][self.block]
-        if self.head is not None and not 0 <= self.head < own:
-            raise InvalidInput(f"head={self.head}: {layer.name!r} has {own} heads, 0 to {own - 1}.")
+        layer = layers[self.block]
+        if self.head is not None and not 0 <= self.head < layer.heads:
+            raise InvalidInput(f"head={self.head}: {layer.name!r} has {layer.heads} heads, 0 to {layer.heads - 1}.")
         asking = layer.queries.real
         if _same(layer.queries, layers[-1].queries):
             asking = model.readers(x, target)
@@ -67,15 +66,13 @@ class AttentionRollout(Method):
     source: ClassVar[str] = "Abnar and Zuidema, ACL 2020, eq. 1"
 
     fusion: Fusion = "mean"
-    discard_ratio: float = 0.0  # share of each layer's weights, the smallest, that is set to zero
+    discard_ratio: ShareBelowOne = 0.0  # share of each layer's weights, the smallest, that is set to zero
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        if not 0 <= self.discard_ratio < 1:
-            raise InvalidInput(f"discard_ratio={self.discard_ratio} must be from 0 to below 1.")
         model.note(
             "attention_rollout does not depend on the target: it shows where tokens look, not what speaks for a class"
         )
-        layers = model.attention(x, target, lambda weights: fused(weights, self.fusion))
+        layers = _noted(model, model.attention(x, target, lambda weights: fused(weights, self.fusion)))
         steps = _steps(layers)
         rollout = _identity(steps[0])
         for weights in steps:
@@ -100,7 +97,9 @@ class GradientRollout(Method):
     source: ClassVar[str] = "Chefer et al., ICCV 2021, eqs. 5 and 6"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        layers = model.attention_and_gradient(x, target, lambda w, g: (w * g).relu().mean(2, keepdim=True))
+        layers = _noted(
+            model, model.attention_and_gradient(x, target, lambda w, g: (w * g).relu().mean(2, keepdim=True))
+        )
         steps = _steps(layers)
         relevance = _identity(steps[0])
         for weights in steps:
@@ -110,8 +109,6 @@ class GradientRollout(Method):
 
 def fused(weights: Windows, how: Fusion) -> Float[Tensor, "b windows 1 queries keys"]:
     """The heads made one."""
-    if how not in ("mean", "max", "min"):
-        raise InvalidInput(f"fusion={how!r} is no way to fuse heads; known: mean, max, min.")
     if how == "mean":
         return weights.mean(2, keepdim=True)
     return weights.amax(2, keepdim=True) if how == "max" else weights.amin(2, keepdim=True)
@@ -133,8 +130,8 @@ def _steps(layers: AttentionLayers) -> Sequence[Tensor]:
         raise UnsupportedModel(
             f"A rollout needs the same tokens in every layer; here attention is queries by keys {pairs}. {instead}"
         )
-    if layers.left_out or layers.changed:
-        raise UnsupportedModel(f"A rollout needs the weights of every layer, but {'; '.join(layers.notes)}. {instead}")
+    if layers.gaps:
+        raise UnsupportedModel(f"A rollout needs the weights of every layer, but {'; '.join(layers.gaps)}. {instead}")
     return [layer.weights[:, 0] for layer in layers]
 
 
@@ -151,12 +148,13 @@ def _read(model: HookedModel, x: Images, target: Target, last: AttentionLayer, w
     asking = model.readers(x, target)
     _note_asking(model, last, asking)
     read = last.queries.numbers[asking]
-    return weights[:, None, read, last.keys.prefix :].mean(2).unflatten(2, last.keys.grid)
+    cells = slice(last.keys.prefix, last.keys.count - last.keys.suffix)
+    return weights[:, None, read, cells].mean(2).unflatten(2, last.keys.grid)
 
 
 def _note_asking(model: HookedModel, layer: AttentionLayer, asking: Tensor) -> None:
     """Tell whose attention is shown."""
-    tokens = asking.nonzero()[:, -1].tolist()
+    tokens = layer.queries.numbers[asking].tolist()
     model.note(f"attention of token {tokens[0]}" if len(tokens) == 1 else f"mean attention of {len(tokens)} tokens")
     windows = layer.windows.shape[1]
     if windows > 1:

@@ -11,6 +11,7 @@ from attribkit.core.errors import UnknownName, UnsupportedModel, listed
 from attribkit.core.gates import Gate
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
@@ -22,7 +23,7 @@ class AttentionGates(Method):
     name: ClassVar[str] = "attention_gates"
     source: ClassVar[str] = "Woo et al., ECCV 2018, eq. 3 (CBAM); Park et al., BMVC 2018, eq. 2 (BAM)"
 
-    gate: str | None = None  # dotted name of the module that applies it; None is the mean of all
+    gate: Name | None = None  # dotted name of the module that applies it; None is the mean of all
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note("attention_gates does not depend on the target: it shows what the model lets through, not for which")

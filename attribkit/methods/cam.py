@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
@@ -20,7 +21,7 @@ class CAM(Method):
     name: ClassVar[str] = "cam"
     source: ClassVar[str] = "Zhou et al., CVPR 2016, eq. 2"
 
-    layer: str | None = None  # dotted name; None is the last map of the image
+    layer: Name | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return weighted(*model.class_weights(x, target, self.layer))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Positive, Seed
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
@@ -19,7 +20,7 @@ class Random(Method):
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "a control"
 
-    seed: int = 0
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         random = torch.Generator().manual_seed(self.seed)
@@ -34,7 +35,7 @@ class Centre(Method):
     name: ClassVar[str] = "centre"
     source: ClassVar[str] = "a control"
 
-    sigma: float = 0.25  # standard deviation along each axis, as a share of its length
+    sigma: Positive = 0.25  # standard deviation along each axis, as a share of its length
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         axes = [torch.linspace(-0.5 + 0.5 / n, 0.5 - 0.5 / n, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]

@@ -7,6 +7,7 @@ from attribkit.core import rules
 from attribkit.core.attribution import resized
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
@@ -20,7 +21,7 @@ class GuidedGradCAM(Method):
     name: ClassVar[str] = "guided_gradcam"
     source: ClassVar[str] = "Selvaraju et al., ICCV 2017, sec. 3.2"
 
-    layer: str | None = None  # dotted name, of Grad-CAM; None is the last map of the image
+    layer: Name | None = None  # dotted name, of Grad-CAM; None is the last map of the image
 
     @property
     def reads(self) -> Reads:

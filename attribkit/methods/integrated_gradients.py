@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, NotNegative, OneOrMore, Seed
 from attribkit.core.shapes import Images, PerImage, Scores
 from attribkit.core.substrates import Given, Substrate, substrate
 from attribkit.core.targets.target import Target
@@ -32,13 +32,13 @@ class IntegratedGradients(Method):
     name: ClassVar[str] = "integrated_gradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
 
-    steps: int | Literal["auto"] = 50  # one forward and backward each; "auto" doubles them until they suffice
-    baseline: Baseline | tuple[Baseline, ...] = "zero"  # images, or what is made of x; several are averaged
-    tolerance: float = 0.01  # of "auto": what the scores may miss, as a share of f(x) - f(baseline)
-    seed: int = 0  # of noise; each further noise among several baselines has the next seed
+    steps: Count | Literal["auto"] = 50  # one forward and backward each; "auto" doubles them until they suffice
+    baseline: Baseline | OneOrMore[Baseline] = "zero"  # images, or what is made of x; several are averaged
+    tolerance: NotNegative = 0.01  # of "auto": what the scores may miss, as a share of f(x) - f(baseline)
+    seed: Seed = 0  # of noise; each further noise among several baselines has the next seed
 
     def __post_init__(self) -> None:
-        several = self.baseline if isinstance(self.baseline, tuple | list) else (self.baseline,)
+        several = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
         given = tuple(Given(each) if isinstance(each, Tensor) else each for each in several)
         object.__setattr__(self, "baseline", given[0] if len(given) == 1 else given)
 
@@ -46,7 +46,7 @@ class IntegratedGradients(Method):
         target = model.resolved(target)
         starts = self._starts(x)
         if self.steps != "auto":
-            scores, gap, flat = _integrated(model, x, starts, target, self._checked(self.steps))
+            scores, gap, flat = _integrated(model, x, starts, target, self.steps)
             _note_flat(model, flat.nonzero().flatten().tolist())
             model.note(f"completeness: the scores miss f(x) - f(baseline) by at most {float(gap.max()):.2%}")
             return scores
@@ -57,14 +57,7 @@ class IntegratedGradients(Method):
 
     def _starts(self, x: Images) -> list[Images]:
         several = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
-        if not several:
-            raise InvalidInput("baseline=() is no baseline: give at least one.")
         return [substrate(x, each, self.seed + i) for i, each in enumerate(several)]  # type: ignore[arg-type]
-
-    def _checked(self, steps: int) -> int:
-        if not isinstance(steps, int) or steps < 1:
-            raise InvalidInput(f"steps={steps!r} is neither 'auto' nor a number of steps from 1.")
-        return steps
 
     def _enough(self, model: HookedModel, x: Images, starts: list[Images], target: Target, image: int) -> Scores:
         """The scores of one image by as many steps as the tolerance asks for."""

@@ -7,9 +7,9 @@ import torch
 
 from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
-from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name, OneOrMore
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets.target import Target
@@ -23,13 +23,11 @@ class LayerMethod(Method):
     alone, and resized to the images.
     """
 
-    layer: str | tuple[str, ...] | None = None  # dotted names; None is the last map of the image
+    layer: Name | OneOrMore[Name] | None = None  # dotted names; None is the last map of the image
 
     @property
     def reads(self) -> Reads:
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        if not layers or "" in layers:
-            raise InvalidInput(f"layer={self.layer!r} names no layer: give a dotted name, several, or None.")
         return Reads(layers=tuple(dict.fromkeys(layers)))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:

@@ -16,6 +16,7 @@ from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, Seed
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.substrates import Given, Imputer, Substrate, filling
 from attribkit.core.targets.target import Target
@@ -38,9 +39,9 @@ class Occlusion(Method):
 
     patch: PerAxis | None = None  # pixels; None is 32, of clips and volumes at most a quarter of each axis
     stride: PerAxis | None = None  # pixels; None is 16, of clips and volumes at most an eighth, and never above patch
-    superpixels: int | None = None  # about so many regions (SLIC, Achanta et al., TPAMI 2012); None is patches
+    superpixels: Count | None = None  # about so many regions (SLIC, Achanta et al., TPAMI 2012); None is patches
     baseline: Substrate | Literal["inpaint"] | Given | Imputer | Tensor = "zero"
-    seed: int = 0  # of noise
+    seed: Seed = 0  # of noise
 
     def __post_init__(self) -> None:
         if isinstance(self.baseline, Tensor):
@@ -111,8 +112,6 @@ class Occlusion(Method):
 
 def _superpixels(x: Images, count: int) -> Tensor:
     """The number of each pixel's superpixel, from 1, (b, 1, *space); every image has its own, of values 0 to 1."""
-    if count < 1:
-        raise InvalidInput(f"superpixels={count} must be a number of regions from 1, or None for patches.")
     low, high = extremes(x)
     images = ((x - low) / (high - low).clamp(min=1e-12)).double().cpu().numpy()
     # Colours as they are: the conversion to Lab is for photographs of three channels alone.

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attribkit.core.axes import PerAxis, at_most, per_axis, times
-from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, InnerShare, Seed
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets.logits import as_probability
+from attribkit.core.targets.binary import scored_side
 from attribkit.core.targets.target import Target
 from attribkit.methods.unmoved import note_unmoved
 
@@ -34,16 +34,14 @@ class RISE(Method):
     name: ClassVar[str] = "rise"
     source: ClassVar[str] = "Petsiuk et al., BMVC 2018, eq. 6"
 
-    masks: int = 4000  # N, one forward each
+    masks: Count = 4000  # N, one forward each
     cells: PerAxis | None = None  # s, of a mask along each axis; None is 8, of clips and volumes of 4 pixels at least
-    probability: float = 0.5  # p, that a cell is seen
-    seed: int = 0
+    probability: InnerShare = 0.5  # p, that a cell is seen
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        if self.masks < 1 or not 0 < self.probability < 1:
-            raise InvalidInput(f"{self!r} must have masks from 1 and a probability between 0 and 1.")
         self._note_cells(model, tuple(x.shape[2:]))
-        asked = as_probability(model.resolved(target))
+        asked = scored_side(model.resolved(target), "probability")
         exact = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=exact, device=x.device)
         extremes = []

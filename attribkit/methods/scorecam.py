@@ -8,6 +8,7 @@ from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Name
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.core.targets.target import Target
 from attribkit.methods.layer_maps import weighted
@@ -21,7 +22,7 @@ class ScoreCAM(Method):
     name: ClassVar[str] = "scorecam"
     source: ClassVar[str] = "Wang et al., CVPR Workshops 2020, sec. 3"
 
-    layer: str | None = None  # dotted name; None is the last map of the image
+    layer: Name | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         activation = model.activation(x, self.layer, target)

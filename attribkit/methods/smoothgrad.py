@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 import torch
 
 from attribkit.core.broadcast import extremes
+from attribkit.core.errors import InvalidInput
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, NotNegative, Seed
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
 
@@ -22,10 +24,17 @@ class SmoothGrad(Method):
     name: ClassVar[str] = "smoothgrad"
     source: ClassVar[str] = "Smilkov et al., 2017, arXiv:1706.03825, sec. 3; Hooker et al., NeurIPS 2019"
 
-    samples: int = 25  # one forward and backward each
-    sigma: float = 0.15  # standard deviation of the noise, as a share of each image's range of values
+    samples: Count = 25  # one forward and backward each
+    sigma: NotNegative = 0.15  # standard deviation of the noise, as a share of each image's range of values
     average: Literal["mean", "square", "variance"] = "mean"
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.average == "variance" and (self.samples == 1 or self.sigma == 0):
+            raise InvalidInput(
+                f"average='variance' with samples={self.samples} and sigma={self.sigma} is zero everywhere: give "
+                "samples from 2 and sigma above 0."
+            )
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         low, high = extremes(x)

@@ -1,24 +1,15 @@
 """What of the model's answer a faithfulness metric looks at."""
 
-from typing import get_args
-
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images, PerImage
-from attribkit.core.targets.asked import Score, scored_as
+from attribkit.core.targets.asked import scored_as
+from attribkit.core.targets.binary import Score
 from attribkit.core.targets.target import Target
-
-
-def check_score(score: str) -> None:
-    """Refuse what is no score of a class."""
-    if score not in get_args(Score):
-        raise InvalidInput(f"score={score!r} is neither 'probability' nor 'logit'.")
 
 
 def asked_target(attribution: Attribution, score: Score) -> Target:
     """The explained class's probability or logit; a target that is neither as it is."""
-    check_score(score)
     return scored_as(attribution.target, score)  # type: ignore[arg-type]
 
 

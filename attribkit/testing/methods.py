@@ -11,6 +11,7 @@ from attribkit.core.method import Method
 from attribkit.explainer import Explainer
 from attribkit.testing.state import (
     assert_described,
+    assert_refuses_wrong_options,
     assert_survives,
     changes,
     images,
@@ -36,6 +37,11 @@ def check_method(method: Method, model: nn.Module | None = None, x: Tensor | Non
 def check_describes_itself(method: Method, model: nn.Module, x: Tensor) -> None:
     """A frozen, hashable dataclass with a name, a source and a summary."""
     assert_described(method)
+
+
+def check_refuses_wrong_options(method: Method, model: nn.Module, x: Tensor) -> None:
+    """Each option refuses what is of none of its types."""
+    assert_refuses_wrong_options(method)
 
 
 def check_leaves_model_alone(method: Method, model: nn.Module, x: Tensor) -> None:
@@ -142,6 +148,7 @@ def check_half_precision(method: Method, model: nn.Module, x: Tensor) -> None:
 
 METHOD_CHECKS: tuple[Callable[[Method, nn.Module, Tensor], None], ...] = (
     check_describes_itself,
+    check_refuses_wrong_options,
     check_leaves_model_alone,
     check_leaves_model_alone_on_error,
     check_leaves_images_alone,

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Faithfulness, Localization, Metric
 from attribkit.explainer import Explainer
-from attribkit.testing.state import assert_described, assert_survives, changes, images, model_state, tiny_cnn
+from attribkit.testing.state import (
+    assert_described,
+    assert_refuses_wrong_options,
+    assert_survives,
+    changes,
+    images,
+    model_state,
+    tiny_cnn,
+)
 
 _TOLERANCE = 1e-4  # of the largest magnitude, or of one; a score of the model is rounded before it is compared
 
@@ -29,6 +37,11 @@ def check_metric_describes_itself(metric: Metric, model: nn.Module, x: Tensor) -
     assert_described(metric)
     direction = getattr(metric, "higher_is_better", "missing")
     assert direction in (True, False, None), f"higher_is_better must be True, False or None, and is {direction!r}"
+
+
+def check_metric_refuses_wrong_options(metric: Metric, model: nn.Module, x: Tensor) -> None:
+    """Each option refuses what is of none of its types."""
+    assert_refuses_wrong_options(metric)
 
 
 def check_metric_leaves_everything_alone(metric: Metric, model: nn.Module, x: Tensor) -> None:
@@ -110,6 +123,7 @@ def check_metric_counts_forwards(metric: Metric, model: nn.Module, x: Tensor) ->
 
 METRIC_CHECKS: tuple[Callable[[Metric, nn.Module, Tensor], None], ...] = (
     check_metric_describes_itself,
+    check_metric_refuses_wrong_options,
     check_metric_leaves_everything_alone,
     check_metric_leaves_model_alone_on_error,
     check_metric_gives_a_number_per_image,

@@ -1,12 +1,15 @@
 """What must be as it was, and models and images to find out on."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
+from attribkit.core.errors import AttribkitError
 from attribkit.registry import options_of
 
 
@@ -57,6 +60,18 @@ def assert_described(what: Any) -> None:
     assert getattr(what, "name", ""), "the class attribute `name` is missing"
     assert getattr(what, "source", ""), "the class attribute `source` (authors, venue, year) is missing"
     assert (cls.__doc__ or "").strip(), "the docstring is missing"
+
+
+def assert_refuses_wrong_options(what: Any) -> None:
+    """Each option refuses what its annotation does not allow: an object of no type, and for a number True and NaN."""
+    for option in (field.name for field in fields(what) if field.init):
+        is_number = isinstance(own := getattr(what, option), int | float) and not isinstance(own, bool)
+        for wrong in (object(), True, float("nan")) if is_number else (object(),):
+            try:
+                replace(what, **{option: wrong})
+            except (AttribkitError, TypeCheckError):  # the latter where jaxtyping checks the package too
+                continue
+            raise AssertionError(f"{option}={wrong!r} was accepted: annotate {option} with what it may be")
 
 
 def assert_survives(error: BaseException, model: nn.Module, call: Callable[[], object]) -> None:

@@ -10,7 +10,15 @@ from torch import nn
 from attribkit.core.visualization import Visualization
 from attribkit.core.visualizer import Visualizer
 from attribkit.explainer import Explainer
-from attribkit.testing.state import assert_described, assert_survives, changes, model_state, outputs_of, tiny_cnn
+from attribkit.testing.state import (
+    assert_described,
+    assert_refuses_wrong_options,
+    assert_survives,
+    changes,
+    model_state,
+    outputs_of,
+    tiny_cnn,
+)
 
 
 def check_visualizer(
@@ -27,6 +35,11 @@ def check_visualizer(
 def check_visualizer_describes_itself(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
     """A frozen, hashable dataclass with a name, a source and a summary."""
     assert_described(visualizer)
+
+
+def check_visualizer_refuses_wrong_options(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
+    """Each option refuses what is of none of its types."""
+    assert_refuses_wrong_options(visualizer)
 
 
 def check_visualizer_leaves_model_alone(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
@@ -76,6 +89,7 @@ def check_visualizer_repeats_itself(visualizer: Visualizer, model: nn.Module, si
 
 VISUALIZER_CHECKS: tuple[Callable[[Visualizer, nn.Module, tuple[int, ...]], None], ...] = (
     check_visualizer_describes_itself,
+    check_visualizer_refuses_wrong_options,
     check_visualizer_leaves_model_alone,
     check_visualizer_leaves_model_alone_on_error,
     check_visualizer_fits_model,

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attribkit.core.axes import PerAxis, at_most, per_axis
+from attribkit.core.axes import at_most, per_axis
 from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel, precise
+from attribkit.core.options import Count, CountOrZero, NotNegative, OneOrMore, Positive, Seed, ShareBelowOne
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.targets.target import Target
@@ -18,6 +19,8 @@ from attribkit.visualizers.parametrisations import Canvas, Fourier, Pixels, boun
 from attribkit.visualizers.regularisers import squared_norm, total_variation
 from attribkit.visualizers.trajectory import Trajectory
 from attribkit.visualizers.transformations import RandomMovement
+
+Jitter = CountOrZero | OneOrMore[CountOrZero]
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
 _JITTER = 8  # pixels
@@ -34,32 +37,21 @@ class ActivationMaximization(Visualizer):
     parametrisation: Literal["fourier", "pixel"] = "fourier"  # frequencies give bounded pixels, where these are known
     start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
-    jitter: PerAxis | None = None  # pixels, the largest shift; None is 8, of clips and volumes at most 1/8 of each axis
-    scale: float = 0.1  # share of its size; like shift and turn the most at the first step, fading to none
-    rotate: float = 8.0  # degrees
-    l2: float = 0.0  # weight of the squared norm of the normalised image
-    total_variation: float = 0.0  # weight of its total variation
-    blur: float = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
-    blur_every: int = 4  # steps
-    steps: int = 256  # at most; one forward and backward each
-    learning_rate: float = 0.2  # of Adam at the first step; falls to zero along a cosine
-    tolerance: float = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
-    patience: int = 32  # steps whose mean is compared with that of as many before
-    seed: int = 0
-    count: int = 1  # images, each from noise of its own
+    jitter: Jitter | None = None  # pixels, the largest shift; None is 8, of clips and volumes at most 1/8 of each axis
+    scale: ShareBelowOne = 0.1  # share of its size; like shift and turn the most at the first step, fading to none
+    rotate: NotNegative = 8.0  # degrees
+    l2: NotNegative = 0.0  # weight of the squared norm of the normalised image
+    total_variation: NotNegative = 0.0  # weight of its total variation
+    blur: NotNegative = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
+    blur_every: Count = 4  # steps
+    steps: Count = 256  # at most; one forward and backward each
+    learning_rate: Positive = 0.2  # of Adam at the first step; falls to zero along a cosine
+    tolerance: NotNegative = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
+    patience: Count = 32  # steps whose mean is compared with that of as many before
+    seed: Seed = 0
+    count: Count = 1  # images, each from noise of its own
 
     def __post_init__(self) -> None:
-        if self.parametrisation not in _PARAMETRISATIONS or self.start not in _STARTS:
-            raise InvalidInput(
-                f"parametrisation={self.parametrisation!r} and start={self.start!r}: the first must be one of "
-                f"{', '.join(_PARAMETRISATIONS)}, the second one of {', '.join(_STARTS)}."
-            )
-        for option in ("steps", "patience", "count", "blur_every", "learning_rate"):
-            if not getattr(self, option) > 0:
-                raise InvalidInput(f"{option}={getattr(self, option)!r} must be above 0.")
-        for option in ("scale", "rotate", "l2", "total_variation", "blur", "tolerance"):
-            if not getattr(self, option) >= 0:
-                raise InvalidInput(f"{option}={getattr(self, option)!r} must not be below 0.")
         if self.blur and self.parametrisation != "pixel":
             raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
 

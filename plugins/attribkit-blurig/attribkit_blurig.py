@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attribkit import Method, hookimpl
+from attribkit import Count, Method, Positive, hookimpl
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,8 @@ class BlurIG(Method):
 
     name = "blurig"
     source = "Xu et al., Attribution in Scale and Space, CVPR 2020"
-    max_sigma: float = 50.0  # pixels; standard deviation of the blur at the start of the path
-    steps: int = 20  # equal in the square root of sigma; one forward and backward each
+    max_sigma: Positive = 50.0  # pixels; standard deviation of the blur at the start of the path
+    steps: Count = 20  # equal in the square root of sigma; one forward and backward each
 
     def __call__(self, model, x, target):
         def at(step):

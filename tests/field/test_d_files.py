@@ -2,18 +2,27 @@
 
 import json
 import os
+import pickle
 import struct
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
+import numpy as np
 import pytest
 import torch
+from annotated_types import Ge, Interval
 from safetensors.torch import save, save_file
+from torch import nn
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Probability
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Method, Probability, registry
+from attribkit.core.blurs import FoldedBlur, GaussianBlur
+from attribkit.core.bounds import Rule
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.recorded import Recorded
 from attribkit.methods.gradcam import GradCAM
 from attribkit.testing import tiny_cnn
+from attribkit.testing.methods import check_refuses_wrong_options
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -330,3 +339,186 @@ def test_a_loaded_attribution_measures_as_before(tmp_path):
     read = Attribution.load(tmp_path / "a")
     for metric in ("deletion", "sparseness"):
         assert torch.equal(explainer.evaluate(read, metric), explainer.evaluate(found, metric))
+
+
+CLASSES = {
+    cls.name: cls
+    for known in (registry.methods(), registry.metrics(), registry.visualizers(), registry.imputers())
+    for cls in known.values()
+}
+CASES = [(cls, option) for cls in [*CLASSES.values(), GaussianBlur, FoldedBlur] for option in registry.options_of(cls)]
+
+
+@pytest.mark.parametrize(("cls", "option"), CASES, ids=lambda each: getattr(each, "__name__", each))
+def test_every_option_refuses_what_it_cannot_be(cls, option):
+    known = registry.options_of(cls)[option]
+    strange = [object(), {}, set(), b"x", 1j, nn.Linear(1, 1), float("inf"), float("nan"), -(10**400), "no such choice"]
+    strange += [torch.tensor(1)] * (not isinstance(known, str))
+    if isinstance(known, int | float) and not isinstance(known, bool):
+        strange += [True, False, np.bool_(True), "1", [1.5], (True,)]
+    if isinstance(known, int) and not isinstance(known, bool):
+        strange += [1.5, 1.0, np.float64(2), 2**63, -(2**64)]
+    if isinstance(known, bool):
+        strange += [0, 1, "True", None]
+    if cls is not GaussianBlur and option in ("layer", "gate"):
+        strange.remove("no such choice")
+    if option in registry.SUBSTRATES or option == "cells":
+        strange = [each for each in strange if not isinstance(each, torch.Tensor)]
+    for value in strange:
+        with pytest.raises(InvalidInput, match=rf"^{option}=.* must be .+ \(an option of '.+'\)\.$") as refused:
+            cls(**{option: value})
+        assert len(str(refused.value)) < 400
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("smoothgrad", {"samples": 0}, "samples=0 must be a whole number from 1"),
+        ("smoothgrad", {"sigma": -0.1}, "sigma=-0.1 must be a number from 0"),
+        ("smoothgrad", {"average": "median"}, "average='median' must be one of 'mean', 'square', 'variance'"),
+        ("smoothgrad", {"average": "variance", "samples": 1}, "is zero everywhere: give samples from 2"),
+        ("smoothgrad", {"average": "variance", "sigma": 0}, "is zero everywhere"),
+        ("rise", {"masks": 2.5}, "masks=2.5 must be a whole number from 1"),
+        ("rise", {"masks": True}, "masks=True must be a whole number from 1"),
+        ("rise", {"probability": 1}, "probability=1 must be a number above 0 and below 1"),
+        ("rise", {"cells": (2, 2.0)}, "must be a whole number from 1, a tuple of one or more of these or None"),
+        ("rise", {"cells": (2, True)}, "cells="),
+        ("occlusion", {"stride": 0}, "stride=0"),
+        ("occlusion", {"patch": ""}, "patch=''"),
+        ("occlusion", {"baseline": NotImplemented}, "baseline=NotImplemented"),
+        ("integrated_gradients", {"steps": "Auto"}, "steps='Auto' must be 'auto' or a whole number from 1"),
+        ("integrated_gradients", {"tolerance": -1}, "tolerance=-1"),
+        ("integrated_gradients", {"baseline": ("zero", "black")}, "baseline="),
+        ("attention", {"block": 0.0}, "block=0.0 must be a whole number"),
+        ("attention", {"head": -1}, "head=-1 must be a whole number from 0 or None"),
+        ("attention_rollout", {"discard_ratio": 1}, "discard_ratio=1 must be a number from 0 to below 1"),
+        ("centre", {"sigma": 0}, "sigma=0 must be a number above 0"),
+        ("random", {"seed": 2**63}, r"seed=9223372036854775808 must be a whole number from 0 to below 2\*\*63"),
+        ("gradcam", {"layer": ("1", "")}, "layer="),
+        ("deletion", {"fractions": (0.0, 1.5)}, "fractions="),
+        ("deletion", {"reduce": "mean"}, "reduce='mean' must be one of 'sum'"),
+        ("sensitivity_n", {"sizes": (1, 2.5)}, "sizes="),
+        ("mu_fidelity", {"samples": 1}, "samples=1 must be a whole number from 2"),
+        ("energy_pointing_game", {"largest": 0}, "largest=0 must be a number above 0 and up to 1"),
+        ("pointing_game", {"corners": 2}, "corners=2 must be a whole number from 3 or None"),
+        ("relevance_mass", {"without": "0"}, "without='0' must be a number or None"),
+        ("parameter_randomisation", {"stages": 0}, "stages=0"),
+        ("activation_maximization", {"scale": 1.0}, "scale=1.0 must be a number from 0 to below 1"),
+        ("activation_maximization", {"jitter": (1, -1)}, "jitter="),
+    ],
+)
+def test_ranges_of_options(name, options, words):
+    with pytest.raises(InvalidInput, match=words):
+        CLASSES[name](**options)
+
+
+def test_what_stands_for_an_option_is_converted():
+    made = CLASSES["rise"](masks=np.int64(5), probability=np.float32(0.5), cells=[4, np.int32(3)])
+    assert repr(made) == "RISE(masks=5, cells=(4, 3), probability=0.5, seed=0)"
+    assert made == CLASSES["rise"](masks=5, cells=(4, 3))
+    assert hash(made) == hash(CLASSES["rise"](masks=5, cells=(4, 3)))
+    assert repr(CLASSES["smoothgrad"](average=np.str_("square"), sigma=1).average) == "'square'"
+    assert CLASSES["gradcam"](relu=np.False_).relu is False
+    assert CLASSES["deletion"](fractions=[0, 0.5]).fractions == (0, 0.5)
+    for copy in (pickle.loads(pickle.dumps(made)), replace(made)):
+        assert (copy, repr(copy), hash(copy)) == (made, repr(made), hash(made))
+    with pytest.raises(InvalidInput, match="masks=0"):
+        replace(made, masks=0)
+
+
+Wide = Annotated[int | None, Ge(2)]
+
+
+@dataclass(frozen=True)
+class Parent(Method):
+    """Nothing."""
+
+    name = "parent"
+    source = "nobody"
+    samples: Annotated[int, Interval(ge=1, lt=5)] = 1
+    pair: tuple[int, str] = (1, "a")
+    several: Sequence[float] = (1.0,)
+    odd: Annotated[int, Rule(lambda number: number % 2 == 1, "odd")] = 1
+    wide: Wide = None
+    function: Callable[[int], int] = abs
+    inner: Method | None = None
+    strings: "list[str] | None" = None
+    unreadable: "NoSuchType" = 3  # noqa: F821
+
+    def __call__(self, model, x, target):
+        return x
+
+
+@dataclass(frozen=True)
+class Child(Parent):
+    """A `__post_init__` of its own that forgets that of its base."""
+
+    name = "child"
+    doubled: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "doubled", 2 * self.samples)
+
+
+@dataclass(frozen=True)
+class Grandchild(Child):
+    """One that calls it, after it has set what its annotation does not allow."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "pair", None)
+        super().__post_init__()
+
+
+@pytest.mark.parametrize("cls", [Parent, Child, Grandchild])
+def test_options_of_a_plugin_are_checked_without_its_help(cls):
+    made = cls(samples=4, wide=2, inner=Parent(), strings=["a"], unreadable=object(), pair=[2, "b"], several=[1, 2.5])
+    assert made.several == [1, 2.5]
+    assert made.pair == (None if cls is Grandchild else (2, "b"))
+    assert getattr(made, "doubled", 8) == 8
+    for options, words in (
+        ({"samples": 5}, "samples=5 must be a whole number from 1 to below 5"),
+        ({"samples": "4"}, "samples='4'"),
+        ({"pair": (1, 2)}, r"pair=\(1, 2\) must be a tuple of 2: a whole number, a text"),
+        ({"pair": (1, "a", 2)}, "pair="),
+        ({"several": "12"}, "several='12' must be a sequence, each a number"),
+        ({"several": [1, None]}, "several="),
+        ({"odd": 2}, "odd=2 must be a whole number, odd"),
+        ({"wide": 1}, "wide=1 must be a whole number or None from 2"),
+        ({"function": 3}, "function=3 must be a function"),
+        ({"inner": Parent}, "must be a Method or None"),
+        ({"strings": "a"}, "strings='a' must be a list or None"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            cls(**options)
+
+
+def test_a_value_in_a_message_is_short_and_moves_no_cursor():
+    class Rude:
+        def __repr__(self):
+            raise ZeroDivisionError
+
+    for value, told in (
+        ("\x1b[2J\n" * 99, r"'\\x1b\[2J\\n.*\.\.\."),
+        (Rude(), "<Rude>"),
+        (torch.ones(2), r"a tensor \(2,\)"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^average={told} must be one of 'mean', 'square', 'variance'"):
+            CLASSES["smoothgrad"](average=value)
+
+
+def test_the_suite_sees_options_that_are_not_checked():
+    @dataclass(frozen=True)
+    class Loose(Method):
+        """Anything goes."""
+
+        name = "loose"
+        source = "nobody"
+        anything: Any = 3
+
+        def __call__(self, model, x, target):
+            return x
+
+    with pytest.raises(AssertionError, match=r"anything=<object object at .*> was accepted: annotate anything with"):
+        check_refuses_wrong_options(Loose(), tiny_cnn(), X)
+    check_refuses_wrong_options(CLASSES["rise"](), tiny_cnn(), X)

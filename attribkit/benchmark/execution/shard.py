@@ -12,8 +12,9 @@ import attribkit
 from attribkit.core.errors import AttribkitError
 from attribkit.core.hooks import frozen
 from attribkit.core.shapes import Images, PerImage
+from attribkit.core.targets.binary import Binary
+from attribkit.core.targets.class_outputs import read_scores
 from attribkit.core.targets.logits import ClassLogit, Predicted
-from attribkit.core.targets.outputs import class_scores
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth
 from attribkit.datasets import Prepared, prepare
@@ -31,11 +32,12 @@ class Shard:
     samples: Sequence[Prepared]
     x: Images
     classes: tuple[int, ...]  # for which they are explained
+    sides: bool = False  # whether the model has one output, of which the classes 0 and 1 are the sides
 
     @property
-    def target(self) -> ClassLogit:
+    def target(self) -> ClassLogit | Binary:
         """The classes as what is explained."""
-        return ClassLogit(self.classes)
+        return Binary(self.classes) if self.sides else ClassLogit(self.classes)
 
     @property
     def ids(self) -> list[str]:
@@ -84,10 +86,11 @@ def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) 
     left_out = {
         sample.id: why
         for sample, is_finite, asked in zip(samples, finite, classes, strict=True)
-        if (why := _why_not(is_finite, asked, count))
+        if (why := _why_not(is_finite, asked, max(2, count)))
     }
     kept = [place for place, sample in enumerate(samples) if sample.id not in left_out]
-    return Shard([samples[place] for place in kept], x[kept], tuple(classes[place] for place in kept)), left_out
+    chosen = tuple(classes[place] for place in kept)
+    return Shard([samples[place] for place in kept], x[kept], chosen, sides=count == 1), left_out
 
 
 def sentence_of(error: Exception) -> str:
@@ -111,20 +114,28 @@ def _why_not(is_finite: bool, asked: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class _Classes(Target):
-    """How many classes the model has."""
+    """How many class scores the model has."""
+
+    @property
+    def reads_classes(self) -> bool:
+        return True
 
     def __call__(self, outputs: Any) -> PerImage:
-        scores = class_scores(outputs)
+        scores = read_scores(outputs).scores
         return scores.new_full((len(scores),), scores.shape[1], dtype=torch.float64)
 
 
 def _predicted(explainer: Explainer, x: Images) -> tuple[list[int], list[bool], int]:
-    """The class that the model scores highest, whether that score is finite, and how many classes there are."""
+    """The class that the model predicts, whether its score is finite, and how many class scores there are.
+
+    Of a model with one output it is the side, 0 or 1.
+    """
     with frozen(explainer.model.module):
         model = explainer.model.explaining(x)
-        question: Target = Predicted()
+        count = int(model.score(x[:1], _Classes()))
+        question: Target = Binary() if count == 1 else Predicted()
         scores = model.score(x, question)
         meant = model.resolved(question)
-        count = int(model.score(x[:1], _Classes()))
-    assert isinstance(meant, ClassLogit)
+    assert isinstance(meant, ClassLogit | Binary)
+    assert isinstance(meant.index, tuple)
     return list(meant.index), scores.isfinite().tolist(), count

@@ -176,27 +176,22 @@ def _made(kind: type[Offered], name: str, options: dict[str, Any]) -> Offered:
 
 
 def _fixed(kind: type[Offered], name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options as a method or metric takes them: TOML has lists for tuples, and no None."""
+    """The options as a method or metric takes them: TOML has no None."""
     hints = _hints(registry.offered(kind)[name])
     return {option: _as_hinted(value, hints.get(option)) for option, value in options.items()}
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_as_hinted(each, None) for each in value)
     is_none = value == "none" and type(None) in get_args(hint) and str not in get_args(hint)
     return None if is_none else value
 
 
 def _check(kind: type[Offered], name: str, options: dict[str, Any]) -> None:
-    """Make it once, and see that each option is of its type, so that nothing fails hours later."""
-    plain = {option: value for option, value in options.items() if option not in registry.SUBSTRATES}
-    _check_types(registry.offered(kind)[name], _fixed(kind, name, plain))
+    """Make it once, which checks its options, so that nothing fails hours later."""
     try:
-        made = _made(kind, name, options)
+        _made(kind, name, options)
     except AttribkitError as error:
         raise ValueError(str(error)) from error
-    _check_types(type(made), {option: getattr(made, option) for option in options if hasattr(made, option)})
 
 
 def _check_types(cls: type, options: dict[str, Any]) -> None:

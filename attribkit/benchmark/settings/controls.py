@@ -10,6 +10,7 @@ from torch import Tensor
 from attribkit.benchmark.statistics.roles import RANDOM, TRUTH
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Seed
 from attribkit.core.shapes import Images, Masks, Scores
 from attribkit.core.targets.target import Target
 
@@ -34,7 +35,7 @@ class OwnNoise(Method):
     name: ClassVar[str] = RANDOM
     source: ClassVar[str] = "a control"
 
-    seed: int = 0
+    seed: Seed = 0
     ids: tuple[str, ...] = field(default=(), repr=False)  # of the images
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:

@@ -22,28 +22,35 @@ class Tokens:
     grid: tuple[int, ...]  # cells along each axis of the image; empty where no token has a place
     cells: Int[Tensor, "windows tokens"]  # the cell of each token, counted in reading order; -1 is no place
     centres: tuple[Tensor, ...]  # of the cells along each axis, as shares of the image
+    padded: bool = False  # whether tokens without a place that stand among or behind the others may be padding
 
     @property
     def prefix(self) -> int:
-        """How many tokens without a place, such as class tokens, stand before all others; of several windows, none.
+        """How many tokens without a place, such as class tokens, stand before all others; of several windows, none."""
+        leading, others = self._placeless()
+        return leading if not others or not self.padded else 0
 
-        Tokens without a place that stand among or behind the others are padding.
+    @property
+    def suffix(self) -> int:
+        """How many tokens without a place, such as detection tokens, stand among or behind the others.
+
+        None of several windows, nor where the model pads its tokens: those are padding.
         """
-        placeless = int(self.cells.lt(0).sum())
-        leading = int(self.cells[0].ge(0).cumsum(0).eq(0).sum())
-        return leading if len(self.cells) == 1 and leading == placeless else 0
+        return 0 if self.padded else self._placeless()[1]
 
     @property
     def numbers(self) -> Int[Tensor, "windows tokens"]:
-        """Each token's number on the whole image: prefix tokens first, then the cells; -1 is padding."""
+        """Each token's number: prefix tokens first, then the cells in reading order, then the suffix; -1 is padding."""
         numbers = torch.where(self.cells.ge(0), self.cells + self.prefix, -1)
         numbers[:, : self.prefix] = torch.arange(self.prefix, device=numbers.device)
+        if self.suffix:
+            numbers[numbers.lt(0)] = torch.arange(self.count - self.suffix, self.count, device=numbers.device)
         return numbers
 
     @property
     def count(self) -> int:
         """How many tokens there are on the whole image, without padding."""
-        return self.prefix + (math.prod(self.grid) if self.grid else 0)
+        return self.prefix + (math.prod(self.grid) if self.grid else 0) + self.suffix
 
     @property
     def real(self) -> Bool[Tensor, "windows tokens"]:
@@ -61,9 +68,9 @@ class Tokens:
         return stacked.masked_fill(self.cells.lt(0).unsqueeze(-1), math.nan)
 
     def number(self, token: int | tuple[int, ...]) -> int:
-        """The number of a prefix token, or of a cell of the grid such as (row, column)."""
+        """The number of a token without a place, checked, or that of a cell of the grid such as (row, column)."""
         if isinstance(token, int):
-            if 0 <= token < self.prefix:
+            if 0 <= token < self.prefix or self.count - self.suffix <= token < self.count:
                 return token
         elif len(token) == len(self.grid) and all(0 <= at < n for at, n in zip(token, self.grid, strict=True)):
             cells = torch.arange(math.prod(self.grid)).view(self.grid)
@@ -72,7 +79,15 @@ class Tokens:
 
     def __str__(self) -> str:
         grid = "x".join(map(str, self.grid))
-        return " + ".join([f"{self.prefix} prefix"] * bool(self.prefix) + [grid] * bool(grid))
+        before, behind = [f"{self.prefix} prefix"] * bool(self.prefix), [f"{self.suffix} suffix"] * bool(self.suffix)
+        return " + ".join(before + [grid] * bool(grid) + behind)
+
+    def _placeless(self) -> tuple[int, int]:
+        """How many tokens have no place: before all others, and among or behind them; none of several windows."""
+        if len(self.cells) > 1:
+            return 0, 0
+        leading = int(self.cells[0].ge(0).cumsum(0).eq(0).sum())
+        return leading, int(self.cells.lt(0).sum()) - leading
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +105,11 @@ class Arrangement:
         return (flat if self.order is None else flat[self.order]).unflatten(0, self.lead)
 
 
-def arrangement_of(places: Places | None, *, certain: bool) -> Arrangement | None:
+def arrangement_of(places: Places | None, *, certain: bool, padded: bool = False) -> Arrangement | None:
     """How weights with these places are arranged; None where they are not weights between tokens of the images.
 
-    certain: whether these are the weights of an attention; any other softmax must be one of products.
+    certain: whether these are the weights of an attention; any other softmax must be one of products. padded: whether
+    the tokens were padded on the way from the images.
     """
     sides = places and _sides(places, certain=certain)
     if not sides:
@@ -104,10 +120,10 @@ def arrangement_of(places: Places | None, *, certain: bool) -> Arrangement | Non
         queries = keys.new_full((len(keys), asked[0].shape[-2], keys.shape[-1]), math.nan)
     else:
         queries = torch.stack([each.select(-1, 0) for each in asking], -1).flatten(0, -3)
-    return _arranged(queries, keys)
+    return _arranged(queries, keys, padded)
 
 
-def _arranged(queries: Tensor, keys: Tensor) -> Arrangement | None:
+def _arranged(queries: Tensor, keys: Tensor, padded: bool) -> Arrangement | None:
     """The same, of coordinates (lead, tokens, 1 + axes): the image and the place on it, or NaN."""
     images = torch.cat([queries[..., 0], keys[..., 0]], 1)
     image = images.nan_to_num(-1).amax(1)
@@ -132,8 +148,8 @@ def _arranged(queries: Tensor, keys: Tensor) -> Arrangement | None:
     return Arrangement(
         (count, each.shape[1], int(heads[0])),
         None if straight else order,
-        Tokens(asking.grid, q, asking.centres),
-        Tokens(asked.grid, k, asked.centres),
+        Tokens(asking.grid, q, asking.centres, padded),
+        Tokens(asked.grid, k, asked.centres, padded),
     )
 
 

@@ -2,19 +2,21 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple, overload
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any, NamedTuple, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attribkit.core.attention.arrangement import Arrangement, Tokens, Windows, arrangement_of
+from attribkit.core.attention.dependence import IMAGES, PADDING, PRODUCT, UNKNOWN, sources_tracked, untracked
 from attribkit.core.attention.seen import Weights, attention_seen, gathering_watched
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
-from attribkit.core.hooks import running
+from attribkit.core.hooks import first_tensor, observed, running
 from attribkit.core.places.followed import places_followed
 
 _BATCHED = 3  # axes of a softmax over rows that may be attention or not; with heads there are more
@@ -33,13 +35,14 @@ class AttentionLayer:
     windows: Windows  # as the model has them; each row sums to one
     queries: Tokens
     keys: Tokens
+    heads: int  # of the model; the windows of a layer whose heads were fused have one
 
     @property
     def weights(self) -> Float[Tensor, "b heads queries keys"]:
         """The weights of all queries for all keys; windows are stitched together, anew at each access.
 
-        Tokens are numbered as on the image: prefix tokens first, then the cells in reading order. Of windows, a weight
-        is zero where none reaches, and what falls on padding is left out.
+        Tokens are numbered as on the image: prefix tokens first, then the cells in reading order, then the suffix, such
+        as detection tokens. Of windows, a weight is zero where none reaches, and what falls on padding is left out.
         """
         rows, columns = self.queries.numbers, self.keys.numbers
         if self.windows.shape[1] == 1 and _in_order(rows) and _in_order(columns):
@@ -55,7 +58,7 @@ class AttentionLayer:
     def received(self, asking: Bool[Tensor, "windows queries"] | None = None) -> Float[Tensor, "b heads *grid"]:
         """The attention that each cell of the keys' grid receives, the mean over queries.
 
-        asking: the queries that count; None is all but those of padding. What prefix tokens and padding receive is left
+        asking: the queries that count; None is all but those of padding. What tokens without a place receive is left
         out, so that the sum over the grid is at most one.
         """
         asking = self.queries.real if asking is None else asking
@@ -68,7 +71,8 @@ class AttentionLayer:
     def of(self, query: int | tuple[int, ...]) -> Float[Tensor, "b heads *grid"]:
         """Where one query looks, on the keys' grid.
 
-        query: a cell of the queries' grid, such as (row, column); or the number of a prefix token, 0 for a class token.
+        query: a cell of the queries' grid, such as (row, column); or the number of a token without a place: 0 is the
+        class token of most models, and the first token behind a prefix of 1 and a grid of 4 x 6 is 25.
         """
         return self.received(self.queries.numbers == self.queries.number(query))
 
@@ -85,10 +89,17 @@ class AttentionLayers(Sequence[AttentionLayer]):
     layers: tuple[AttentionLayer, ...]
     left_out: tuple[str, ...] = ()  # modules that attend otherwise than from token to token, as far as can be told
     changed: tuple[str, ...] = ()  # of the layers, those whose weights the model changes before they gather values
+    apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # modules that have no part in this, by reason
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a careful reader should know."""
+        apart = (f"left out, since {why}: {listed(names)}" for why, names in self.apart.items())
+        return (*self.gaps, *apart)
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What is not known of the attention to the images."""
         missing = (
             f"no weights are shown of {listed(self.left_out)}: they are not between tokens with a place on the image, "
             "as those of channels, of learned queries and linear attention are not, or the place was lost on the way"
@@ -122,11 +133,29 @@ def _in_order(numbers: Tensor) -> bool:
     return bool((numbers[0] == torch.arange(numbers.shape[1], device=numbers.device)).all())
 
 
-class Found(NamedTuple):
-    """A layer of attention, found while the model runs."""
+class Ran(NamedTuple):
+    """An attention that ran in a forward."""
 
     name: str
+    sources: int  # what it depends on
+    mark: int  # its own bit among the sources of what follows
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether it depends on the images, as far as can be told."""
+        return bool(self.sources & (IMAGES | UNKNOWN))
+
+
+class Found(NamedTuple):
+    """A layer of attention between tokens of the images, found while the model runs."""
+
+    ran: Ran
     arrangement: Arrangement
+
+    @property
+    def name(self) -> str:
+        """The dotted name of the module."""
+        return self.ran.name
 
 
 class AttentionFollowed:
@@ -140,32 +169,71 @@ class AttentionFollowed:
         self.found: list[Found] = []
         self._keep = keep
         self._kept: list[Tensor] = []
-        self._left_out: list[str] = []
+        self._others: list[Ran] = []  # all other attention
+        self._idle: list[str] = []  # modules that are called attention and did not run
+        self._unread: tuple[str, ...] = ()  # what the score does not depend on
+        self._changed: list[bool] = []
         self._gathering = gathering_watched()
-        self._modules: list[str] = []
+        self._sources: sources_tracked | None = None
 
     @contextmanager
     def following(self, module: nn.Module, x: Tensor) -> Iterator[None]:
-        """Follow the attention of a forward of these images."""
+        """Follow the attention of a forward of these images, and what is computed from what it returns."""
         modules = dict(module.named_modules())
         weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
-        self._modules = [name for name, each in modules.items() if _WORDS.search(name) and _projects(each)]
-        with running(module) as names, places_followed(x) as places, self._gathering:
+        attending = {name: each for name, each in modules.items() if _WORDS.search(name) and _projects(each)}
+        ran: list[Ran] = []
+        sources = self._sources = sources_tracked(module, x)
 
-            def see(weights: Tensor, certain: bool) -> Tensor:
-                name = next((each for each in reversed(names) if each in weighted), "")
-                arrangement = arrangement_of(places.of(weights), certain=certain)
-                if arrangement is None or arrangement.lead[0] != len(x):
-                    self._left_out.extend([name] * (certain or weights.ndim > _BATCHED))
-                    return weights
-                weights, kept = self._keep(weights, arrangement)
-                self._gathering.watch(weights, len(self.found))
-                self.found.append(Found(name, arrangement))
-                self._kept.append(kept)
+        def see(weights: Tensor, certain: bool) -> Tensor:
+            name, origin = next((each for each in reversed(names) if each in weighted), ""), sources.of(weights)
+            with untracked():
+                sure, padded = certain or bool(origin & PRODUCT), bool(origin & PADDING)
+                arrangement = arrangement_of(places.of(weights), certain=sure, padded=padded)
+            if arrangement is None or arrangement.lead[0] != len(x):
+                if certain or weights.ndim > _BATCHED:
+                    self._others.append(Ran(name, origin, sources.marked(weights, origin)))
                 return weights
+            weights, kept = self._keep(weights, arrangement)
+            self._gathering.watch(weights, len(self.found))
+            self.found.append(Found(Ran(name, origin, sources.marked(weights, origin)), arrangement))
+            self._kept.append(kept)
+            return weights
 
-            with attention_seen(see):
-                yield
+        def leave(name: str, _module: nn.Module, output: Any) -> None:
+            tensor = first_tensor(output)
+            if name in attending and tensor is not None:
+                origin = sources.of(tensor)
+                ran.append(Ran(name, origin, sources.marked(tensor, origin)))
+
+        with (
+            running(module) as names,
+            observed(module, leave),
+            sources.inputs_known(),
+            places_followed(x) as places,
+            sources,
+            self._gathering,
+            attention_seen(see),
+        ):
+            yield
+        seen = [each.name for each in self.found] + [each.name for each in self._others]
+        self._others += [each for each in ran if not _related(each.name, seen)]
+        used = sources.parameters_used
+        idle = [name for name, each in attending.items() if not any(id(p) in used for p in each.parameters())]
+        self._idle = [name for name in idle if not _related(name, [*seen, *(each.name for each in ran)])]
+        self._changed = [i not in self._gathering.gathering for i in range(len(self.found))]
+
+    def read_by(self, scores: Sequence[Tensor]) -> None:
+        """Drop the layers that none of these scores, computed while the forward was followed, depends on."""
+        read = self._sources.of(scores) if self._sources else UNKNOWN
+        if read & UNKNOWN:
+            return
+        stays = [bool(read & each.ran.mark) for each in self.found]
+        seen = [each for each in (*(each.ran for each in self.found), *self._others) if each.sees_images]
+        self._unread = tuple(dict.fromkeys(each.name for each in seen if not read & each.mark))
+        self.found, self._kept = list(compress(self.found, stays)), list(compress(self._kept, stays))
+        self._changed = list(compress(self._changed, stays))
+        self._others = [each for each in self._others if read & each.mark or not each.sees_images]
 
     def taken(self) -> list[Tensor]:
         """What was kept of each layer's weights; held here no longer."""
@@ -175,19 +243,32 @@ class AttentionFollowed:
     @property
     def changed(self) -> tuple[str, ...]:
         """The layers whose weights the model changed before it gathered values with them."""
-        direct = self._gathering.gathering
-        return tuple(dict.fromkeys(each.name for i, each in enumerate(self.found) if i not in direct))
+        return tuple(dict.fromkeys(each.name for each in compress(self.found, self._changed)))
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """The modules whose weights are not shown: closed to us, or not between tokens."""
-        seen = [each.name for each in self.found]
-        blind = [
-            name
-            for name in self._modules
-            if not any(other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in seen)
-        ]
-        return tuple(dict.fromkeys(self._left_out + blind))
+        return tuple(dict.fromkeys(each.name for each in self._others if self._has_part(each)))
+
+    @property
+    def apart(self) -> dict[str, tuple[str, ...]]:
+        """The modules that have no part in the attention to the images, by the reason."""
+        unreached = dict.fromkeys(each.name for each in self._others if not self._has_part(each))
+        reasons = {
+            "the images do not reach it": tuple(unreached),
+            "it did not run": tuple(self._idle),
+            "the target's score does not depend on it": self._unread,
+        }
+        return {why: names for why, names in reasons.items() if names}
+
+    def _has_part(self, other: Ran) -> bool:
+        """Whether an attention depends on the images, or belongs to a module of which another does, as positions do."""
+        return other.sees_images or any(each.name == other.name for each in self.found)
+
+
+def _related(name: str, others: Iterable[str]) -> bool:
+    """Whether a module is one of the others, inside one or around one, by the dotted names."""
+    return any(other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in others)
 
 
 def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor]) -> AttentionLayers:
@@ -209,10 +290,10 @@ def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor])
             "give one image at a time."
         )
     layers = (
-        AttentionLayer(found.name, each, found.arrangement.queries, found.arrangement.keys)
+        AttentionLayer(found.name, each, found.arrangement.queries, found.arrangement.keys, found.arrangement.lead[2])
         for found, each in zip(first.found, windows, strict=True)
     )
-    return AttentionLayers(tuple(layers), first.left_out, first.changed)
+    return AttentionLayers(tuple(layers), first.left_out, first.changed, first.apart)
 
 
 def _alike(one: Found, other: Found) -> bool:

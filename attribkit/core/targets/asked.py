@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
+from attribkit.core.targets.binary import Score, one_of_two, scored_side
 from attribkit.core.targets.classes import Labels
 from attribkit.core.targets.embeddings import EmbeddingNorm
-from attribkit.core.targets.logits import ClassLogit, Predicted, as_logit, as_probability
-from attribkit.core.targets.target import Remark, Scored, Target
-
-Score = Literal["probability", "logit"]  # of a class
+from attribkit.core.targets.logits import ClassLogit, Predicted
+from attribkit.core.targets.target import Remark, Scored, Target, handed
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,17 @@ class Each(Target):
     def is_open(self) -> bool:
         return any(each.is_open for each in self.targets)
 
+    @property
+    def reads_classes(self) -> bool:
+        return any(each.reads_classes for each in self.targets)
+
     def __call__(self, outputs: Any) -> PerImage:
-        scores = {id(each): self._for_all(each)(outputs) for each in self.targets}
+        scores = {id(each): self._for_all(each)(handed(each, outputs)) for each in self.targets}
         return torch.stack([scores[id(each)][i] for i, each in enumerate(self.targets)])
 
     def evidence(self, outputs: Any) -> list[Tensor]:
         return [
-            self._for_all(each).evidence(outputs)[i] if each.is_open else torch.empty(0)
+            self._for_all(each).evidence(handed(each, outputs))[i] if each.is_open else torch.empty(0)
             for i, each in enumerate(self.targets)
         ]
 
@@ -70,7 +73,7 @@ class Each(Target):
         return None if any(each.repeated(2) is None for each in self.targets) else Each(self.targets * times)
 
     def with_indices(self, labels: Labels) -> "Target":
-        return Each(tuple(each.with_indices(labels) for each in self.targets))
+        return Each(tuple(one_of_two(each, labels) for each in self.targets))
 
     def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         return Each(tuple(each.prepared(images, embed) for each in self.targets))
@@ -79,7 +82,7 @@ class Each(Target):
         return [
             (text, None if where is None else where & (torch.arange(len(where), device=where.device) == i))
             for i, each in enumerate(self.targets)
-            for text, where in self._for_all(each).remarks(outputs)
+            for text, where in self._for_all(each).remarks(handed(each, outputs))
         ]
 
     def _for_all(self, each: Target) -> Target:
@@ -104,11 +107,11 @@ def as_target(target: Any, labels: Labels = None, *, embeds: bool = False) -> Ta
             f"target={target!r}: this model has no classes, it embeds. Pass target=Similarity(to), EmbeddingNorm() or "
             "a function of its outputs; leave target out for the norm of the embedding."
         )
-    return read.with_indices(labels)
+    return one_of_two(read, labels)
 
 
 def scored_as(target: Target, score: Score) -> Target:
     """The probability, or the logit, of a class that a target scores, image by image; any other target as it is."""
     if isinstance(target, Each):
         return Each(tuple(scored_as(each, score) for each in target.targets))
-    return as_probability(target) if score == "probability" else as_logit(target)
+    return scored_side(target, score)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
+from attribkit.core.targets.class_outputs import ClassOutputs, is_saturated, probability, read_scores
 from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
-from attribkit.core.targets.outputs import class_scores, has_one_logit, picked, precise
+from attribkit.core.targets.outputs import picked
 from attribkit.core.targets.target import Remark, Target
 
 
@@ -31,6 +31,10 @@ class _OfClasses(Target):
     def kind(self) -> str:
         return "classes"
 
+    @property
+    def reads_classes(self) -> bool:
+        return True
+
     def part(self, images: slice) -> "Target":
         return self._mapped(lambda classes: classes[images] if isinstance(classes, tuple) else classes)
 
@@ -41,7 +45,8 @@ class _OfClasses(Target):
         return self._mapped(lambda classes: indices(classes, labels))
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        return _of_one_logit(outputs)
+        found = read_scores(outputs)
+        return [*of_outputs(found), *saturation(found, *vars(self).values())]
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Target":
         return replace(self, **{name: change(classes) for name, classes in vars(self).items()})
@@ -49,54 +54,66 @@ class _OfClasses(Target):
 
 @dataclass(frozen=True)
 class ClassLogit(_OfClasses):
-    """The class's score as the model outputs it, before any softmax; the negated logit for class 0 of a single one."""
+    """The class's score as the model returns it: its logit, or its probability where the model returns probabilities.
+
+    A model with one output has the index 0, the output itself.
+    """
 
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return _logit(outputs, self.index)
+        return picked(read_scores(outputs).scores, self.index)
 
 
 @dataclass(frozen=True)
 class Probability(_OfClasses):
-    """The class's softmax probability, a single logit's sigmoid; its gradient vanishes where the model is certain."""
+    """The class's probability, which has nearly no gradient where the model is certain.
+
+    It is the softmax of logits, the sigmoid of a single one, and what a model that returns probabilities returns.
+    """
 
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        logits = precise(class_scores(outputs))  # in half of it, probabilities near one have two digits
-        own = picked(logits, self.index)
-        classes = sent(self.index, logits.device).expand(len(logits))[:, None]
-        others = logits.scatter(1, classes, torch.finfo(logits.dtype).min).logsumexp(1)
-        # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
-        return (-torch.logaddexp(torch.zeros_like(own), others - own)).exp()
+        return probability(read_scores(outputs), self.index)
+
+    def remarks(self, outputs: Any) -> list[Remark]:
+        found = read_scores(outputs)
+        told = "the model has one output: its probability is the sigmoid of it, that of the positive side"
+        single: list[Remark] = [(told, None)] if found.is_single and found.kind == "logits" else []
+        return [*single, *_of_kind(found), *saturation(found, self.index)]
 
 
 @dataclass(frozen=True)
 class Counterfactual(_OfClasses):
-    """What speaks against the class: its negated logit (Selvaraju et al., ICCV 2017, sec. 3.3)."""
+    """What speaks against the class: its negated score (Selvaraju et al., ICCV 2017, sec. 3.3)."""
 
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return -_logit(outputs, self.index)
+        return -picked(read_scores(outputs).scores, self.index)
 
 
 @dataclass(frozen=True)
 class Contrast(_OfClasses):
-    """Why this class and not that one: the difference of their logits."""
+    """Why this class and not that one: the difference of their scores."""
 
     index: Classes
     against: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        logits = class_scores(outputs)
-        return picked(logits, self.index) - picked(logits, self.against)
+        found = read_scores(outputs)
+        if found.is_single:
+            raise InvalidInput(
+                f"{self!r}: the model has one output, and no two classes to compare. Use index 0 for the output "
+                "itself, or Binary(0) for its negative side."
+            )
+        return picked(found.scores, self.index) - picked(found.scores, self.against)
 
 
 @dataclass(frozen=True)
 class MultiLabel(Target):
-    """Several classes at once, for models that give an image more than one: the sum of their logits."""
+    """Several classes at once, for models that give an image more than one: the sum of their scores."""
 
     classes: Any  # indices or labels, of every image; for other classes of each, a list of targets; kept as a tuple
 
@@ -107,11 +124,16 @@ class MultiLabel(Target):
         object.__setattr__(self, "classes", told)
 
     def __call__(self, outputs: Any) -> PerImage:
-        return torch.stack([_logit(outputs, each) for each in self.classes]).sum(0)  # type: ignore[arg-type]
+        scores = read_scores(outputs).scores
+        return torch.stack([picked(scores, each) for each in self.classes]).sum(0)
 
     @property
     def kind(self) -> str:
         return "classes"
+
+    @property
+    def reads_classes(self) -> bool:
+        return True
 
     def repeated(self, times: int) -> "Target":
         return self
@@ -120,33 +142,43 @@ class MultiLabel(Target):
         return MultiLabel(indices(self.classes, labels))
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        return _of_one_logit(outputs)
+        found = read_scores(outputs)
+        return [*of_outputs(found), *saturation(found, *self.classes)]
 
 
 @dataclass(frozen=True)
 class Predicted(Target):
-    """The class that the model scores highest; ``target=None`` means this, and a result holds the class it came to."""
+    """The class that the model scores highest, or the output of a model that has one; ``target=None`` means this.
+
+    A result holds the class it came to, index 0 for a single output.
+    """
 
     @property
     def kind(self) -> str:
         return "classes"
 
     @property
+    def reads_classes(self) -> bool:
+        return True
+
+    @property
     def is_open(self) -> bool:
         return True
 
     def __call__(self, outputs: Any) -> PerImage:
-        largest = class_scores(outputs).max(1).values
-        return 2 * largest if has_one_logit(outputs) else largest
+        return read_scores(outputs).scores.max(1).values
 
     def evidence(self, outputs: Any) -> list[Tensor]:
-        return list(class_scores(outputs).max(1).indices)
+        return list(read_scores(outputs).scores.max(1).indices)
 
     def settled(self, evidence: Sequence[Tensor]) -> "Target":
         return ClassLogit(tuple(torch.stack(list(evidence)).tolist()))
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        return _of_one_logit(outputs)
+        found = read_scores(outputs)
+        if found.kind == "logits":
+            return of_outputs(found)
+        return [*of_outputs(found), *saturation(found, tuple(found.scores.argmax(1).tolist()))]
 
 
 def as_probability(target: Target) -> Target:
@@ -159,12 +191,29 @@ def as_logit(target: Target) -> Target:
     return ClassLogit(target.index) if isinstance(target, Probability) else target
 
 
-def _logit(outputs: Any, index: Any) -> PerImage:
-    """The class's logit; of a single one, the logit or its negation."""
-    own = picked(class_scores(outputs), index)
-    return 2 * own if has_one_logit(outputs) else own
+def of_outputs(found: ClassOutputs) -> list[Remark]:
+    """What a reader should know of scores that are what the model returned."""
+    told = "the model has one output: the score is the output itself; Binary(0) asks for its negative side"
+    return [*([(told, None)] if found.is_single else []), *_of_kind(found)]
 
 
-def _of_one_logit(outputs: Any) -> list[Remark]:
-    told = "the model has one logit: it scores class 1, its negation class 0, and its sign is the prediction"
-    return [(told, None)] if has_one_logit(outputs) else []
+def _of_kind(found: ClassOutputs) -> list[Remark]:
+    """What the scores are, where they are no logits."""
+    if found.unsure:
+        return [
+            (
+                "the outputs lie between 0 and 1 and were read as logits, since no gradient leads to them that shows "
+                'what they are: ModelSpec(outputs="probabilities") reads them as probabilities',
+                None,
+            )
+        ]
+    kind = found.kind.replace("_", "-")
+    return [] if kind == "logits" else [(f"the model returns {kind}, which are scored as they are", None)]
+
+
+def saturation(found: ClassOutputs, *classes: Classes) -> list[Remark]:
+    """Where a probability of these classes hardly changes with the image, because it is nearly 0 or 1."""
+    if found.kind == "logits":
+        return []
+    own = torch.stack([is_saturated(picked(found.scores, each), found.kind) for each in classes]).any(0)
+    return [("the probability is nearly 0 or 1, so that its gradient nearly vanishes: explain the logits", own)]

@@ -1,7 +1,7 @@
 """What models return, read: class scores, maps of classes, embeddings, detections, or what one layer put out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from attribkit.core.shapes import LayerMaps
 ClassScores = Float[Tensor, "b classes"]
 ClassMaps = Float[Tensor, "b classes *cells"]
 Embeddings = Float[Tensor, "b d"]
+Link = Literal["softmax", "sigmoid"]  # from logits to probabilities
 Detections = Sequence[Mapping[str, Tensor]]  # for each image its boxes (n, 4), labels (n,) and scores (n,)
 
 _LOGITS = ("logits", "logits_per_image")
@@ -31,51 +32,72 @@ class LayerOutput(NamedTuple):
     notes: tuple[str, ...] = ()  # how it was read
 
 
-def class_scores(outputs: Any) -> ClassScores:
+def class_scores(outputs: Any, images: int | None = None) -> ClassScores:
     """The scores of the classes: a tensor, ``.logits``, ``.logits_per_image``, such a key, or a first entry.
 
-    One logit, (b, 1) or (b,), becomes the two of classes 0 and 1 whose softmax is the logit's sigmoid: minus and plus
-    its half.
+    One output, (b,), becomes (b, 1). images: how many the model was given; for a single one, axes of length one that
+    the model squeezed away are put back: () becomes (1, 1), and (classes,) becomes (1, classes).
     """
     scores = _class_tensor(outputs)
-    return _two_sided(scores.reshape(len(scores), 1)) if has_one_logit(outputs) else scores
+    if scores.ndim == 2:
+        return scores
+    squeezed = images == 1 and scores.ndim == 1
+    scores = scores[None] if squeezed else scores.reshape(-1, 1)
+    if images not in (None, len(scores)):
+        raise InvalidInput(
+            f"The model returned {_got(outputs, _class_tensor(outputs))} for {images} images, not class scores of "
+            "shape (b, classes): target=function turns anything that a model returns into one score per image."
+        )
+    return scores
 
 
-def has_one_logit(outputs: Any) -> bool:
-    """Whether the class scores are a single logit, of two classes."""
-    scores = _class_tensor(outputs)
-    return scores.ndim == 1 or scores.shape[1] == 1
-
-
-def class_maps(outputs: Any) -> ClassMaps:
+def class_maps(outputs: Any, images: int | None = None, axes: int | None = None) -> ClassMaps:
     """The scores of the classes at each place: a tensor, ``.logits``, the key "logits" or "out", or a first entry.
 
-    One logit for each place becomes two, as in `class_scores`.
+    images: how many the model was given. axes: of the images' space; where it is known, maps whose axis of classes, of
+    length one, was squeezed away get it back, and so does the batch axis of a single image.
     """
     maps = _named(outputs, _MAPS)
-    if not isinstance(maps, Tensor) or maps.ndim < 3:
+    if isinstance(maps, Tensor) and axes is not None:
+        maps = _with_axes(maps, images, axes)
+    if not isinstance(maps, Tensor) or maps.ndim < 3 or (axes is not None and maps.ndim != 2 + axes):
         raise InvalidInput(
             f"The model returned {_got(outputs, maps)}, no maps of class scores (b, classes, *space): a Region is for "
             "segmentation models."
         )
-    return _two_sided(maps) if maps.shape[1] == 1 else maps
+    return maps
 
 
-def has_one_map(outputs: Any) -> bool:
-    """Whether the class maps are of a single logit, of two classes."""
-    return bool(_named(outputs, _MAPS).shape[1] == 1)
+def _with_axes(maps: Tensor, images: int | None, axes: int) -> Tensor:
+    """Maps with the axes of the batch and of the classes, where the model squeezed them away."""
+    if images == 1 and maps.ndim in (axes, axes + 1) and maps.shape[: maps.ndim - axes] != (1,):
+        return maps[None] if maps.ndim == axes + 1 else maps[None, None]
+    return maps.unsqueeze(1) if maps.ndim == axes + 1 else maps
 
 
-def picked(scores: Tensor, index: int | Sequence[int]) -> Tensor:
-    """Each image's class out of (b, classes, ...): (b, ...); index: a class, or one for each image."""
-    classes = scores.shape[1]
-    wrong = [i for i in ([index] if isinstance(index, int) else index) if not 0 <= i < classes]
-    if wrong:
-        raise InvalidInput(f"There is no class {wrong[0]}: the model has {classes} classes, 0 to {classes - 1}.")
+def picked(scores: Tensor, index: int | Sequence[int], negative: str = "Binary(0)") -> Tensor:
+    """Each image's class out of (b, classes, ...): (b, ...); index: a class, or one for each image.
+
+    negative: how the negative side of a model with one output is asked for.
+    """
+    for each in [index] if isinstance(index, int) else index:
+        check_index(each, scores.shape[1], negative)
     if isinstance(index, int):
         return scores[:, index]
     own = sent(index, scores.device)[(..., *(None,) * (scores.ndim - 1))]
     return scores.gather(1, own.expand(-1, 1, *scores.shape[2:])).squeeze(1)
+
+
+def check_index(index: int, classes: int, negative: str = "Binary(0)") -> None:
+    """Refuse the index of a class that the model does not have; negative: as for `picked`."""
+    if 0 <= index < classes:
+        return
+    if classes == 1:
+        raise InvalidInput(
+            f"There is no class {index}: the model has one output, whose index is 0. Use index 0 for the output "
+            f"itself, or {negative} for its negative side."
+        )
+    raise InvalidInput(f"There is no class {index}: the model has {classes} classes, 0 to {classes - 1}.")
 
 
 def embedding(outputs: Any) -> Embeddings:
@@ -110,21 +132,57 @@ def detections(outputs: Any) -> Detections:
 
 
 def _class_tensor(outputs: Any) -> Tensor:
-    """(b, classes) or (b,)."""
+    """(b, classes) or (b,), of a single image perhaps (classes,) or (); the logits of a pair with probabilities."""
+    entries = _entries(outputs)
+    scores = _named(outputs, _LOGITS)
     if isinstance(outputs, tuple | list) and not isinstance(_attribute(outputs, _LOGITS), Tensor):
-        widths = [each.shape[1] for each in outputs if isinstance(each, Tensor) and each.ndim == 2]
-        if len(widths) > 1:
+        pairs = [one for one in entries if link(one, outputs) is not None]
+        widths = [each.shape[1] for each in entries if each.ndim == 2]
+        if len(pairs) == 1:
+            scores = pairs[0]
+        elif len(widths) > 1:
             raise InvalidInput(
                 f"The model returned several tensors that could be class scores, of {widths} columns: pass "
                 "target=function, which picks from the model's outputs, as in lambda outputs: outputs[1][:, 3]."
             )
-    scores = _named(outputs, _LOGITS)
-    if isinstance(scores, Tensor) and scores.ndim in (1, 2) and scores.is_floating_point():
-        return scores
+    is_scores = isinstance(scores, Tensor) and scores.ndim <= 2 and scores.is_floating_point()
+    if is_scores and (scores.ndim > 0 or len(entries) == 1):  # a number beside others is a loss, say
+        return scores  # type: ignore[no-any-return]
     raise InvalidInput(
         f"The model returned {_got(outputs, scores)}, not class scores of shape (b, classes): "
         f"{_advice(outputs, scores)}target=function turns anything that a model returns into one score per image."
     )
+
+
+def link(logits: Tensor, outputs: Any) -> Link | None:
+    """How another of the model's outputs is computed from these as their probabilities, if one is."""
+    if logits.ndim == 0:
+        return None
+    with torch.no_grad():
+        for other in _entries(outputs):
+            if other is logits or other.shape != logits.shape or other.device != logits.device:
+                continue
+            if logits.ndim > 1 and logits.shape[1] > 1 and _equal(logits.softmax(1), other):
+                return "softmax"
+            if _equal(logits.sigmoid(), other):
+                return "sigmoid"
+    return None
+
+
+def _equal(some: Tensor, others: Tensor) -> bool:
+    """Whether they are the same but for the rounding of the lower precision."""
+    tolerance = max(torch.finfo(each.dtype).eps for each in (some, others)) * 100
+    return torch.allclose(some.double(), others.double(), rtol=tolerance, atol=min(tolerance, 1e-2))
+
+
+def _entries(outputs: Any) -> list[Tensor]:
+    """The tensors of floats, of at most two axes, that a model returned side by side."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    entries = outputs.values() if isinstance(outputs, Mapping) else outputs
+    if not isinstance(outputs, Mapping | tuple | list):
+        return []
+    return [each for each in entries if isinstance(each, Tensor) and each.ndim <= 2 and each.is_floating_point()]
 
 
 def _advice(outputs: Any, found: Any) -> str:
@@ -153,11 +211,6 @@ def _named(outputs: Any, names: Sequence[str]) -> Any:
 
 def _attribute(outputs: Any, names: Sequence[str]) -> Any:
     return next((found for name in names if (found := getattr(outputs, name, None)) is not None), None)
-
-
-def _two_sided(logit: Tensor) -> Tensor:
-    """(b, 1, ...) to (b, 2, ...)."""
-    return torch.cat([-logit / 2, logit / 2], 1)
 
 
 def _got(outputs: Any, found: Any) -> str:

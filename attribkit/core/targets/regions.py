@@ -13,22 +13,25 @@ from attribkit.core.devices import sent
 from attribkit.core.errors import InvalidInput
 from attribkit.core.fingerprint import fingerprint
 from attribkit.core.shapes import Masks, PerImage
+from attribkit.core.targets.class_outputs import ClassOutputs, is_positive, negative, read_maps
 from attribkit.core.targets.classes import Classes, Labels, indices, one_count, plain
-from attribkit.core.targets.outputs import class_maps, has_one_map, picked, precise
+from attribkit.core.targets.outputs import picked, precise
 from attribkit.core.targets.target import Remark, Target
 
 
 @dataclass(frozen=True, eq=False)
 class Region(Target):
-    """A class in a region of a segmentation: the sum of its logits there (Vinogradova et al., AAAI 2020).
+    """A class in a region of a segmentation: the sum of its scores there (Vinogradova et al., AAAI 2020).
 
     The mask has the size of the images or of the model's output; a coarser output counts each of its cells by the share
-    that the mask covers.
+    that the mask covers. The one map of a model that has one is index 0; its background is what the map speaks against.
     """
 
     index: Classes
     mask: Masks | None = None  # (b, *space), or (1, *space) for all images; None is where the class is predicted
     space: tuple[int, ...] | None = None  # size of the explained images; None until they are known
+    background: bool = False  # of one map: the negated map (1 - p of probabilities), predicted where it is negative
+    named: bool = False  # whether the index is that of one of two labels, of which the first is one map's background
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", plain(self.index))
@@ -45,13 +48,17 @@ class Region(Target):
     def is_open(self) -> bool:
         return self.mask is None
 
+    @property
+    def reads_classes(self) -> bool:
+        return True
+
     def __call__(self, outputs: Any) -> PerImage:
-        maps = class_maps(outputs)
-        own = precise(picked(maps, self.index)) * (2 if has_one_map(outputs) else 1)
-        return (own * self._weights(maps).to(own)).flatten(1).sum(1)
+        found = self._read(outputs)
+        own = precise(self._own(found))
+        return (own * self._weights(found).to(own)).flatten(1).sum(1)
 
     def evidence(self, outputs: Any) -> list[Tensor]:
-        return list(self._predicted(class_maps(outputs)))
+        return list(self._predicted(self._read(outputs)))
 
     def settled(self, evidence: Sequence[Tensor]) -> "Target":
         return replace(self, mask=torch.stack(list(evidence)))
@@ -63,24 +70,67 @@ class Region(Target):
         return self._mapped(lambda several: several * times if isinstance(several, tuple) else _tiled(several, times))
 
     def with_indices(self, labels: Labels) -> "Target":
-        return replace(self, index=indices(self.index, labels))
+        index = indices(self.index, labels)
+        names = labels() if callable(labels) and index != self.index else labels
+        named = self.named or (index != self.index and names is not None and len(names) == 2)  # type: ignore[arg-type]
+        return replace(self, index=index, named=named)
 
     def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         return replace(self, space=tuple(images.shape[2:]))
 
     def remarks(self, outputs: Any) -> list[Remark]:
-        covered = self._weights(class_maps(outputs)).flatten(1).sum(1)
-        return [("the region is empty: the class is predicted nowhere, or the mask covers nothing", covered == 0)]
+        found = self._read(outputs)
+        covered = self._weights(found).flatten(1).sum(1)
+        told: list[Remark] = []
+        if found.is_single:
+            told.append(("the model has one map: index 0 is the map itself, background=True its negative side", None))
+        if found.kind != "logits":
+            kind = found.kind.replace("_", "-")
+            told.append((f"the model returns {kind}, which are summed as they are", None))
+        return [
+            *told,
+            ("the region is empty: the class is predicted nowhere, or the mask covers nothing", covered == 0),
+        ]
 
     def __repr__(self) -> str:
         if self.mask is None:
-            return f"Region(index={self.index!r})"
-        return f"Region(index={self.index!r}, mask=({fingerprint(self.mask)}, {int(self.mask.sum())} cells))"
+            return f"Region(index={self.index!r}{self._side()})"
+        cells = int(self.mask.sum())
+        return f"Region(index={self.index!r}, mask=({fingerprint(self.mask)}, {cells} cells){self._side()})"
 
-    def _weights(self, maps: Tensor) -> Tensor:
+    def _side(self) -> str:
+        return f"{', background=True' * self.background}{', named=True' * self.named}"
+
+    def _read(self, outputs: Any) -> ClassOutputs:
+        """The maps of the classes; those that are squeezed are known by the axes of the mask, or of the images."""
+        space = self.space if self.mask is None else self.mask.shape[1:]
+        found = read_maps(outputs, None if space is None else len(space))
+        if self.background and not found.is_single:
+            raise InvalidInput(
+                f"{self!r}: background=True is for models with one map, and this model has {found.scores.shape[1]} "
+                "classes: give the index of the background's class."
+            )
+        return found
+
+    def _on_background(self, found: ClassOutputs) -> Tensor:
+        """Of which images the background is meant, (b,)."""
+        own = sent(self.index, found.scores.device).expand(len(found.scores))
+        return (own == 0) ^ self.background if self.named else torch.full_like(own, self.background, dtype=torch.bool)
+
+    def _own(self, found: ClassOutputs) -> Tensor:
+        """The map of each image's class, (b, *cells)."""
+        if not found.is_single:
+            return picked(found.scores, self.index)
+        own = picked(found.scores, 0 if self.named else self.index, "background=True")
+        if not self.named and not self.background:
+            return own
+        return torch.where(beside(self._on_background(found), own), negative(own, found.kind), own)
+
+    def _weights(self, found: ClassOutputs) -> Tensor:
         """How much each cell of the output counts, (b, *cells)."""
         if self.mask is None:
-            return self._predicted(maps)
+            return self._predicted(found)
+        maps = found.scores
         cells, space = tuple(maps.shape[2:]), tuple(self.mask.shape[1:])
         if cells != space and (len(cells) != len(space) or self.space not in (None, space)):
             raise InvalidInput(
@@ -90,10 +140,14 @@ class Region(Target):
         mask = self.mask.to(maps.device).expand(len(maps), *space)
         return mask if cells == space else F.interpolate(mask[:, None].float(), cells, mode="area")[:, 0]
 
-    def _predicted(self, maps: Tensor) -> Tensor:
+    def _predicted(self, found: ClassOutputs) -> Tensor:
         """Where the class is the one with the highest score, (b, *cells)."""
+        maps = found.scores.detach()
+        if found.is_single:
+            positive = is_positive(maps[:, 0], found.kind)
+            return positive ^ beside(self._on_background(found), positive)
         own = sent(self.index, maps.device).expand(len(maps))
-        return maps.detach().argmax(1) == beside(own, maps[:, 0])
+        return maps.argmax(1) == beside(own, maps[:, 0])
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Region":
         index = change(self.index) if isinstance(self.index, tuple) else self.index

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
+from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.classes import Labels
 
 Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
@@ -35,6 +36,11 @@ class Target(ABC):
     def read_layer(self) -> str | None:
         """The layer whose output it scores, told as a `LayerOutput`; None is what the model returns."""
         return None
+
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it is called with a `Returned`, which `read_scores` and `read_maps` take, not with raw outputs."""
+        return False
 
     @property
     def is_open(self) -> bool:
@@ -94,6 +100,11 @@ class Scored(Target):
                 f"The target {self.function!r} returned {got}; it must return one score per image, (b,)."
             )
         return scores
+
+
+def handed(target: Target, outputs: Any) -> Any:
+    """The outputs as the target is called with them."""
+    return outputs.outputs if isinstance(outputs, Returned) and not target.reads_classes else outputs
 
 
 def check_count(target: Target, images: int) -> None:

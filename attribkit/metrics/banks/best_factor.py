@@ -1,21 +1,13 @@
 """How far what maps let expect is from what the model does, whatever the units of the maps."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.errors import InvalidInput
-
 Sign = Literal["positive", "any"]
 Factor = Sign | None  # by which a map is multiplied: the best one from 0 up, the best of all, or none
 Expected = Float[Tensor, "m b k"]  # by how much the scores of the maps say that the model's score falls
-
-
-def check_factor(factor: Factor) -> None:
-    """Refuse what is no way to choose a factor."""
-    if factor is not None and factor not in get_args(Sign):
-        raise InvalidInput(f"factor={factor!r} is not known; it is one of 'positive', 'any', None.")
 
 
 def mean_square(expected: Expected, falls: Float[Tensor, "b k"], factor: Factor) -> Float[Tensor, "m b"]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import OfSize, Subsets
+from attribkit.metrics.banks.subsets import OfSize, Several, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class FaithfulnessCorrelation(OnBank):
     source: ClassVar[str] = "Bhatt et al., IJCAI 2020, faithfulness, over cells"
     higher_is_better: ClassVar[bool] = True
 
-    size: int = 20  # cells in a subset
-    subsets: int = 100  # all of this size where there are no more
+    size: Count = 20  # cells in a subset
+    subsets: Several = 100  # all of this size where there are no more
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (OfSize(self.size, self.subsets),)

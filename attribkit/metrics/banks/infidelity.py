@@ -9,11 +9,12 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
+from attribkit.core.options import InnerShare
 from attribkit.metrics.asked_score import score_of_whole
-from attribkit.metrics.banks.best_factor import Factor, check_factor, mean_square
+from attribkit.metrics.banks.best_factor import Factor, mean_square
 from attribkit.metrics.banks.cells import Cells
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import Independent, Subsets
+from attribkit.metrics.banks.subsets import Independent, Several, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,9 @@ class Infidelity(OnBank):
     higher_is_better: ClassVar[bool] = False
 
     cells: Cells | Tensor = 9
-    share: float = 0.2  # the probability with which a cell is removed
-    samples: int = 200
+    share: InnerShare = 0.2  # the probability with which a cell is removed
+    samples: Several = 200
     factor: Factor = "positive"  # of each map, chosen so that infidelity is least and the map's own scale is nothing
-
-    def __post_init__(self) -> None:
-        self.settle()
-        check_factor(self.factor)
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (Independent(self.share, self.samples),)

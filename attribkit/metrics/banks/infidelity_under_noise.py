@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Positive, Seed
 from attribkit.core.shapes import Images
 from attribkit.core.targets.asked import Score
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import asked_target, check_score, score_of_whole
-from attribkit.metrics.banks.best_factor import Expected, Factor, check_factor, mean_square
-from attribkit.metrics.banks.subsets import check_count
+from attribkit.metrics.asked_score import asked_target, score_of_whole
+from attribkit.metrics.banks.best_factor import Expected, Factor, mean_square
+from attribkit.metrics.banks.subsets import Several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +34,10 @@ class InfidelityUnderNoise(Faithfulness):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"captum": {"sigma": 0.003, "samples": 10, "factor": None}}
 
     score: Score = "logit"
-    sigma: float = 0.1  # standard deviation of the noise, in units of the images
-    samples: int = 200
-    seed: int = 0
+    sigma: Positive = 0.1  # standard deviation of the noise, in units of the images
+    samples: Several = 200
+    seed: Seed = 0
     factor: Factor = "positive"  # of each map, chosen so that infidelity is least and the map's own scale is nothing
-
-    def __post_init__(self) -> None:
-        check_score(self.score)
-        check_count(self.samples)
-        check_factor(self.factor)
-        if not 0 < self.sigma < float("inf"):
-            raise InvalidInput(f"sigma={self.sigma} moves no image: give noise above 0, in units of the images.")
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         x, target = attributions[0].x, asked_target(attributions[0], self.score)

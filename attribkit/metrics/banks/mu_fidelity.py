@@ -9,9 +9,10 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
+from attribkit.core.options import InnerShare
 from attribkit.metrics.banks.cells import Cells
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import Independent, Subsets
+from attribkit.metrics.banks.subsets import Independent, Several, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class MuFidelity(OnBank):
     }
 
     cells: Cells | Tensor = 9
-    share: float = 0.2  # the probability with which a cell is removed
-    samples: int = 200
+    share: InnerShare = 0.2  # the probability with which a cell is removed
+    samples: Several = 200
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (Independent(self.share, self.samples),)

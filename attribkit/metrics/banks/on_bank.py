@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.axes import check_per_axis
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Seed
 from attribkit.core.substrates import Filling, Given
 from attribkit.core.targets.asked import Score
 from attribkit.core.targets.target import Target
-from attribkit.metrics.asked_score import asked_target, check_score
+from attribkit.metrics.asked_score import asked_target
 from attribkit.metrics.banks.bank import Answered, Bank
 from attribkit.metrics.banks.cells import Cells, GivenCells, Settled, partition, settled
 from attribkit.metrics.banks.subsets import Subsets
@@ -31,28 +31,17 @@ class OnBank(Faithfulness):
     cells: Cells | Tensor = 14
     substrate: Filling = "zero"
     score: Score = "logit"
-    seed: int = 0  # of the subsets, and of noise
-
-    def __post_init__(self) -> None:
-        self.settle()
+    seed: Seed = 0  # of the subsets, and of noise
 
     @abstractmethod
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         """What is removed of so many cells, a bank for each; raises InvalidInput for options that make no sense."""
 
-    def settle(self) -> None:
-        """Options as they are compared; those that suit no image are refused."""
+    def __post_init__(self) -> None:
         if isinstance(self.cells, Tensor):
             object.__setattr__(self, "cells", GivenCells(self.cells))
         if isinstance(self.substrate, Tensor):
             object.__setattr__(self, "substrate", Given(self.substrate))
-        for name, value in vars(self).items():
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))  # configuration files have lists
-        check_score(self.score)
-        if self.cells is not None and not isinstance(self.cells, GivenCells):
-            check_per_axis("cells", self.cells)
-        self.removals(1)  # whose own checks need no image either
 
     def asked(self, attribution: Attribution) -> Target:
         """What the model is asked about the perturbed images."""

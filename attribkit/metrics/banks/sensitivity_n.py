@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, OneOrMore
 from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.subsets import OfSize, Subsets
+from attribkit.metrics.banks.subsets import OfSize, Several, Subsets
 
 _LARGEST = 0.8  # of the cells, where sizes are spread
 
@@ -30,8 +30,8 @@ class SensitivityN(OnBank):
     source: ClassVar[str] = "Ancona et al., ICLR 2018, sensitivity-n, over cells"
     higher_is_better: ClassVar[bool] = True
 
-    sizes: int | tuple[int, ...] = 10  # n; a number of sizes, spread evenly in their logarithm from 1 to 80% of cells
-    subsets: int = 100  # of each size, all of them where there are no more
+    sizes: Count | OneOrMore[Count] = 10  # n; a number of sizes, spread evenly in their logarithm to 80% of cells
+    subsets: Several = 100  # of each size, all of them where there are no more
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         return self._found(model, attributions).nanmean(-1)
@@ -45,10 +45,8 @@ class SensitivityN(OnBank):
 
     def chosen_sizes(self, cells: int) -> tuple[int, ...]:
         """The sizes of the subsets of so many cells, each once."""
-        if isinstance(self.sizes, tuple) and self.sizes:
+        if isinstance(self.sizes, tuple):
             return self.sizes
-        if not isinstance(self.sizes, int) or self.sizes < 1:
-            raise InvalidInput(f"sizes={self.sizes!r} must be a number of sizes from 1, or the sizes in a tuple.")
         largest = max(1, int(_LARGEST * cells))
         spread = torch.logspace(0, math.log10(largest), self.sizes, dtype=torch.float64)
         return tuple(spread.round().long().unique().tolist())

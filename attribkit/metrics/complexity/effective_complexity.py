@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Complexity
+from attribkit.core.options import ShareBelowOne
 from attribkit.core.shapes import PerImage
 from attribkit.metrics.complexity.magnitudes import relative_magnitudes
 
@@ -20,11 +20,7 @@ class EffectiveComplexity(Complexity):
     source: ClassVar[str] = "Nguyen and Martinez, 2020, arXiv:2007.07584, effective complexity, of magnitudes"
     higher_is_better: ClassVar[bool | None] = False
 
-    negligible: float = 1e-5  # share of the largest magnitude up to which a pixel does not count
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.negligible < 1:
-            raise InvalidInput(f"negligible={self.negligible} must be a share of the largest magnitude, 0 to below 1.")
+    negligible: ShareBelowOne = 1e-5  # share of the largest magnitude up to which a pixel does not count
 
     def __call__(self, attribution: Attribution) -> PerImage:
         magnitudes = relative_magnitudes(self.heatmap(attribution))

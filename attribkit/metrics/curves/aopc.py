@@ -10,6 +10,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.axes import PerAxis
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count
 from attribkit.core.substrates import Filling
 from attribkit.metrics.curves.curve_metric import CurveMetric
 from attribkit.metrics.curves.stops import Area
@@ -24,8 +25,8 @@ class AOPC(CurveMetric):
     higher_is_better: ClassVar[bool] = True
 
     substrate: Filling = "uniform"
-    per_step: int | None = 1
-    until: int | None = 100
+    per_step: Count | None = 1
+    until: Count | None = 100
     area: Area = "mean"
     patch: PerAxis = 9
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,17 +10,15 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.axes import PerAxis
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Faithfulness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, OneOrMore, Seed, Share
 from attribkit.core.substrates import Filling, Given
 from attribkit.core.targets.asked import Score
 from attribkit.metrics.curves.order import Channels, Order
 from attribkit.metrics.curves.ranks import Ties
 from attribkit.metrics.curves.stops import Area, Ends, LastStep, Stops
 from attribkit.metrics.curves.walk import Direction, Walk
-
-_CHOICES = {"score": Score, "last_step": LastStep, "ends": Ends, "area": Area, "channels": Channels, "ties": Ties}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +27,22 @@ class CurveMetric(Faithfulness):
 
     substrate: Filling = "zero"  # what is where the image is not
     score: Score = "probability"  # of the attributed class; "logit" for that; other targets are scored as they are
-    steps: int | None = None  # all units in so many steps at most; None is 28, where nothing else says
-    per_step: int | None = None  # units a step, instead: pixels, or patches, or channels of pixels
-    until: int | None = None  # units changed in the end; None is all of them
-    fractions: tuple[float, ...] | None = None  # the shares of units at which the model is asked, instead of steps
+    steps: Count | None = None  # all units in so many steps at most; None is 28, where nothing else says
+    per_step: Count | None = None  # units a step, instead: pixels, or patches, or channels of pixels
+    until: Count | None = None  # units changed in the end; None is all of them
+    fractions: OneOrMore[Share] | None = None  # shares of units at which the model is asked, instead of steps
     last_step: LastStep = "shorter"
     ends: Ends = "both"
     area: Area = "trapezoid"
     channels: Channels = "together"
     patch: PerAxis = 1  # sides of a unit, in pixels; a patch has the mean of its scores
     ties: Ties = "random"
-    seed: int = 0  # of random ties and of noise
+    seed: Seed = 0  # of random ties and of noise
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(map(repr, get_args(choices)))
-                raise InvalidInput(f"{name}={getattr(self, name)!r} is not known; it is one of {known}.")
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 object.__setattr__(self, name, Given(value))
-            elif isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
         self._walks()  # refuses what does not go together
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:

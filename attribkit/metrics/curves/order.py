@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution, Reduction, resized
-from attribkit.core.axes import PerAxis, check_per_axis, per_axis
+from attribkit.core.axes import PerAxis, per_axis
 from attribkit.core.shapes import Images, PerImage
 from attribkit.metrics.curves.ranks import Ties, ranked
 
@@ -40,9 +40,6 @@ class Order:
     patch: PerAxis
     ties: Ties
     seed: int
-
-    def __post_init__(self) -> None:
-        check_per_axis("patch", self.patch)
 
     def __call__(self, attribution: Attribution) -> Ranking:
         """Rank the units of each image by one stable sort."""

@@ -28,9 +28,6 @@ class Stops:
     ends: Ends
 
     def __post_init__(self) -> None:
-        for name, given in (("steps", self.steps), ("per_step", self.per_step), ("until", self.until)):
-            if given is not None and given < 1:
-                raise InvalidInput(f"{name}={given!r} must be a whole number from 1, or None.")
         if self.fractions is not None:
             self._check_fractions(self.fractions)
         if self.steps is not None and self.per_step is not None:
@@ -41,8 +38,7 @@ class Stops:
             raise InvalidInput("last_step='equal' divides the units by steps=...; per_step=... leaves a shorter one.")
 
     def _check_fractions(self, fractions: tuple[float, ...]) -> None:
-        rising = all(low < high for low, high in pairwise(fractions))
-        if not fractions or not rising or fractions[0] < 0 or fractions[-1] > 1:
+        if not all(low < high for low, high in pairwise(fractions)):
             raise InvalidInput(f"fractions={fractions} must rise from 0 or more to 1 or less, as (0, 0.1, 0.5, 1).")
         if (self.steps, self.per_step, self.until) != (None, None, None):
             raise InvalidInput("fractions=... say where the model is asked: set steps, per_step and until to None.")

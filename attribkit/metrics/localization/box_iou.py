@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.broadcast import extremes
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
+from attribkit.core.options import ShareAboveZero
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
 from attribkit.core.truth import Truth
 from attribkit.metrics.localization.boxes import Places, boxes_of, boxes_of_objects, overlaps
@@ -36,14 +36,8 @@ class BoxIoU(Localization):
         "maxboxaccv2": {"boxes": "every"},
     }
 
-    threshold: float = 0.2  # share of the heatmap's range from which on a pixel is bright
+    threshold: ShareAboveZero = 0.2  # share of the heatmap's range from which on a pixel is bright
     boxes: Chosen = "largest"  # of the bright parts: the box of the largest, or of every one
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise InvalidInput(f"threshold={self.threshold} must be a share of the heatmap's range, above 0, up to 1.")
-        if self.boxes not in get_args(Chosen):
-            raise InvalidInput(f"boxes={self.boxes!r} is not known; known: {', '.join(get_args(Chosen))}.")
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)

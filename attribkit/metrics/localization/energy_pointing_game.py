@@ -9,8 +9,8 @@ import torch
 from attribkit.core.attribution import Attribution
 from attribkit.core.boxes import filled
 from attribkit.core.broadcast import extremes
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
+from attribkit.core.options import ShareAboveZero
 from attribkit.core.shapes import Masks, PerImage
 from attribkit.core.truth import Truth
 from attribkit.metrics.localization.boxes import boxes_of
@@ -31,11 +31,7 @@ class EnergyPointingGame(Localization):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"scorecam": {"from_smallest": True, "largest": 0.5}}
 
     from_smallest: bool = False  # whether the positive part counts from its own smallest value in place of zero
-    largest: float = 1.0  # boxes that cover more than this share of the image give NaN
-
-    def __post_init__(self) -> None:
-        if not 0 < self.largest <= 1:
-            raise InvalidInput(f"largest={self.largest} must be a share of the image, above 0 and up to 1.")
+    largest: ShareAboveZero = 1.0  # boxes that cover more than this share of the image give NaN
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         energy = self.heatmap_on(attribution, truth).relu()

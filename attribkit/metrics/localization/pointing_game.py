@@ -1,20 +1,22 @@
 """The pointing game."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.broadcast import extremes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
+from attribkit.core.options import NotNegative
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.core.truth import Truth
 from attribkit.metrics.localization.near import Points, near_object
 
+Corners = Annotated[int, Ge(3)]
 Maxima = Literal["first", "any", "expected"]
 
 
@@ -34,18 +36,10 @@ class PointingGame(Localization):
         "quantus": {"maxima": "any"},
     }
 
-    tolerance: float = 0.0  # pixels of the photograph from the object, between centres
+    tolerance: NotNegative = 0.0  # pixels of the photograph from the object, between centres
     closed: bool = True  # whether a point as far away as is tolerated is a hit, not only one that is nearer
-    corners: int | None = None  # of the polygon in the circle that stands for it, as geometry libraries draw circles
+    corners: Corners | None = None  # of the polygon in the circle that stands for it, as geometry libraries draw it
     maxima: Maxima = "expected"  # where several pixels are largest: the first, any of them, the share of those that hit
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise InvalidInput(f"tolerance={self.tolerance} must be a number of pixels from 0.")
-        if self.corners is not None and self.corners < 3:
-            raise InvalidInput(f"corners={self.corners} must be 3 or more, or None for a circle.")
-        if self.maxima not in get_args(Maxima):
-            raise InvalidInput(f"maxima={self.maxima!r} is not known; known: {', '.join(get_args(Maxima))}.")
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)

@@ -8,6 +8,7 @@ import torch
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Localization
+from attribkit.core.options import NotNegative
 from attribkit.core.shapes import PerImage
 from attribkit.core.truth import Truth
 from attribkit.metrics.localization.share import share_inside
@@ -26,7 +27,7 @@ class RelevanceMass(Localization):
     higher_is_better: ClassVar[bool | None] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grid_pointing_game": {"least": 1e-7, "without": 0.0}}
 
-    least: float = 0.0  # a positive part of no more than this, summed over the pixels, is none
+    least: NotNegative = 0.0  # a positive part of no more than this, summed over the pixels, is none
     without: float | None = None  # the number of an image whose heatmap has no positive part; None is NaN
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Localization
+from attribkit.core.options import Count
 from attribkit.core.shapes import PerImage
 from attribkit.core.truth import Truth
 from attribkit.metrics.localization.largest import expected_inside
@@ -24,12 +24,8 @@ class TopKIntersection(Localization):
     source: ClassVar[str] = "Theiner et al., WACV 2022, top-k intersection and concept influence"
     higher_is_better: ClassVar[bool | None] = True
 
-    k: int = 1000  # pixels of the mask
+    k: Count = 1000  # pixels of the mask
     relative_to_size: bool = False  # divided by the share of the image that the object takes: 1 is chance
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InvalidInput(f"k={self.k} must be a number of pixels from 1.")
 
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         mask = truth.mask.flatten(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.model import HookedModel
 from attribkit.core.targets.asked import Each, scored_as
+from attribkit.core.targets.binary import Binary
 from attribkit.core.targets.boxes import Box
 from attribkit.core.targets.logits import Probability
 from attribkit.core.targets.target import Scored
@@ -38,4 +39,4 @@ def _may_be_probabilities(target: Any) -> Bool[Tensor, " images"]:
     """Whether scores between 0 and 1 are probabilities by what is asked, and not by chance; of all images, or each."""
     asked = scored_as(target, "probability")
     each = asked.targets if isinstance(asked, Each) else (asked,)
-    return torch.tensor([isinstance(one, Probability | Box | Scored) for one in each])
+    return torch.tensor([isinstance(one, Probability | Binary | Box | Scored) for one in each])

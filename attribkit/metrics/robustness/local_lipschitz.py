@@ -9,8 +9,9 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, Positive, Seed
 from attribkit.core.shapes import PerImage
-from attribkit.metrics.robustness.moves import check_noise, moves
+from attribkit.metrics.robustness.moves import moves
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,9 @@ class LocalLipschitz(Robustness):
     source: ClassVar[str] = "Alvarez-Melis and Jaakkola, 2018, arXiv:1806.08049, local Lipschitz estimate, by sampling"
     higher_is_better: ClassVar[bool | None] = None
 
-    sigma: float = 0.1  # standard deviation of the noise, in the units of the model's images
-    samples: int = 10  # noisy images; grows with their number
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_noise(self, self.samples, self.sigma)
+    sigma: Positive = 0.1  # standard deviation of the noise, in the units of the model's images
+    samples: Count = 10  # noisy images; grows with their number
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
         found = moves(self, model, attribution, self._noise, self.samples, self.seed)

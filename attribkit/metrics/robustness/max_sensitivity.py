@@ -8,8 +8,9 @@ import torch
 from attribkit.core.attribution import Attribution
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, Positive, Seed
 from attribkit.core.shapes import PerImage
-from attribkit.metrics.robustness.moves import check_noise, lengths, uniform_moves
+from attribkit.metrics.robustness.moves import lengths, uniform_moves
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,9 @@ class MaxSensitivity(Robustness):
     source: ClassVar[str] = "Yeh et al., NeurIPS 2019, definition 3, by the norm of the heatmap as their code has it"
     higher_is_better: ClassVar[bool | None] = False
 
-    radius: float = 0.02  # largest change of a value, in the units of the model's images
-    samples: int = 10  # noisy images; grows with their number
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_noise(self, self.samples, self.radius)
+    radius: Positive = 0.02  # largest change of a value, in the units of the model's images
+    samples: Count = 10  # noisy images; grows with their number
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
         moved = uniform_moves(self, model, attribution, self.radius, self.samples, self.seed)[..., 0].amax(0)

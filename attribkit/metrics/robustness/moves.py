@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
-from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
 from attribkit.core.progress import tracked
@@ -48,14 +47,6 @@ def uniform_moves(
 def lengths(maps: Tensor) -> Float[Tensor, " b"]:
     """The Euclidean norm of each image's values, in float64."""
     return maps.flatten(1).double().norm(dim=1)
-
-
-def check_noise(metric: Robustness, samples: int, strength: float) -> None:
-    """Refuse a number of samples, or a strength of noise, that moves nothing."""
-    if samples < 1 or not 0 < strength < float("inf"):
-        raise InvalidInput(
-            f"{metric!r} moves no image: give samples from 1 and noise above 0, in the units of the model's images."
-        )
 
 
 def _noisy(x: Images, noise: Noise, samples: int, seed: int) -> Iterator[Images]:

@@ -12,22 +12,25 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Seed
 from attribkit.core.shapes import Heatmaps, Images, PerImage
+from attribkit.core.targets.binary import Binary
+from attribkit.core.targets.class_outputs import Returned, read_scores
 from attribkit.core.targets.classes import indices
 from attribkit.core.targets.logits import ClassLogit, Counterfactual, Probability
-from attribkit.core.targets.outputs import class_scores
 from attribkit.metrics.asked_again import asked_again
-from attribkit.metrics.sanity.similarity import Similarity, check_similarity, similarity
+from attribkit.metrics.sanity.similarity import Similarity, similarity
 
-ClassTarget = ClassLogit | Probability | Counterfactual
+ClassTarget = ClassLogit | Probability | Counterfactual | Binary
 
 
 @dataclass(frozen=True)
 class ClassRandomisation(Robustness):
     """How much the heatmap resembles that of another class; a method that reads what is asked is far off 1.
 
-    The other class depends on the target and the seed alone. The details tell a floor, (b,): how much the heatmaps of
-    two such classes resemble each other; NaN where the model has no third.
+    The other class depends on the target and the seed alone; of a model with one output it is the other side. The
+    details tell a floor, (b,): how much the heatmaps of two such classes resemble each other; NaN where the model has
+    no third.
     """
 
     name: ClassVar[str] = "class_randomisation"
@@ -36,12 +39,7 @@ class ClassRandomisation(Robustness):
 
     similarity: Similarity = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_similarity(self.similarity)
-        if self.seed < 0:
-            raise InvalidInput(f"seed={self.seed} must be from 0.")
+    seed: Seed = 0
 
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
         own = self._read(self.heatmap(attribution))
@@ -67,6 +65,8 @@ class ClassRandomisation(Robustness):
         if not isinstance(target, ClassTarget):
             raise InvalidInput(f"{self.name!r} asks about another class, and {target!r} is of none: explain a class.")
         classes, index = _classes(model, x), indices(target.index, model.spec.labels)
+        if classes == 1:
+            return _other_side(target)
 
         def other(index: int) -> int:
             steps = 1 + np.random.default_rng((self.seed, index)).permutation(classes - 1)
@@ -78,11 +78,21 @@ class ClassRandomisation(Robustness):
         return heatmap.abs() if self.magnitudes else heatmap
 
 
+def _other_side(target: ClassTarget) -> ClassTarget:
+    """The same question about the other side of a single output."""
+    if isinstance(target, Binary):
+        sides = target.index if isinstance(target.index, tuple) else (target.index,)
+        return replace(target, index=tuple(1 - each for each in sides) if target.count else 1 - sides[0])
+    if isinstance(target, Probability):
+        return Binary(0, "probability")
+    return ClassLogit(target.index) if isinstance(target, Counterfactual) else Counterfactual(target.index)
+
+
 def _classes(model: HookedModel, x: Images) -> int:
-    """How many classes the model tells apart."""
+    """How many class scores the model has."""
 
     def count() -> int:
         with torch.no_grad():
-            return int(class_scores(model.part(slice(0, 1))(x[:1])).shape[1])
+            return int(read_scores(Returned(model.part(slice(0, 1))(x[:1]), 1)).scores.shape[1])
 
     return model.remembered("classes", count)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,12 @@ from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.metric import Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.options import Count, Seed
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.metrics.asked_again import asked_again
 from attribkit.metrics.sanity.random_weights import RandomCopy, stages_of
-from attribkit.metrics.sanity.similarity import Similarity, check_similarity, similarity
+from attribkit.metrics.sanity.similarity import Similarity, similarity
 
 Order = Literal["cascading", "independent"]
 Value = Literal["last", "mean"]
@@ -42,19 +43,14 @@ class ParameterRandomisation(Robustness):
 
     order: Order = "cascading"  # from the output down; or one stage at a time, the others as they are
     value: Value | None = None  # similarity at the last stage, or its mean; None: the last of a cascade, else the mean
-    stages: int | None = 10  # at most so many groups of modules, of a cascade and of its details; None: every module
+    stages: Count | None = 10  # at most so many groups of modules, of a cascade and of its details; None: every module
     similarity: Similarity = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_similarity(self.similarity)
-        if self.order not in get_args(Order) or self.value not in (*get_args(Value), None):
-            raise InvalidInput(f"{self!r}: order is one of {get_args(Order)}, value one of {get_args(Value)} or None.")
         if self.order == "independent" and self.value == "last":
             raise InvalidInput("value='last' of order='independent' is one layer at the input: write value='mean'.")
-        if self.seed < 0 or (self.stages is not None and self.stages < 1):
-            raise InvalidInput(f"{self!r}: seed must be from 0, stages a number from 1 or None.")
 
     def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
         found = self._found(model, attribution).similarity

@@ -1,6 +1,6 @@
 """How alike two maps of an image are."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,12 +34,6 @@ def similarity(kind: Similarity, first: Heatmaps, second: Heatmaps) -> PerImage:
     if kind == "ssim":
         return _structural(first, second)
     return pearson(_histograms(first), _histograms(second))
-
-
-def check_similarity(kind: str) -> None:
-    """Refuse a name that no similarity has."""
-    if kind not in get_args(Similarity):
-        raise InvalidInput(f"similarity={kind!r} is not known; known: {', '.join(get_args(Similarity))}.")
 
 
 def _cosine(first: Float[Tensor, "b n"], second: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribkit import Imputer
+from attribkit import Imputer, InnerShare, NotNegative, Seed
 
 from .conjugate_gradients import solved
 
@@ -20,9 +20,9 @@ class NoisyLinear(Imputer):
 
     name = "noisy_linear"
     source = "Rong et al., ICML 2022, noisy linear imputation"
-    noise: float = 0.01  # standard deviation, in units of the normalised images
-    tolerance: float = 1e-4  # of the residual of the linear system, as a share of its right side
-    seed: int = 0  # of the noise, which is the same for every image
+    noise: NotNegative = 0.01  # standard deviation, in units of the normalised images
+    tolerance: InnerShare = 1e-4  # of the residual of the linear system, as a share of its right side
+    seed: Seed = 0  # of the noise, which is the same for every image
 
     def __call__(self, x, removed):
         precise = x if x.dtype == torch.float64 else x.float()

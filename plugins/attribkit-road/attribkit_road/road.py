@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attribkit import AttribkitError, Faithfulness, scored_as
+from attribkit import Faithfulness, InnerShare, NotNegative, OneOrMore, Seed, scored_as
 
 from .noisy_linear import NoisyLinear
 
@@ -26,18 +26,11 @@ class Road(Faithfulness):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "pytorch_grad_cam": {"fractions": tuple(tenths / 10 for tenths in range(1, 10)), "score": "logit"}
     }
-    fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the pixels; those of the paper
-    noise: float = 0.01  # as of the imputer
-    tolerance: float = 1e-4  # as of the imputer
+    fractions: OneOrMore[InnerShare] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the pixels; those of the paper
+    noise: NotNegative = 0.01  # as of the imputer
+    tolerance: InnerShare = 1e-4  # as of the imputer
     score: Literal["probability", "logit"] = "probability"
-    seed: int = 0  # of the order of ties, and of the noise
-
-    def __post_init__(self):
-        object.__setattr__(self, "fractions", tuple(self.fractions))
-        if not self.fractions or not all(0 < each < 1 for each in self.fractions):
-            raise AttribkitError(f"fractions={self.fractions} must be shares of the pixels between 0 and 1.")
-        if self.score not in ("probability", "logit"):
-            raise AttribkitError(f"score={self.score!r} is neither 'probability' nor 'logit'.")
+    seed: Seed = 0  # of the order of ties, and of the noise
 
     def __call__(self, model, attributions):
         curves = self.details(model, attributions)

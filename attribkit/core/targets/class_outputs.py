@@ -1,0 +1,146 @@
+"""Class scores as targets read them: where they stand among what a model returns, and what they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attribkit.core.devices import sent
+from attribkit.core.shapes import PerImage
+from attribkit.core.targets.classes import Classes
+from attribkit.core.targets.output_kinds import OutputKind, kind_by_graph, kind_by_values
+from attribkit.core.targets.outputs import Link, class_maps, class_scores, link, picked, precise
+
+_SATURATED = 1e-3  # a probability this near to one, or to zero, has a gradient of nearly zero
+
+
+class ClassOutputs(NamedTuple):
+    """Class scores, or maps of them, and what they are."""
+
+    scores: Tensor  # (b, classes) or (b, classes, *cells), as the model returned them
+    kind: OutputKind
+    link: Link = "softmax"  # for logits of several classes; of a single output it is the sigmoid
+    unsure: bool = False  # whether they could be probabilities, and nothing shows that they are
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the model has one output, or one map."""
+        return self.scores.shape[1] == 1
+
+
+@dataclass
+class OutputReader:
+    """Reads what a model returns; what the scores are is decided once, by the first outputs.
+
+    stated: what the model's spec says that they are; None is decided by the outputs.
+    """
+
+    stated: OutputKind | None = None
+
+    def __post_init__(self) -> None:
+        self._decided: dict[bool, tuple[OutputKind, Link, bool]] = {}  # for maps, and for scores
+
+    def read(self, scores: Tensor, returned: "Returned", find: Callable[[Any], Tensor], *, maps: bool) -> ClassOutputs:
+        """Scores that were found among what the model returned; find: the same of other outputs."""
+        if maps not in self._decided:
+            self._decided[maps] = self._decide(scores, returned, find)
+        kind, link, unsure = self._decided[maps]
+        return ClassOutputs(scores, kind, link, unsure)
+
+    def _decide(
+        self, scores: Tensor, returned: "Returned", find: Callable[[Any], Tensor]
+    ) -> tuple[OutputKind, Link, bool]:
+        linked = link(scores, returned.outputs)
+        if self.stated is not None:
+            return self.stated, linked or "softmax", False
+        try:
+            by_values, sums_to_one = kind_by_values(scores)
+        except RuntimeError:  # there are no values: scores of a meta device, a fake mode or a vmap
+            by_values, sums_to_one = "logits", False
+        if by_values == "logits" or (linked and by_values == "probabilities"):
+            return "logits", linked or "softmax", False
+        if scores.grad_fn is None and returned.graph is not None:
+            scores = find(returned.graph())
+        kind = kind_by_graph(scores, by_values, sums_to_one)
+        unsure = kind == "logits" and by_values == "probabilities" and scores.grad_fn is None
+        return kind, linked or "softmax", unsure
+
+
+class Returned(NamedTuple):
+    """What a model returned for so many images, for a target that reads classes."""
+
+    outputs: Any
+    images: int | None = None
+    reader: OutputReader | None = None
+    graph: Callable[[], Any] | None = None  # what the model returns for one image, with its graph
+
+
+def read_scores(outputs: Any) -> ClassOutputs:
+    """The class scores (b, classes) of what a model returned."""
+    returned = outputs if isinstance(outputs, Returned) else Returned(outputs)
+
+    def find(outputs: Any) -> Tensor:
+        return class_scores(outputs)
+
+    scores = class_scores(returned.outputs, returned.images)
+    return (returned.reader or OutputReader()).read(scores, returned, find, maps=False)
+
+
+def read_maps(outputs: Any, axes: int | None = None) -> ClassOutputs:
+    """The maps of class scores (b, classes, *cells); axes: of their space, where that is known."""
+    returned = outputs if isinstance(outputs, Returned) else Returned(outputs)
+
+    def find(outputs: Any) -> Tensor:
+        return class_maps(outputs, 1, axes)
+
+    maps = class_maps(returned.outputs, returned.images, axes)
+    return (returned.reader or OutputReader()).read(maps, returned, find, maps=True)
+
+
+def probability(found: ClassOutputs, index: Classes) -> PerImage:
+    """The probability of each image's class; of a single output, that of its positive side."""
+    scores = precise(found.scores)  # in half of it, probabilities near one have two digits
+    own = picked(scores, index)
+    if found.kind != "logits":
+        return own.exp() if found.kind == "log_probabilities" else own
+    if found.is_single or found.link == "sigmoid":
+        return own.sigmoid()
+    classes = sent(index, scores.device).expand(len(scores))[:, None]
+    others = scores.scatter(1, classes, torch.finfo(scores.dtype).min).logsumexp(1)
+    # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
+    return (-torch.logaddexp(torch.zeros_like(own), others - own)).exp()
+
+
+def probabilities(found: ClassOutputs) -> Tensor:
+    """The probability of every class, (b, classes); of a single output that of its positive side, (b, 1)."""
+    scores = precise(found.scores)
+    if found.kind != "logits":
+        return scores.exp() if found.kind == "log_probabilities" else scores
+    return scores.sigmoid() if found.is_single or found.link == "sigmoid" else scores.softmax(1)
+
+
+def negative(scores: Tensor, kind: OutputKind) -> Tensor:
+    """What a model of one output gives the negative side, in the units of the output."""
+    if kind == "logits":
+        return -scores
+    if kind == "probabilities":
+        return 1 - scores
+    return torch.log(-torch.expm1(scores.clamp(max=-torch.finfo(scores.dtype).eps)))
+
+
+def is_positive(scores: Tensor, kind: OutputKind) -> Tensor:
+    """Where a single output is on its positive side."""
+    if kind == "logits":
+        return scores > 0
+    return scores > 0.5 if kind == "probabilities" else scores.exp() > 0.5
+
+
+def is_saturated(own: Tensor, kind: OutputKind) -> Tensor:
+    """Where a probability that the model returns is so near to its bounds that its gradient nearly vanishes."""
+    if kind == "logits":
+        return torch.zeros_like(own, dtype=torch.bool)
+    if kind == "log_probabilities":
+        return own.exp() > 1 - _SATURATED
+    return (own < _SATURATED) | (own > 1 - _SATURATED)
