@@ -1109,6 +1109,7 @@ def test_a_machine_that_is_lost_loses_no_unit_and_doubles_none(tmp_path):
     try:
         threading.Thread(target=lose, daemon=True).start()
         results = benchmark(configured(tmp_path / "ray", executor="ray", ray={"workers": 2}, **changes))
+        wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)  # which Ray sees later than its workers' end
         alive = sum(node["Alive"] for node in ray.nodes())
     finally:
         ray.shutdown()
