@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.core.hooks import captured, layer_returned
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import FoundLayers, Layer, find_layers
 from attribkit.core.layouts import Layout
@@ -44,6 +45,7 @@ class AskedModel:
         self.notes: list[str] = []  # what a careful reader of the result should know
         self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
+        self.usual_axes: set[Hashable] = set()  # shapes of images that a forward takes as (b, c, *space)
         self._x: Tensor = torch.empty(0)  # the images that are being explained
         self.inputs = Inputs()  # what they go through the model with
         self._chunk: Inputs | None = None  # what those go with that are being run
@@ -219,7 +221,9 @@ class AskedModel:
         )
 
     def _embedded(self, images: Tensor, target: Target) -> Tensor:
-        """What the model makes of images that a target holds, (n, d)."""
+        """What the model makes of images that a target holds, in the model's own axes, (n, d)."""
+        if self.spec.axes is not None and images.ndim == len(self.spec.axes):
+            images = ImageAxes(self.spec.axes).channels_first(images).contiguous()
         if images.ndim != self._x.ndim or images.shape[1] != self._x.shape[1]:
             raise InvalidInput(
                 f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "

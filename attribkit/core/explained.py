@@ -1,5 +1,6 @@
 """What a method gives, checked, with all that is needed to read it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.targets.outputs import precise
 from attribkit.core.targets.target import Target
 
@@ -22,6 +25,18 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
     scores = precise(scores.detach()).contiguous()
     notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
     return Attribution(scores, x, target, explain, notes)
+
+
+def explained_as_given(
+    explain: Method, model: HookedModel, x: Tensor, question: Target, note: str | None = None
+) -> Attribution:
+    """The same for images and options in the model's own axes; x: channels first. note: on how the axes were found."""
+    axes = model.spec.axes
+    if axes is None:
+        return explained(explain, model, x, question)
+    found = explained(options_channels_first(explain, axes), model, x, question)
+    notes = (note, *found.notes) if note else found.notes
+    return replace(found, method=explain, notes=notes).restored(ImageAxes(axes))
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

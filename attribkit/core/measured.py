@@ -14,6 +14,7 @@ from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
 from attribkit.core.targets.target import Target
@@ -37,18 +38,25 @@ class Measuring:
     """
 
     model: HookedModel  # about to explain x
-    x: Images
+    x: Images  # channels first
     told: Any  # their mask or Truth, or None
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> Measured:
         """The numbers of some maps, all of them for the same target."""
         check_attributions(attributions)
         with frozen(self.model.module):
-            return measured(metric, self.model, [self._own(each) for each in attributions], self.told)
+            asked = options_channels_first(metric, self.model.spec.axes)
+            found = measured(asked, self.model, [self._own(each) for each in attributions], self.told)
+        return found if asked is metric else replace(found, metric=metric)
 
     def _own(self, attribution: Attribution) -> Attribution:
-        """The same of the very images that the model is explaining, checked once."""
-        return self.model.remembered(("measured", attribution), lambda: settled(self.model, self.x, attribution))
+        """The same of the very images that the model is explaining, channels first, checked once."""
+        return self.model.remembered(("measured", attribution), lambda: self._settled(attribution))
+
+    def _settled(self, attribution: Attribution) -> Attribution:
+        first = attribution.channels_first()
+        method = options_channels_first(first.method, attribution.axes)
+        return settled(self.model, self.x, first if method is first.method else replace(first, method=method))
 
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, ModelSpec, Shared, Unit
+from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit
+from attribkit.figures import strip
 from attribkit.models import hugging_face
 
 METHODS = ["saliency", "input_x_gradient", "gradcam", "occlusion", "smoothgrad", "ablationcam", "rise"]
@@ -237,3 +238,241 @@ def test_nested_rows_that_do_not_fit_are_refused_by_their_place():
         Explainer(model).attribute(x, inputs={"extra": {"a": (torch.rand(3, 3), torch.rand(2, 3))}})
     with pytest.raises(AttribkitError, match="Shared holds one tensor, got list"):
         Shared([torch.rand(3)])
+
+
+# 12. Axes
+
+
+class Ends(nn.Module):
+    """A convolution of the arranged images and a mean over all that is left."""
+
+    def __init__(self, conv, arrange):
+        super().__init__()
+        torch.manual_seed(6)
+        self.conv, self.head, self.arrange = conv(), nn.Linear(4, 3), arrange
+
+    def forward(self, x):
+        maps = self.conv(self.arrange(x)).relu().flatten(2).mean(2)
+        return self.head(maps.unflatten(0, (len(x), -1)).mean(1))
+
+
+class FramesInTurn(nn.Module):
+    """A CNN for each frame, then an LSTM over them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(7)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        frames = [self.conv(x[:, i]).relu().mean((2, 3)) for i in range(x.shape[1])]
+        return self.head(self.lstm(torch.stack(frames, 1))[0][:, -1])
+
+
+class LinearPatches(nn.Module):
+    """Patches of 4 by 4 of each frame by one matrix, as rearranged by einops."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(8)
+        self.embed, self.head = nn.Linear(3 * 16, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        b, t, c, h, w = x.shape
+        patches = x.reshape(b, t, c, h // 4, 4, w // 4, 4).permute(0, 1, 3, 5, 4, 6, 2).reshape(b, -1, 16 * c)
+        return self.head(self.embed(patches).relu().mean(1))
+
+
+def conv(axes, channels=3):
+    return lambda: (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](channels, 4, 3, padding=1)
+
+
+AXES = {  # name: the model, the images' shape, their axes; every one is told by a forward too
+    "frames folded into the batch": (lambda: Ends(conv(2), lambda x: x.flatten(0, 1)), (2, 6, 3, 8, 10), "btchw"),
+    "frames in turn": (FramesInTurn, (2, 6, 3, 8, 10), "btchw"),
+    "three frames": (lambda: Ends(conv(2), lambda x: x.flatten(0, 1)), (2, 3, 3, 8, 10), "btchw"),
+    "volume behind a permutation": (lambda: Ends(conv(3), lambda x: x.transpose(1, 2)), (2, 6, 3, 8, 10), "btchw"),
+    "patches by a matrix": (LinearPatches, (2, 6, 3, 8, 12), "btchw"),
+    "grey frames": (lambda: Ends(conv(2, 1), lambda x: x.flatten(0, 1)), (2, 6, 1, 8, 10), "btchw"),
+    "colours last": (lambda: Ends(conv(2), lambda x: x.permute(0, 3, 1, 2)), (2, 8, 10, 3), "bhwc"),
+    "normalised, colours last": (
+        lambda: Ends(conv(2), lambda x: ((x - x.new_tensor([0.4, 0.5, 0.6])) / 0.2).movedim(-1, 1)),
+        (2, 8, 10, 3),
+        "bhwc",
+    ),
+    "clip, colours last": (lambda: Ends(conv(3), lambda x: x.movedim(-1, 1)), (2, 6, 8, 10, 3), "bthwc"),
+    "slices without channels": (lambda: Ends(conv(3, 1), lambda x: x.unsqueeze(1)), (2, 6, 8, 10), "bthw"),
+    "no channels": (lambda: Ends(conv(2, 1), lambda x: x[:, None]), (2, 8, 10), "bhw"),
+    "no channels, repeated to three": (
+        lambda: Ends(conv(2), lambda x: x[:, None].expand(-1, 3, -1, -1)),
+        (2, 8, 10),
+        "bhw",
+    ),
+    "series": (lambda: Ends(conv(1, 1), lambda x: x[:, None]), (2, 20), "bn"),
+}
+
+
+def own_gradient(model, x):
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    return gradient
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("name", AXES)
+def test_axes_are_declared_or_seen(name, declared):
+    make, shape, axes = AXES[name]
+    model, x = make().eval(), torch.randn(shape)
+    gradient = own_gradient(model, x)
+    explainer = Explainer(model, spec=ModelSpec(axes=axes) if declared else None, batch_size=1)
+    product = explainer.attribute(x, "input_x_gradient", target=1)
+    torch.testing.assert_close(product.scores, x * gradient, rtol=1e-4, atol=1e-7)
+    channels = axes.index("c") if "c" in axes else None
+    reduced = x * gradient if channels is None else (x * gradient).sum(channels)
+    torch.testing.assert_close(product.heatmap(), reduced, rtol=1e-4, atol=1e-7)
+    saliency = explainer.attribute(x, "saliency", target=1)
+    expected = gradient.abs() if channels is None else gradient.abs().amax(channels, keepdim=True)
+    torch.testing.assert_close(saliency.scores, expected, rtol=1e-4, atol=1e-7)
+    assert torch.equal(saliency.x, x)
+    assert any(f"are read as ({', '.join(axes)})" in note for note in saliency.notes) is not declared
+
+
+USUAL = {  # images (b, c, *space), whatever the convolutions are
+    "clips folded to frames": (
+        lambda: Ends(conv(2), lambda x: x.transpose(1, 2).flatten(0, 1)),
+        (2, 3, 6, 8, 10),
+        1,
+    ),
+    "slices as channels": (lambda: Ends(conv(2, 6), lambda x: x[:, 0]), (2, 1, 6, 8, 10), 1),
+    "a channel at a time": (lambda: Ends(conv(2, 1), lambda x: x.flatten(0, 1)[:, None]), (2, 5, 8, 10), 1),
+    "a spectrogram by its bands": (lambda: Ends(conv(1, 8), lambda x: x[:, 0]), (2, 1, 8, 20), 1),
+    "several crops folded": (lambda: Ends(conv(3), lambda x: x[:, :, None]), (2, 3, 8, 10), 1),
+    "shuffled pixels": (
+        lambda: Ends(conv(2, 12), lambda x: torch.nn.functional.pixel_unshuffle(x, 2)),
+        (2, 3, 8, 12),
+        1,
+    ),
+    "three frames of three colours": (lambda: Ends(conv(3), lambda x: x), (2, 3, 3, 8, 10), 1),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_forward_that_runs_is_right_whatever_its_convolutions_are(name):
+    make, shape, channels = USUAL[name]
+    model, x = make().eval(), torch.randn(shape)
+    found = Explainer(model).attribute(x, "saliency", target=1)
+    expected = own_gradient(model, x).abs().amax(channels, keepdim=True)
+    torch.testing.assert_close(found.scores, expected, rtol=1e-4, atol=1e-7)
+    assert found.axes is None
+    assert found.notes == ()
+
+
+def test_everything_works_in_the_models_own_axes():
+    """Each answer equals that of the same model with the permutation outside of it, on (b, c, t, h, w)."""
+    torch.manual_seed(9)
+    body = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 4, 3, padding=1), nn.ReLU())
+    usual = nn.Sequential(body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.usual = usual
+
+        def forward(self, x):
+            return self.usual(x.transpose(1, 2))
+
+    x = torch.randn(2, 6, 3, 8, 8)
+    other = torch.randn(1, 6, 3, 8, 8)
+    mine, theirs = Explainer(Own().eval()), Explainer(usual)
+    cases = {
+        "gradcam": {},
+        "occlusion": {"patch": (2, 4, 4), "stride": (2, 4, 4)},
+        "rise": {"masks": 8, "cells": (2, 2, 2)},
+        "smoothgrad": {"samples": 2},
+        "integrated_gradients": {"steps": 3, "baseline": other[0]},
+    }
+    for method, options in cases.items():
+        turned = {key: v.transpose(0, 1) if isinstance(v, torch.Tensor) else v for key, v in options.items()}
+        one = mine.attribute(x, method, target=1, **options)
+        two = theirs.attribute(x.transpose(1, 2), method, target=1, **turned)
+        torch.testing.assert_close(one.scores, two.scores.transpose(1, 2), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.heatmap(), two.heatmap(), rtol=1e-4, atol=1e-6)
+        for metric, more in (("deletion", {"steps": 4}), ("max_sensitivity", {}), ("sparseness", {})):
+            values = (mine.evaluate(one, metric, **more), theirs.evaluate(two, metric, **more))
+            torch.testing.assert_close(*values, rtol=1e-3, atol=1e-5)
+    one = mine.attribute(x, "saliency", target=Similarity(other))
+    two = theirs.attribute(x.transpose(1, 2), "saliency", target=Similarity(other.transpose(1, 2)))
+    torch.testing.assert_close(one.scores, two.scores.transpose(1, 2), rtol=1e-4, atol=1e-7)
+    assert [layer.layout.grid for layer in mine.layers(x)][-1] == (6, 8, 8)
+    maps = mine.feature_maps(x, "usual.0").values
+    torch.testing.assert_close(maps, theirs.feature_maps(x.transpose(1, 2), "0").values)
+    assert any("are read as (b, t, c, h, w)" in each.text for each in mine.check(x))
+    assert len(strip(one[0], frames=6).get_axes()) == 2 * 6 + 1
+
+
+def test_a_saved_attribution_keeps_its_axes(tmp_path):
+    model, x = AXES["colours last"][0]().eval(), torch.randn(2, 8, 10, 3)
+    saved = Explainer(model).attribute(x, "saliency", target=1)
+    saved.save(tmp_path / "a.safetensors")
+    read = Attribution.load(tmp_path / "a.safetensors")
+    assert read.axes == "bhwc"
+    assert torch.equal(read.heatmap(), saved.heatmap())
+    assert torch.equal(read[1].heatmap(), saved.heatmap()[1:])
+    first = read.channels_first()
+    assert (first.axes, first.x.shape, first.scores.shape) == (None, (2, 3, 8, 10), (2, 1, 8, 10))
+
+
+class Late(nn.Module):
+    """A convolution that is defined first and met last."""
+
+    def __init__(self):
+        super().__init__()
+        self.late, self.early = nn.Conv2d(4, 5, 1), nn.Conv2d(6, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.late(self.early(x).relu()).mean((2, 3))
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    ("make", "shape", "words"),
+    [
+        (Late, (2, 4, 8, 8), r"6 channels, got 4 \(shape \(2, 4, 8, 8\)\): layer 'early', the first convolution"),
+        (lambda: AXES["colours last"][0](), (2, 3, 8, 10), "3 channels, got 10 .* Axis 1 has 3: are the axes"),
+        (lambda: Ends(conv(3), lambda x: x), (2, 6, 3, 8, 8), "3 channels, got 6 .* Axis 2 has 3"),
+        (Late, (6, 8, 8), r"batch axis is missing in images of shape \(6, 8, 8\).* 4 axes .*x\[None\]"),
+        (lambda: Ends(conv(3), lambda x: x), (3, 6, 8, 8), r"batch axis is missing .* 5 axes .*x\[None\]"),
+        (
+            lambda: Ends(conv(2), lambda x: x.flatten(0, 1)),
+            (6, 3, 8, 8),
+            r"batch axis is missing .*x\[None\]",
+        ),
+        (lambda: Ends(conv(2), lambda x: x.permute(0, 3, 1, 2)), (8, 8, 3), r"own forward does not take .*x\[None\]"),
+        (Late, (2, 6, 4, 8, 8), r"shape \(2, 6, 4, 8, 8\), and layer 'early'.* 4 axes .* which gets 5"),
+        (lambda: nn.Sequential(nn.Linear(5, 3)), (2, 5), r"must have the shape \(b, c, \*space\).*axes=.bn."),
+    ],
+)
+def test_what_the_first_layer_does_not_take_is_refused(make, shape, words):
+    with pytest.raises(AttribkitError, match=words):
+        Explainer(make().eval()).attribute(torch.randn(shape), "saliency", target=1)
+
+
+def test_channels_and_axes_that_are_declared_are_checked():
+    model, x = AXES["frames in turn"][0]().eval(), torch.randn(2, 3, 6, 8, 8)
+    with pytest.raises(AttribkitError, match=r"3 channels, got 6 .* Axis 1 has 3"):
+        Explainer(model, spec=ModelSpec(axes="btchw")).attribute(x)
+    with pytest.raises(AttribkitError, match=r"5 axes \(b, t, c, h, w\), got shape \(6, 3, 8, 8\). Add the batch axis"):
+        Explainer(model, spec=ModelSpec(axes="btchw")).attribute(torch.randn(6, 3, 8, 8))
+    spec = ModelSpec(axes="btchw", input_size=(3, 6, 8, 8))
+    with pytest.raises(AttribkitError, match=r"3 channels on axis 2, got 6"):
+        Explainer(model, spec=spec).attribute(x)
+    model = AXES["volume behind a permutation"][0]().eval()
+    assert Explainer(model, spec=spec).check(target=1) == []  # noise of the size, in the model's own axes
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("axes", ["", "b", "bc", "cbhw", "bchh", "BCHW", "b c h w", 4])
+def test_axes_that_are_none(axes):
+    with pytest.raises(AttribkitError, match="are no axes of images: write a letter for each"):
+        ModelSpec(axes=axes)

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from attribkit import AttribkitError, Explainer
+from attribkit import AttribkitError, Explainer, Shared
 
 transformers = pytest.importorskip("transformers")
 
@@ -219,7 +219,7 @@ def joint(name, implementation="sdpa"):
 @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel"])
 def test_a_text_tower_is_left_out_by_name(name):
     (model, ids), x = joint(name), torch.randn(2, 3, 32, 32)
-    layers = Explainer(model).attention(x, {"input_ids": ids})
+    layers = Explainer(model).attention(x, {"input_ids": Shared(ids)})
     assert all(layer.name.startswith("model.vision_model.") for layer in layers)
     names = ", ".join(f"model.text_model.encoder.layers.{i}.self_attn" for i in range(2))
     assert layers.notes == (f"left out, since the images do not reach it: {names}",)
@@ -228,7 +228,7 @@ def test_a_text_tower_is_left_out_by_name(name):
 @pytest.mark.parametrize("method", ["attention", "attention_rollout", "gradient_rollout"])
 def test_a_text_tower_does_not_block(method):
     (model, ids), x = joint("CLIPModel"), torch.randn(2, 3, 32, 32)
-    attribution = Explainer(model).attribute(x, method, target=1, inputs={"input_ids": ids})
+    attribution = Explainer(model).attribute(x, method, target=1, inputs={"input_ids": Shared(ids)})
     assert any("the images do not reach it: model.text_model." in note for note in attribution.notes)
     with torch.no_grad():
         text = model.model.get_text_features(input_ids=ids)
@@ -271,6 +271,30 @@ def test_a_pooling_head_that_the_score_does_not_depend_on_is_left_out_by_name():
             torch.testing.assert_close(attribution.scores[:, 0].flatten(1), expected[method], rtol=0, atol=1e-5)
     with pytest.raises(AttribkitError, match="needs the same tokens in every layer"):
         Explainer(model).attribute(x, "attention_rollout", target=lambda outputs: outputs.pooler_output[:, 3])
+
+
+class Unused(nn.Module):
+    """A ViT whose second head attends, and is returned beside the class scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit, self.pool_attn = vit(), nn.MultiheadAttention(24, 3, batch_first=True)
+
+    def forward(self, x):
+        tokens = self.vit.forward_features(x)
+        return self.vit.forward_head(tokens), self.pool_attn(tokens[:, :1], tokens, tokens)[0]
+
+
+@pytest.mark.parametrize("method", ["attention", "attention_rollout", "gradient_rollout"])
+def test_an_unused_head_beside_class_scores_is_left_out_by_name(method):
+    torch.manual_seed(0)
+    model, x = Unused().eval(), torch.randn(2, 3, 32, 32)
+    attribution = Explainer(model).attribute(x, method, target=lambda outputs: outputs[0][:, 1])
+    assert "left out, since the target's score does not depend on it: pool_attn" in attribution.notes
+    expected = Explainer(model.vit).attribute(x, method, target=1)
+    torch.testing.assert_close(attribution.scores, expected.scores)
+    model.forward = lambda x: Unused.forward(model, x)[0]
+    assert torch.equal(Explainer(model).attribute(x, method, target=1).scores, attribution.scores)
 
 
 def vit(**arguments):

@@ -34,13 +34,17 @@ from transformers import (
     SiglipModel,
     SwinConfig,
     SwinForImageClassification,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
     ViTConfig,
     ViTForImageClassification,
     YolosConfig,
     YolosForObjectDetection,
 )
 
-from attribkit import Explainer, Shared
+from attribkit import Explainer, ModelSpec, Shared
 
 transformers.logging.set_verbosity_error()
 
@@ -298,6 +302,35 @@ def stitched(weights, images):
     for own, each in zip(tokens, weights.unflatten(0, (images, -1)).unbind(1), strict=True):
         whole[:, :, own[:, None], own[None]] = each
     return whole
+
+
+CLIPS = {
+    "VideoMAE": lambda: VideoMAEForVideoClassification(
+        VideoMAEConfig(**_VISION, num_frames=4, tubelet_size=2, num_labels=5)
+    ),
+    "TimeSformer": lambda: TimesformerForVideoClassification(TimesformerConfig(**_VISION, num_frames=4, num_labels=5)),
+}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips_have_their_frames_before_their_colours(name, declared):
+    """(b, t, c, h, w): the colours are reduced, never the frames; x, scores and gradients in the model's own axes."""
+    case = Case(CLIPS[name], shape=(2, 4, 3, 32, 32))
+    x, model = case.images(), case.model()
+    explainer = Explainer(model)
+    assert (explainer.model.spec.axes, explainer.model.spec.input_size) == ("btchw", (3, 4, 32, 32))
+    if not declared:  # as a model of a user's own, of which no configuration is known
+        explainer.model.spec = ModelSpec()
+    gradient = by_hand(case, x)
+    saliency = explainer.attribute(x, "saliency", target=1)
+    torch.testing.assert_close(saliency.scores, gradient.abs().amax(2, keepdim=True), rtol=1e-4, atol=1e-7)
+    assert saliency.heatmap().shape == (2, 4, 32, 32)
+    assert torch.equal(saliency.x, x)
+    assert any("are read as (b, t, c, h, w)" in note for note in saliency.notes) is not declared
+    product = explainer.attribute(x, "input_x_gradient", target=1)
+    torch.testing.assert_close(product.scores, x * gradient, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(product.heatmap(), (x * gradient).sum(2), rtol=1e-4, atol=1e-6)
 
 
 def test_every_text_has_its_own_map():

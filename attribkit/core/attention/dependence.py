@@ -34,6 +34,7 @@ class sources_tracked(TorchFunctionMode):  # used as a context manager, like tho
         self._parameters = {id(each) for each in module.parameters()}
         self._next = _FIRST_MARK
         self._left_torch = 0
+        self.is_over = False  # whether the module returned
         for each in module.modules():
             for tensor in _tensors(vars(each)):
                 self._sources[tensor] = 0
@@ -42,14 +43,25 @@ class sources_tracked(TorchFunctionMode):  # used as a context manager, like tho
 
     @contextmanager
     def inputs_known(self) -> Iterator[None]:
-        """Take the tensors that the module is called with for inputs, where they do not come from the images."""
+        """Take the tensors that the module is called with for inputs, where they do not come from the images.
+
+        Numbers that leave torch once the module has returned, as those by which a target reads its outputs, do not
+        count.
+        """
+
+        def end(*_: Any) -> None:
+            self.is_over = True
 
         def register(_module: nn.Module, args: Any, kwargs: Any) -> None:
             for tensor in _tensors((args, kwargs)):
                 if not self.of(tensor) & IMAGES:
                     self._sources[tensor] = 0
 
-        with self._module.register_forward_pre_hook(register, with_kwargs=True):
+        hooks = (
+            self._module.register_forward_pre_hook(register, with_kwargs=True),
+            self._module.register_forward_hook(end),
+        )
+        with hooks[0], hooks[1]:
             yield
 
     def of(self, values: Any) -> int:
@@ -77,7 +89,7 @@ class sources_tracked(TorchFunctionMode):  # used as a context manager, like tho
         outputs = function(*args, **given)
         sources = self.of((args, given)) | self._left_torch
         name = getattr(function, "__name__", "")
-        if name in _TO_PYTHON and sources & (IMAGES | UNKNOWN):
+        if name in _TO_PYTHON and sources & (IMAGES | UNKNOWN) and not self.is_over:
             self._left_torch = UNKNOWN
         if name == "pad":
             sources |= PADDING

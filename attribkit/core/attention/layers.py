@@ -178,7 +178,7 @@ class AttentionFollowed:
 
     @contextmanager
     def following(self, module: nn.Module, x: Tensor) -> Iterator[None]:
-        """Follow the attention of a forward of these images, and what is computed from what it returns."""
+        """Follow the attention of the next forward, of these images, and what is computed from what it returns."""
         modules = dict(module.named_modules())
         weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
         attending = {name: each for name, each in modules.items() if _WORDS.search(name) and _projects(each)}
@@ -186,6 +186,8 @@ class AttentionFollowed:
         sources = self._sources = sources_tracked(module, x)
 
         def see(weights: Tensor, certain: bool) -> Tensor:
+            if sources.is_over:  # a target may run the model once more
+                return weights
             name, origin = next((each for each in reversed(names) if each in weighted), ""), sources.of(weights)
             with untracked():
                 sure, padded = certain or bool(origin & PRODUCT), bool(origin & PADDING)
@@ -202,7 +204,7 @@ class AttentionFollowed:
 
         def leave(name: str, _module: nn.Module, output: Any) -> None:
             tensor = first_tensor(output)
-            if name in attending and tensor is not None:
+            if name in attending and tensor is not None and not sources.is_over:
                 origin = sources.of(tensor)
                 ran.append(Ran(name, origin, sources.marked(tensor, origin)))
 
@@ -226,7 +228,7 @@ class AttentionFollowed:
     def read_by(self, scores: Sequence[Tensor]) -> None:
         """Drop the layers that none of these scores, computed while the forward was followed, depends on."""
         read = self._sources.of(scores) if self._sources else UNKNOWN
-        if read & UNKNOWN:
+        if read & UNKNOWN or not any(read & each.ran.mark for each in self.found):
             return
         stays = [bool(read & each.ran.mark) for each in self.found]
         seen = [each for each in (*(each.ran for each in self.found), *self._others) if each.sees_images]
