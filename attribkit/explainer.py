@@ -1,7 +1,6 @@
 """The front door."""
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -30,6 +29,7 @@ from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
 from attribkit.core.targets.binary import OneOfTwo
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target, check_count
 from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
@@ -86,12 +86,12 @@ class Explainer:
         scores then have; preprocessed as the model expects, on its device. method: a name, class or instance; options
         are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
         each image; None is the predicted class, the output of a model that has one, or the norm of the embedding of a
-        model that has no classes. inputs:
+        model that has no classes; methods that need no target leave it out, and the result holds NoTarget(). inputs:
         what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
         explain = registry.make(method, Method, **self._named_layers(options))
-        question, more = self._question(target, x), self._inputs(inputs, x)
+        question, more = self._question(target, x, explain), self._inputs(inputs, x)
         with frozen(self.model.module):
             model, own, note = self._explaining(x, more)
             return explained_as_given(explain, model, own, model.prepared(question), note)
@@ -111,14 +111,20 @@ class Explainer:
         method, target by target; each equals what `attribute` gives.
         """
         made = [registry.make(method, Method) for method in _several(methods, "methods")]
-        questions = [self._question(target, x) for target in _several(targets, "targets")]
+        asking = next((method for method in made if method.needs_target), made[0])
+        questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
         more = self._inputs(inputs, x)
         with frozen(self.model.module):
             model, own, note = self._explaining(x, more)
             questions = [model.prepared(question) for question in questions]
-            knowing = model.knowing(questions, functools.reduce(Reads.__or__, (m.reads for m in made)))
-            pairs = itertools.product(questions, made)
-            return [explained_as_given(explain, knowing.again(), own, question, note) for question, explain in pairs]
+            scored = [question for question in questions if not isinstance(question, NoTarget)]
+            knowing = model.knowing(scored, functools.reduce(Reads.__or__, (m.reads for m in made)))
+            pairs = [
+                (explain, question if target is not None or explain.needs_target else NoTarget())
+                for target, question in zip(targets, questions, strict=True)
+                for explain in made
+            ]
+            return [explained_as_given(explain, knowing.again(), own, question, note) for explain, question in pairs]
 
     def visualize(
         self,
@@ -324,9 +330,10 @@ class Explainer:
         told = f"the images are read as {axes}, as the first layer with weights takes them; others: ModelSpec(axes=...)"
         return model, own, told
 
-    def _question(self, target: Any, x: Any) -> Target:
-        """The target as a Target that fits the images, once both are found in order."""
-        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds)
+    def _question(self, target: Any, x: Any, method: Method | None = None) -> Target:
+        """The target as a Target that fits the images, once both are found in order; NoTarget where none is needed."""
+        is_needed = target is not None or method is None or method.needs_target
+        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds) if is_needed else NoTarget()
         check_images(x, self.model)
         check_count(question, len(x))
         return question

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import AttribkitError
+from attribkit.core.randomness import other_threads
 
 
 class Signs:
@@ -19,9 +20,11 @@ class Signs:
     @contextmanager
     def of_forward(self, device: torch.device) -> Iterator[None]:
         """Watch one forward on a device."""
+        others = other_threads()
         before = _random_state(device)
         yield
-        self._draws = self._draws or not torch.equal(before, _random_state(device))
+        changed = not torch.equal(before, _random_state(device))
+        self._draws = self._draws or (changed and others == other_threads())  # else they may be numbers of others
 
     def of_scores(self, finite: Tensor) -> None:
         """Take note of whether the scores of a forward are all finite."""

@@ -52,9 +52,13 @@ class ModelSpec:
             patch=self.patch,
         )
 
+    def in_own_axes(self, images: Tensor) -> Tensor:
+        """Images (b, c, *space) in the order of axes that is declared."""
+        return images if self.axes is None else ImageAxes(self.axes).restored(images).contiguous()
+
     def arguments(self, images: Tensor, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the model's forward is called with: positional and keyword arguments; images: (b, c, *space)."""
-        images = images if self.axes is None else ImageAxes(self.axes).restored(images).contiguous()
+        images = self.in_own_axes(images)
         return ((images,), inputs) if self.image is None else ((), {self.image: images, **inputs})
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -1,16 +1,24 @@
 """What goes in: the explained input by its name, what travels with it, its axes, and images from files."""
 
+import struct
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit
+from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit, explain_files
+from attribkit.cli import app
+from attribkit.clips import Clip
 from attribkit.figures import strip
 from attribkit.models import hugging_face
+from attribkit.preprocessing import ClipPreprocessing, read_image
 
 METHODS = ["saliency", "input_x_gradient", "gradcam", "occlusion", "smoothgrad", "ablationcam", "rise"]
 OPTIONS = {
@@ -476,3 +484,190 @@ def test_channels_and_axes_that_are_declared_are_checked():
 def test_axes_that_are_none(axes):
     with pytest.raises(AttribkitError, match="are no axes of images: write a letter for each"):
         ModelSpec(axes=axes)
+
+
+class Frames(nn.Module):
+    """A CNN for each frame; it describes itself."""
+
+    spec = ModelSpec(axes="btchw")
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Ends(conv(2), lambda x: x.flatten(0, 1))
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_files_go_in_as_the_model_takes_them():
+    model = Frames().eval()
+    preprocessing = ClipPreprocessing(4, (16, 16), 16, (0.5,) * 3, (0.5,) * 3)
+    frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    clip = Clip(frames, (0, 1, 2, 3), 4, 8.0)
+    explainer = Explainer(model)
+    (found,) = explain_files.explain(explainer, preprocessing, {"a": clip}, ["saliency"], target=1)
+    x = preprocessing(clip)[None].transpose(1, 2)
+    torch.testing.assert_close(found.attributions[0].x, x)
+    torch.testing.assert_close(found.attributions[0].scores, own_gradient(model, x).abs().amax(2, keepdim=True))
+
+
+# 13. Images from files
+
+RAMP = np.linspace(0, 1, 24 * 32).reshape(24, 32)
+TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose, 6: lambda a: np.rot90(a, -1)}
+
+
+def grey(image):
+    """One channel of what was read, which is grey."""
+    pixels = np.asarray(image).astype(int)
+    assert image.mode == "RGB"
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_few_bits_in_a_file_of_sixteen_need_a_window(tmp_path, bits, ending):
+    path = tmp_path / f"a{ending}"
+    values = (RAMP * (2**bits - 1)).round().astype(np.uint16)
+    Image.fromarray(values).save(path)
+    with pytest.raises(AttribkitError, match=rf"values up to {2**bits - 1} in 16 bits.*--window.*0,{2**bits - 1};"):
+        read_image(path)
+    assert np.abs(grey(read_image(path, window=(0, 2**bits - 1))) - 255 * RAMP).max() < 1.5
+    low, high = 2**bits // 4, 2**bits // 2
+    narrow = grey(read_image(path, window=(low, high)))
+    assert np.abs(narrow - 255 * ((values - float(low)) / (high - low)).clip(0, 1)).max() < 1.5
+    assert np.array_equal(grey(read_image(path, window=(0, 65535))), values // 257)
+
+
+def test_all_of_sixteen_bits_is_the_whole_range_and_black_is_black(tmp_path):
+    for values in ((RAMP * 65535).astype(np.uint16), np.zeros((24, 32), np.uint16)):
+        Image.fromarray(values).save(tmp_path / "a.png")
+        assert np.array_equal(grey(read_image(tmp_path / "a.png")), values // 257)
+
+
+def big_endian(values, orientation):
+    """A TIFF of 16 bits, most significant byte first, by its specification."""
+    data = values.astype(">u2").tobytes()
+    height, width = values.shape
+    tags = [
+        (256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (274, 3, orientation),
+        (277, 3, 1), (278, 3, height), (279, 4, len(data)),
+    ]  # fmt: skip
+    entries = [
+        struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        for tag, kind, value in tags
+    ]
+    directory = struct.pack(">H", len(tags)) + b"".join(entries) + bytes(4)
+    return b"MM" + struct.pack(">HI", 42, 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize("orientation", [1, *TURNED])
+def test_big_endian_and_turned(tmp_path, orientation):
+    values = (RAMP * 65535).astype(np.uint16)
+    (tmp_path / "a.tif").write_bytes(big_endian(values, orientation))
+    expected = TURNED.get(orientation, np.copy)(values // 257)
+    assert np.array_equal(grey(read_image(tmp_path / "a.tif")), expected)
+
+
+@pytest.mark.parametrize("kind", ["a.tif", "deflate.tif", "a.png", "sixteen.png", "sixteen.tif"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_photographs_are_turned_upright(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = (RAMP * 255).astype(np.uint8)
+    image = Image.fromarray(values.astype(np.uint16) * 257 if kind.startswith("sixteen") else values)
+    image.save(tmp_path / kind, exif=exif, **({"compression": "tiff_deflate"} if kind.startswith("deflate") else {}))
+    assert np.array_equal(grey(read_image(tmp_path / kind)), TURNED[orientation](values))
+
+
+def test_colours_of_few_bits_are_not_read_as_black(tmp_path):
+    for name, most, dark in (("few.png", 4095, True), ("few.tif", 4095, True), ("all.png", 65535, False)):
+        values = np.stack([(RAMP * most).astype(np.uint16)] * 3, -1)
+        cv2.imwrite(str(tmp_path / name), values)
+        if dark:
+            with pytest.raises(AttribkitError, match="colours of 16 bits whose values lie below 16384"):
+                read_image(tmp_path / name)
+        else:
+            assert np.abs(grey(read_image(tmp_path / name)) - values[..., 0] // 257).max() <= 1
+
+
+def test_floats_need_a_window_and_are_finite(tmp_path):
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(AttribkitError, match=r"'F' values of unknown range.*--window"):
+        read_image(tmp_path / "a.tif")
+    assert np.abs(grey(read_image(tmp_path / "a.tif", window=(0, 1))) - 255 * RAMP).max() <= 1
+    Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(AttribkitError, match="NaN or infinite values"):
+        read_image(tmp_path / "b.tif", window=(0, 1))
+
+
+def test_a_window_is_a_pair_and_for_deep_images(tmp_path):
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(AttribkitError, match="read in 8 bits a channel"):
+        read_image(tmp_path / "a.png", window=(0, 100))
+    for window in ((5, 5), (9, 1), (0, float("nan"))):
+        with pytest.raises(AttribkitError, match="the lower one first"):
+            read_image(tmp_path / "a.png", window=window)
+
+
+def test_the_command_line_takes_a_window(tmp_path):
+    Image.fromarray((RAMP * 4095).astype(np.uint16)).resize((128, 128), Image.Resampling.NEAREST).save(
+        tmp_path / "a.png"
+    )
+    run = ["explain", str(tmp_path / "a.png"), "--method", "saliency", "-o", str(tmp_path / "out.npz")]
+    refused = CliRunner().invoke(app, run)
+    assert refused.exit_code == 2
+    assert "--window low,high" in refused.output
+    assert "0,4095" in refused.output
+    assert CliRunner().invoke(app, [*run, "--window", "0,4095"]).exit_code == 0
+    assert (tmp_path / "out.npz").exists()
+    for wrong in ("0", "a,b", "5,1"):
+        assert CliRunner().invoke(app, [*run, "--window", wrong]).exit_code == 2
+
+
+def test_large_images(tmp_path, monkeypatch):
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RAMP.size - 1)  # between the limit and twice as much Pillow warns
+    assert read_image(tmp_path / "a.png").size == (32, 24)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RAMP.size // 2 - 1)
+    with pytest.raises(AttribkitError, match=r"larger than Pillow reads .*PIL.Image.MAX_IMAGE_PIXELS"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_animations_are_clips(tmp_path, ending):
+    frames = [Image.fromarray(np.full((24, 32), 40 * i, np.uint8)).convert("RGB") for i in range(3)]
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+    with pytest.raises(AttribkitError, match="is a clip, and this model explains photographs"):
+        read_image(tmp_path / f"a.{ending}")
+    frames[1].save(tmp_path / f"b.{ending}")
+    assert read_image(tmp_path / f"b.{ending}").size == (32, 24)
+
+
+def test_other_kinds_of_pixels(tmp_path):
+    colours = np.zeros((24, 32, 3), np.uint8)
+    colours[:, :16], colours[:, 16:] = (200, 40, 60), (20, 180, 90)
+    photograph = Image.fromarray(colours)
+    photograph.convert("CMYK").save(tmp_path / "cmyk.tif")
+    assert np.abs(np.asarray(read_image(tmp_path / "cmyk.tif")).astype(int) - colours).max() <= 1
+    palette = photograph.convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.info["transparency"] = bytes([0, 128] + [255] * 254)
+    palette.save(tmp_path / "palette.png", transparency=palette.info["transparency"])
+    assert np.abs(np.asarray(read_image(tmp_path / "palette.png")).astype(int) - colours).max() <= 4
+    photograph.convert("RGBA").save(tmp_path / "rgba.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "rgba.png")), colours)
+    bits = RAMP > 0.5
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert np.array_equal(grey(read_image(tmp_path / "bits.png")), 255 * bits)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "gif", "webp", "bmp"])
+def test_truncated_files(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"a.{ending}")
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    for share in (0.0, 0.01, 0.3, 0.6):
+        (tmp_path / f"cut.{ending}").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(AttribkitError, match=r"no image that can be read|is a clip"):
+            read_image(tmp_path / f"cut.{ending}")

@@ -272,6 +272,7 @@ ATTENTION = {  # where the models return it
     "CLIP": lambda outputs: outputs.vision_model_output.attentions,
     "SigLIP": lambda outputs: outputs.vision_model_output.attentions,
     "SegFormer": lambda outputs: outputs.attentions,
+    "YOLOS": lambda outputs: outputs.attentions,
     "DETR": lambda outputs: outputs.encoder_attentions,
 }
 
@@ -331,6 +332,43 @@ def test_clips_have_their_frames_before_their_colours(name, declared):
     product = explainer.attribute(x, "input_x_gradient", target=1)
     torch.testing.assert_close(product.scores, x * gradient, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(product.heatmap(), (x * gradient).sum(2), rtol=1e-4, atol=1e-6)
+
+
+def test_attention_of_clips():
+    case = Case(CLIPS["VideoMAE"], shape=(2, 4, 3, 32, 32))
+    x, eager = case.images(), case.model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        returned = eager(pixel_values=x, output_attentions=True).attentions
+    found = Explainer(case.model()).attention(x)
+    assert [layer.keys.grid for layer in found] == [(2, 4, 4)] * 2
+    for layer, expected in zip(found, returned, strict=True):
+        torch.testing.assert_close(layer.weights, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_detection_tokens_are_queries_that_can_be_asked_for():
+    case = CASES["YOLOS"]
+    x, eager = case.images(), case.model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        returned = eager(pixel_values=x, output_attentions=True).attentions
+    for layer, expected in zip(Explainer(case.model()).attention(x), returned, strict=True):
+        for query in (0, 25, 27, 30):  # the class token, the first detection, others
+            torch.testing.assert_close(layer.of(query), expected[:, :, query, 1:25].unflatten(2, (4, 6)))
+
+
+@pytest.mark.parametrize("name", ["CLIP", "SigLIP"])
+def test_the_attention_of_the_text_is_left_out_and_blocks_nothing(name):
+    case = CASES[name]
+    found = Explainer(case.model()).attention(case.images(), inputs=case.inputs)
+    assert all(layer.name.startswith("vision_model.") for layer in found)
+    assert any("text_model.encoder.layers.0.self_attn" in note for note in found.notes)
+    if name == "CLIP":
+        rollout = Explainer(case.model()).attribute(case.images(), "attention_rollout", inputs=case.inputs).scores
+        tower = nn.ModuleDict({"model": case.model().vision_model})
+        tower.forward = lambda x: tower["model"](pixel_values=x).pooler_output
+        alone = Explainer(tower, spec=ModelSpec(embeds=True)).attribute(case.images(), "attention_rollout").scores
+        torch.testing.assert_close(rollout, alone, rtol=1e-4, atol=1e-6)
 
 
 def test_every_text_has_its_own_map():
