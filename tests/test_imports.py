@@ -66,6 +66,7 @@ def test_core_files_import_each_other_in_one_direction():
         "bounds",
         "kinds",
         "options",
+        "exits",
         "axes",
         "broadcast",
         "devices",

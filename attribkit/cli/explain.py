@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
@@ -66,11 +66,11 @@ def explain(
     print_table(rows, model)
     notes = [note for each in done for a in each.attributions for note in a.notes]
     for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {output}")
+        say(f"note: {note}")
+    say(f"written: {output}")
     failures = dict.fromkeys(str(failure) for each in done for failure in each.failures)
     for failure in failures:
-        typer.echo(f"attribkit: {failure}", err=True)
+        say(f"attribkit: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
     Window,
@@ -43,6 +43,6 @@ def inspect(
     inspected = inspect_layer(loaded, layer, photograph, device_named(device))
     print_table(inspected.facts, f"{model} {inspected.layer}")
     for note in inspected.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     write(inspected.figure, output)
-    typer.echo(f"written: {output}")
+    say(f"written: {output}")

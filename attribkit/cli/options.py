@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attribkit.cli.app import say
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:  # torch takes seconds to import; `attribkit --help` does without it
@@ -30,7 +31,7 @@ def load(
         raise InvalidInput(f"--model-arg {taken.pop()} has an option of its own, see `attribkit explain --help`.")
     loaded = load_model(model, pretrained=pretrained, weights=weights, **arguments)
     if weights is None and not pretrained and not quiet and not model.startswith(("zoo:", "hf-hub:")):
-        typer.echo(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
+        say(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
     return loaded
 
 

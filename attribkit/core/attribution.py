@@ -17,7 +17,7 @@ from torch import Tensor
 from attribkit.core import saved
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.fitting import check_count, check_notes, check_tensors
+from attribkit.core.fitting import check_axes, check_count, check_notes, check_tensors
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
@@ -45,6 +45,8 @@ class Attribution:
     axes: str | None = None  # of x and scores, as ModelSpec has them; None is (b, c, *space)
 
     def __post_init__(self) -> None:
+        if self.axes is not None:
+            check_axes(self.axes, self.scores, self.x)
         check_tensors(*self._tensors())
         check_notes(self.notes)
         if not isinstance(self.target, Target | Recorded):

@@ -9,6 +9,7 @@ from torch import Tensor
 from attribkit.core.asking import LayersDiffer
 from attribkit.core.attribution import Attribution, resized
 from attribkit.core.errors import AttribkitError
+from attribkit.core.exits import exits_refused
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -22,7 +23,7 @@ from attribkit.core.untouched import untouched
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
     with naming("model", model.module), naming("method", explain):
-        with untouched(explain, {"the images x": x}):
+        with exits_refused(explain), untouched(explain, {"the images x": x}):
             scores = _scores(explain, model, x, question)
         target = model.resolved(question)
         model.signs.check(explain)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.exits import exits_refused
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
@@ -83,7 +84,7 @@ def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribut
     """Score attributions of the images that the model is explaining; told: their mask or Truth, or None."""
     shared = {f"the scores of {each.method!r}": each.scores for each in attributions}
     shared |= {"the images x": attributions[0].x} | ({"the mask": told} if isinstance(told, Tensor) else {})
-    with untouched(metric, shared):
+    with exits_refused(metric), untouched(metric, shared):
         return _measured(metric, model, attributions, told)
 
 
