@@ -17,6 +17,7 @@ from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
 from attribkit.core.layouts import Layout
+from attribkit.core.naming import OWN_FORWARD
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.signs import Signs
@@ -150,7 +151,7 @@ class AskedModel:
                 args, keywords = self.spec.arguments(images, inputs.arguments())
                 return self.module(*args, **keywords)
         except Exception as error:
-            error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
+            error.add_note(f"({OWN_FORWARD}, on images of shape {tuple(x.shape)})")
             raise
 
     def score(self, x: Images, target: Target) -> PerImage:

@@ -731,7 +731,7 @@ ERRORS = {
     "of the images": (lambda e, a: e.attribute(images().double(), "saliency"), "method saliency", "model Sequential"),
     "compare": (lambda e, a: e.compare(images(), ["cam", "saliency"], targets=[99]), "method cam", "model Sequential"),
     "measure": (lambda e, a: e.measure([a], ["pointing_game"]), "'pointing_game'", "model Sequential"),
-    "evaluate": (lambda e, a: e.evaluate(a[:1], WritingMetric()), "WritingMetric()", "model Sequential"),
+    "evaluate": (lambda e, a: e.evaluate(a[:1], WritingMetric()), "WritingMetric(", "model Sequential"),
     "visualize": (lambda e, a: e.visualize(0), "visualizer activation_maximization", "model Sequential"),
 }
 
@@ -747,7 +747,7 @@ def test_errors_name_what_was_asked_of_which_model_once(name):
     assert [str(error.value).count(each) for each in names] == [1, 1], str(error.value)
 
 
-def test_raw_errors_name_it_in_a_note():
+def test_raw_errors_of_a_plugin_name_it_in_a_note():
     with pytest.raises(KeyError) as error:
         Explainer(tiny_cnn()).attribute(images(), Broken())
     assert error.value.__notes__ == ["(raised with the method broken)", "(raised with the model Sequential)"]
