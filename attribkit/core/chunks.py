@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
+from attribkit.core.layouts import Layout
 from attribkit.core.model_state import ModelState
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Remark, Target, check_count, handed
@@ -75,12 +76,13 @@ class Learnt:
     forwards: dict[Hashable, FoundLayers] = field(default_factory=dict)  # one for each size of images and inputs
     layers: dict[Hashable, FoundLayers] = field(default_factory=dict)  # by the size and what the target adds
     readers: dict[Hashable, Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
+    checked: dict[Hashable, Layout | None] = field(default_factory=dict)  # those that shapes suggest, after a look
     state: ModelState | None = None  # of the model, when the first of them was found
 
     def forget_if_changed(self, module: nn.Module) -> None:
         """Drop the layers that were found before the model was changed."""
         if self.state is None or not self.state.is_unchanged():
-            for found in (self.forwards, self.layers, self.readers):
+            for found in (self.forwards, self.layers, self.readers, self.checked):
                 found.clear()
             self.state = ModelState(module)
 
