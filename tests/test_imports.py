@@ -59,6 +59,8 @@ def test_core_files_import_each_other_in_one_direction():
     order = [
         "shapes",
         "errors",
+        "naming",
+        "untouched",
         "printable",
         "files",
         "bounds",
@@ -141,6 +143,7 @@ def test_core_files_import_each_other_in_one_direction():
         "saved",
         "fitting",
         "attribution",
+        "comparison",
         "explained",
         "visualization",
         "visualized",

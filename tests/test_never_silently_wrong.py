@@ -398,8 +398,10 @@ def test_a_model_that_ignores_its_images(method):
     attribution = explained(model, method, target=1)
     words = ["all scores are zero", "all scores are equal", "is the same for images [0, 1]"]
     if method in LAYERED and not any(told(attribution, each) for each in words):
-        # a layer behind the zeros has activations and weights of its own, the same for every image
-        assert torch.equal(attribution.scores[0], attribution.scores[1])
+        # a layer behind the zeros has activations and weights of its own, the same for every image to rounding: a
+        # product of matrices may add up its first and its last row in another order
+        first, second = attribution.scores
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6 * float(first.abs().max()))
         assert any("exactly zero for images [0, 1]" in str(finding) for finding in Explainer(model).check(images()))
     elif method not in LAYERED:
         assert any(told(attribution, each) for each in words), attribution.notes

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from attribkit.benchmark.execution.ray_data import run_on_ray
+from attribkit.benchmark.execution.ray_actors import run_on_ray
 from attribkit.benchmark.execution.serial import run_serially
+from attribkit.benchmark.execution.threads import threads_set
 from attribkit.benchmark.settings.complaints import asked_at
 from attribkit.benchmark.settings.configuration import Configuration
 from attribkit.benchmark.settings.plan import Group, Plan, planned
@@ -31,6 +32,7 @@ class Results:
     plan: Plan
     rows: pa.Table  # one for each image, map and metric
     failures: Sequence[Failure]
+    notes: Sequence[str] = ()  # on how far the rows can be compared
 
 
 def benchmark(configuration: Configuration | str | Path) -> Results:
@@ -50,7 +52,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         data = configuration.data.make()
     plan = planned(configuration, len(data))
     folder = _made(configuration.output)
-    with locked(folder):
+    with locked(folder), threads_set(configuration.threads):
         told = identity(configuration, plan, data)
         claim(folder, told, configuration)
         keeps = {"maps": configuration.save_maps, "details": configuration.save_details}
@@ -59,7 +61,17 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         missing = [unit for unit in plan.units() if not store.is_finished(unit)]
         _EXECUTORS[configuration.executor](configuration, plan, data, store, plan.groups(missing))
         units = list(plan.units())
-        return Results(configuration, store, plan, store.rows(units), store.failures(units))
+        notes = _of_devices(store.devices(units))
+        return Results(configuration, store, plan, store.rows(units), store.failures(units), notes)
+
+
+def _of_devices(devices: Sequence[str]) -> tuple[str, ...]:
+    if len(devices) < 2:
+        return ()
+    return (
+        f"The rows were computed on {len(devices)} kinds of devices ({'; '.join(devices)}): the last digits depend on "
+        "which.",
+    )
 
 
 _EXECUTORS: dict[str, Execute] = {"serial": run_serially, "ray": run_on_ray}

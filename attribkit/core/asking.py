@@ -17,6 +17,7 @@ from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
 from attribkit.core.layouts import Extent, Layout
+from attribkit.core.naming import OWN_FORWARD
 from attribkit.core.placement import Extents
 from attribkit.core.places.checked import checked
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
@@ -160,7 +161,7 @@ class AskedModel:
                 args, keywords = self.spec.arguments(images, inputs.arguments())
                 return self.module(*args, **keywords)
         except Exception as error:
-            error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
+            error.add_note(f"({OWN_FORWARD}, on images of shape {tuple(x.shape)})")
             raise
 
     def score(self, x: Images, target: Target) -> PerImage:
@@ -168,7 +169,7 @@ class AskedModel:
         known = self._known(x, target, Reads())
         if known:
             self._note_all(known.notes(Reads()))
-            return known.score
+            return known.score.clone()
         forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:

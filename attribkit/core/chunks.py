@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
 from attribkit.core.layouts import Layout
@@ -41,8 +42,15 @@ class Question:
         self.finite: Tensor | None = None  # whether the scores are, once asked
 
     def __call__(self, outputs: Any) -> Tensor:
+        written = [tensor for tensor in tensors_in(outputs) if not tensor.is_inference()]  # those have no version
+        versions = [tensor._version for tensor in written]
         outputs = handed(self.target, self.returned(outputs, self.images))
         scores = self.target(outputs)
+        if versions != [tensor._version for tensor in written]:
+            raise InvalidInput(
+                f"The target {self.target!r} wrote into the model's outputs, which other targets read too: let it work "
+                "on a copy, outputs.clone()."
+            )
         if scores.shape != (self.images,):
             raise InvalidInput(
                 f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "

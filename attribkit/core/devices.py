@@ -1,6 +1,8 @@
 """Devices: by name, and how numbers get there."""
 
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,8 +22,10 @@ def device_named(name: str) -> torch.device:
 
 
 def told_device(device: torch.device) -> str:
-    """What a record of numbers says of the device that computed them."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    """The name of a device for a record of numbers; of a CPU with the instructions that torch uses on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else str(device)
 
 
 def sent(
@@ -30,3 +34,13 @@ def sent(
     """A number, or several in a row, as a tensor on a device; from pinned memory, so that nobody waits for a GPU."""
     pinned = device.type == "cuda" and torch.cuda.is_available()  # tensors can be there in name only
     return torch.tensor(numbers, dtype=dtype, pin_memory=pinned).to(device, non_blocking=pinned)
+
+
+def _processor() -> str:
+    """The name of the CPU, or its architecture where the system has no name for it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()  # of Linux
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

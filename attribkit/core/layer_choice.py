@@ -79,6 +79,8 @@ class Chooser:
         """For a score that is made of several branches: the last map of each, and one for methods that read one."""
         single = self._last_of_one_branch()
         frontier = self._last_of_each_branch()
+        if single is not None and all(self._reach(each) < _ENOUGH for each in frontier):
+            frontier = ()  # as for one detection: the gradient is zero at nearly all of their cells
         if len(frontier) < 2 and single is None:
             raise unjustified(self.model, self.maps, self._why_no_branch(frontier))
         reason = single_reason = ""

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +55,15 @@ class Answers:
         """Activation and d score / d activation of the one layer of this name."""
         (pair,) = self.layers[name]
         return pair
+
+    def copied(self, reads: Reads) -> "Answers":
+        """Those to a part of the questions, in tensors of their own, for a reader who may work in place."""
+        layers = {
+            layer: [(maps.clone(), gradients.clone()) for maps, gradients in self.layers[layer]]
+            for layer in reads.layers
+        }
+        gradients = {rule: self.gradients[rule].clone() for rule in reads.gradients}
+        return replace(self, reads=reads, score=self.score.clone(), layers=layers, gradients=gradients)
 
     def notes(self, reads: Reads) -> Iterable[str]:
         """What a careful reader should know of a part of the answers."""

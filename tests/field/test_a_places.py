@@ -149,7 +149,7 @@ MIRRORED = {  # left and right exchanged
     "scatter_add": lambda x: torch.zeros_like(x).scatter_add(3, BACK.expand(x.shape), x),
     "index_copy": lambda x: torch.zeros_like(x).index_copy(3, BACK, x),
     "index_add": lambda x: torch.zeros_like(x).index_add(3, BACK, x),
-    "index_put": lambda x: torch.zeros_like(x).mT.index_put((torch.arange(len(x))[:, None], torch.arange(3)[None]), x.mT).mT.flip(3),
+    "index_put": lambda x: torch.zeros_like(x).mT.index_put((torch.arange(len(x))[:, None], torch.arange(3)[None]), x.mT).mT.flip(3),  # noqa: E501
     "index_select": lambda x: x.index_select(3, BACK),
     "gather": lambda x: x.gather(3, BACK.expand(x.shape)),
     "grid_sample": sampled([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
@@ -264,7 +264,7 @@ def test_tokens_of_a_corner_are_drawn_there():
 
 SHIFTED = {
     "valid": (nn.Sequential(*[nn.Conv2d(1, 1, 5, bias=False) for _ in range(3)]), 6),
-    "causal": (nn.Sequential(*[nn.Sequential(nn.ZeroPad2d((4, 0, 4, 0)), nn.Conv2d(1, 1, 5, bias=False)) for _ in range(3)]), 0),
+    "causal": (nn.Sequential(*[nn.Sequential(nn.ZeroPad2d((4, 0, 4, 0)), nn.Conv2d(1, 1, 5, bias=False)) for _ in range(3)]), 0),  # noqa: E501
 }  # fmt: skip
 
 
@@ -308,7 +308,7 @@ def test_plain_networks_have_no_extent():
 def test_a_row_of_cells_is_a_grid(shape, by):
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+        nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)  # noqa: E501
     ).eval()  # fmt: skip
     x = noise(1, 3, *shape)
     explainer = Explainer(model, spec=ModelSpec(layer="3") if by == "spec" else None)

@@ -19,7 +19,17 @@ class RayOptions(Choice):
     address: str | None = None  # of a running cluster, or "auto"; None starts one on this machine
     workers: PositiveInt | None = None  # None is as many as there is room for
     gpus: Annotated[float, Field(ge=0)] | None = None  # of each worker, also a fraction; None is 1 where there are some
-    cpus: Annotated[float, Field(gt=0)] = 1  # of each worker
+    cpus: Annotated[float, Field(gt=0)] | None = (
+        None  # of each worker; None is `threads`, or as there is room; 1 on GPUs
+    )
+    start_timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds to wait for a worker while none is up
+
+    @field_validator("gpus", "cpus")
+    @classmethod
+    def _are_whole_above_one(cls, number: float | None) -> float | None:
+        if number is not None and number > 1 and not float(number).is_integer():
+            raise ValueError(f"A worker takes a part of one GPU or CPU, or whole ones, not {number:g}.")
+        return number
 
 
 def _named(entries: Any) -> Any:
@@ -52,6 +62,7 @@ class Configuration(Choice):
     shard_size: PositiveInt = 32  # images that are explained together
     batch_size: PositiveInt | Literal["auto"] = "auto"  # images at a time, as for `Explainer`
     device: str = "auto"
+    threads: PositiveInt = 4  # within an operation on the CPU: rows depend on it, so machines do not choose it
     save_maps: bool = False
     save_details: bool = False  # curves, and what else metrics have beside their numbers
     executor: Literal["serial", "ray"] = "serial"

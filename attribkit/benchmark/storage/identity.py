@@ -25,7 +25,7 @@ Identity = dict[str, dict[str, Any]]
 
 _FILE = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy")
-_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device"}
+_SETTINGS = {"target", "seed", "shard_size", "batch_size", "device", "threads"}
 _PER_UNIT = ("models", "methods")  # what is of some units alone: others may come and go
 
 
@@ -52,6 +52,12 @@ def loaded(choice: ModelChoice, seed: int) -> LoadedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return choice.load()
+
+
+def model_identity(choice: ModelChoice, loaded: LoadedModel) -> str:
+    """What tells a model from others: its weights, its preprocessing and the code of one's own that builds it."""
+    code = f", code {_digest(choice.name)}" if is_of_file(choice.name) else ""
+    return f"weights {_checksum(loaded.model)}, {loaded.preprocessing!r}{code}"
 
 
 def claim(folder: Path, told: Identity, configuration: Configuration) -> None:
@@ -106,9 +112,7 @@ def _models(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """What tells each model from others."""
     for place, choice in enumerate(configuration.models):
         with asked_at("models", place):
-            model, preprocessing = loaded(choice, configuration.seed)
-        code = f", code {_digest(choice.name)}" if is_of_file(choice.name) else ""
-        yield choice.title, f"weights {_checksum(model)}, {preprocessing!r}{code}"
+            yield choice.title, model_identity(choice, loaded(choice, configuration.seed))
 
 
 def _digest(name: str) -> str:

@@ -123,6 +123,11 @@ class Store:
         """What made a unit's rows: the unit, the fingerprint of its run, packages and the device."""
         return self._provenance(self._path(unit, "rows", "parquet"), unit)
 
+    def devices(self, units: Iterable[Unit]) -> list[str]:
+        """The devices that computed the rows of these units, each once."""
+        finished = (unit for unit in units if self._path(unit, "rows", "parquet").exists())
+        return list(dict.fromkeys(self.provenance(unit)["device"] for unit in finished))
+
     def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
         metadata = {"images": json.dumps(images), "method": method, "fingerprint": fingerprint(self.identity, unit)}

@@ -1,5 +1,7 @@
 """What a benchmark leaves for readers: its summary, as JSON and as tables."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
@@ -18,6 +20,7 @@ def write_summary(results: Results) -> Summary:
     """
     configuration, folder = results.configuration, results.store.folder
     summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or None)
+    summary = replace(summary, notes=(*summary.notes, *results.notes))
     joined = pc.binary_join(results.rows["subsets"], "; ")
     rows = _for_spreadsheets(results.rows.drop_columns(["subsets", "details"]).append_column("subsets", joined))
     write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
