@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attribkit.core.attribution import Attribution
+    from attribkit.core.comparison import Comparison, FailedAttribution
     from attribkit.core.errors import AttribkitError
     from attribkit.core.inputs import Shared
     from attribkit.core.method import Method
@@ -40,6 +41,7 @@ __all__ = [
     "Binary",
     "Box",
     "ClassLogit",
+    "Comparison",
     "Complexity",
     "Contrast",
     "Count",
@@ -47,6 +49,7 @@ __all__ = [
     "Direction",
     "EmbeddingNorm",
     "Explainer",
+    "FailedAttribution",
     "Faithfulness",
     "HookedModel",
     "Imputer",
@@ -89,6 +92,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Binary": "core.targets.binary",
     "Box": "core.targets.boxes",
     "ClassLogit": "core.targets.logits",
+    "Comparison": "core.comparison",
     "Complexity": "core.metric",
     "Contrast": "core.targets.logits",
     "Count": "core.options",
@@ -96,6 +100,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Direction": "core.targets.units",
     "EmbeddingNorm": "core.targets.embeddings",
     "Explainer": "explainer",
+    "FailedAttribution": "core.comparison",
     "Faithfulness": "core.metric",
     "HookedModel": "core.model",
     "Imputer": "core.substrates",

@@ -13,6 +13,7 @@ from torch import Tensor
 from attribkit.bit_depths import Window
 from attribkit.clips import Clip, read_clip
 from attribkit.core.attribution import Attribution
+from attribkit.core.comparison import FailedAttribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.hooks import frozen
 from attribkit.core.sections import evenly
@@ -42,8 +43,18 @@ class Explained:
     index: int
     probability: float
     picture: Pictures
-    attributions: tuple[Attribution, ...]  # of one image each
+    answers: tuple[Attribution | FailedAttribution, ...]  # of each method; an attribution is of one image
     clip: Clip | None = None  # that it was; None is a photograph
+
+    @property
+    def attributions(self) -> tuple[Attribution, ...]:
+        """Those of the methods that did not fail."""
+        return tuple(each for each in self.answers if isinstance(each, Attribution))
+
+    @property
+    def failures(self) -> tuple[FailedAttribution, ...]:
+        """Those of the methods that failed."""
+        return tuple(each for each in self.answers if isinstance(each, FailedAttribution))
 
 
 def explain(
@@ -57,6 +68,8 @@ def explain(
 ) -> Iterator[Explained]:
     """Explain each image's or clip's target, or its `top` predicted classes, by every method, in batches.
 
+    A method that fails costs the others nothing.
+
     images: by name, as preprocessing takes them: photographs of PIL, or a Clip each.
     """
     names = list(images)
@@ -66,13 +79,13 @@ def explain(
         probabilities, sides = _probabilities(explainer, x)
         classes = _classes(explainer, probabilities, sides, target, top)
         targets = [Binary(each) if sides else each for each in classes.T.tolist()]
-        compared = explainer.compare(explainer.model.spec.in_own_axes(x), methods, targets=targets)
-        by_rank = [compared[i : i + len(methods)] for i in range(0, len(compared), len(methods))]
+        own = explainer.model.spec.in_own_axes(x)
+        compared = explainer.compare(own, methods, targets=targets, errors="note")
         for i, name in enumerate(batch):
-            for rank, attributions in enumerate(by_rank):
+            for rank, answers in enumerate(compared.rows):
                 index = int(classes[i, rank])
                 label, probability = _label(explainer, index), float(probabilities[i, index])
-                chosen = tuple(each[i] for each in attributions)
+                chosen = tuple(each[i] if isinstance(each, Attribution) else each for each in answers)
                 picture = preprocessing.picture(images[name])
                 clip = images[name] if isinstance(images[name], Clip) else None
                 yield Explained(name, label, index, probability, picture, chosen, clip)
@@ -105,7 +118,12 @@ def prepare(path: Path, *, clips: bool = False) -> None:
 
 
 def save(explained: Sequence[Explained], path: Path) -> None:
-    """Write a figure (png, pdf, svg ...), the overlays of clips as .mp4 or .gif, or the heatmaps and scores as .npz."""
+    """Write a figure (png, pdf, svg ...), the overlays of clips as .mp4 or .gif, or the heatmaps and scores as .npz.
+
+    Raises the first error where every method failed for every image.
+    """
+    if not any(each.attributions for each in explained):
+        raise explained[0].failures[0].error
     of_clips = explained[0].clip is not None
     writer = WRITERS.get(path.suffix.lower(), _save_strips if of_clips else _save_figure)
     (_save_clip if of_clips and path.suffix.lower() in CLIP_WRITERS else writer)(explained, path)
@@ -125,32 +143,48 @@ def _frames(clip: Clip) -> str:
     return f"{len(clip.places)} of {clip.length} frames{rate}{several}"
 
 
+def _columns(explained: Sequence[Explained]) -> list[list[Attribution | FailedAttribution]]:
+    """The answers by method, of the methods that have an attribution of any image."""
+    columns = map(list, zip(*(each.answers for each in explained), strict=True))
+    return [column for column in columns if any(isinstance(each, Attribution) for each in column)]
+
+
+def _cell(picture: Any, answer: Attribution | FailedAttribution) -> Cell:
+    """The map over the picture; white where there is none."""
+    if isinstance(answer, Attribution):
+        return Cell(picture, answer.heatmap()[0])
+    return Cell(np.full_like(picture, 255))
+
+
 def _save_figure(explained: Sequence[Explained], path: Path) -> None:
     _check_rows(len(explained))
-    rows = [
-        [Cell(each.picture), *(Cell(each.picture, a.heatmap()[0]) for a in each.attributions)] for each in explained
-    ]
-    columns = ["", *(a.method.name for a in explained[0].attributions)]
-    write(grid(rows, row_titles=_titles(explained), column_titles=columns, caption=_caption(explained)), path)
+    columns = _columns(explained)
+    maps = [[_cell(each.picture, answer) for each, answer in zip(explained, c, strict=True)] for c in columns]
+    rows = [list(row) for row in zip([Cell(each.picture) for each in explained], *maps, strict=True)]
+    names = ["", *(column[0].method.name for column in columns)]
+    write(grid(rows, row_titles=_titles(explained), column_titles=names, caption=_caption(explained)), path)
 
 
 def _save_strips(explained: Sequence[Explained], path: Path) -> None:
     """For each clip a row of some of its frames, and a row for each method."""
-    _check_rows(len(explained) * (1 + len(explained[0].attributions)))
+    _check_rows(sum(1 + len(each.attributions) for each in explained))
     length = len(explained[0].picture)
     places = evenly(length, min(STRIP, length))
-    maps = [[a.heatmap()[0] for a in each.attributions] for each in explained]
-    pairs = zip(explained, maps, strict=True)
-    rows = [row for each, heatmaps in pairs for row in strip_rows(each.picture, heatmaps, places)]
-    names = [a.method.name for a in explained[0].attributions]
-    titles = [title for first in _titles(explained) for title in (first, *names)]
+    rows, titles = [], []
+    for each, title in zip(explained, _titles(explained), strict=True):
+        rows += strip_rows(each.picture, [a.heatmap()[0] for a in each.attributions], places)
+        titles += [title, *(a.method.name for a in each.attributions)]
     columns = [f"frame {place}" for place in places]
     write(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(explained)), path)
 
 
 def _save_clip(explained: Sequence[Explained], path: Path) -> None:
     """Each clip beside its overlays, in its own time where that is not too slow to watch."""
-    rows = [animate(each.attributions, pictures=[each.picture]) for each in explained]
+    whole = [column for column in _columns(explained) if all(isinstance(each, Attribution) for each in column)]
+    if not whole:
+        raise InvalidInput("No method explained every clip: write a figure or an .npz file, or explain fewer clips.")
+    by_clip: list[Any] = list(zip(*whole, strict=True))
+    rows = [animate(own, pictures=[each.picture]) for each, own in zip(explained, by_clip, strict=True)]
     rates = [each.clip.chosen_rate for each in explained if each.clip and each.clip.chosen_rate]
     write_clip(beside(rows, axis=1), path, max([SLOWEST, *rates]))
 
@@ -177,12 +211,18 @@ def _save_arrays(explained: Sequence[Explained], path: Path) -> None:
     }
     if all(each.clip for each in explained):
         arrays["frames"] = np.array([each.clip.places for each in explained if each.clip])
-    for column in zip(*(each.attributions for each in explained), strict=True):
+    for column in _columns(explained):
         name = column[0].method.name
-        arrays[f"heatmap_{name}"] = torch.cat([a.heatmap() for a in column]).cpu().numpy()
-        arrays[f"scores_{name}"] = torch.cat([a.scores for a in column]).cpu().numpy()
+        arrays[f"heatmap_{name}"] = _joined([a.heatmap() if isinstance(a, Attribution) else None for a in column])
+        arrays[f"scores_{name}"] = _joined([a.scores if isinstance(a, Attribution) else None for a in column])
         arrays[f"method_{name}"] = np.array(repr(column[0].method))
     np.savez_compressed(path, **arrays)
+
+
+def _joined(maps: Sequence[Tensor | None]) -> np.ndarray:
+    """Maps of one image each, joined; NaN where there is none."""
+    lacking = torch.full_like(next(each for each in maps if each is not None), torch.nan)
+    return torch.cat([lacking if each is None else each for each in maps]).cpu().numpy()
 
 
 WRITERS: dict[str, Callable[[Sequence[Explained], Path], None]] = {".npz": _save_arrays}

@@ -12,6 +12,7 @@ from attribkit import registry
 from attribkit.core.admission import check_images, image_axes, unwrapped
 from attribkit.core.attention.layers import AttentionLayers
 from attribkit.core.attribution import Attribution
+from attribkit.core.comparison import Comparison, FailedAttribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.explained import explained_as_given
 from attribkit.core.gates import Gate
@@ -23,6 +24,7 @@ from attribkit.core.measured import Measured, Measuring, check_attributions
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
+from attribkit.core.naming import naming
 from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
@@ -90,11 +92,12 @@ class Explainer:
         what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
-        explain = registry.make(method, Method, **self._named_layers(options))
-        question, more = self._question(target, x, explain), self._inputs(inputs, x)
-        with frozen(self.model.module):
-            model, own, note = self._explaining(x, more)
-            return explained_as_given(explain, model, own, model.prepared(question), note)
+        with naming("model", self.model.module), naming("method", method):
+            explain = registry.make(method, Method, **self._named_layers(options))
+            question, more = self._question(target, x, explain), self._inputs(inputs, x)
+            with frozen(self.model.module):
+                model, own, note = self._explaining(x, more)
+                return explained_as_given(explain, model, own, model.prepared(question), note)
 
     def compare(
         self,
@@ -103,28 +106,39 @@ class Explainer:
         *,
         targets: Sequence[Any] = (None,),
         inputs: Mapping[str, Any] | None = None,
-    ) -> list[Attribution]:
+        errors: Literal["raise", "note"] = "raise",
+    ) -> Comparison:
         """Explain the same images by several methods, for one or more targets, with one forward for all that it serves.
 
         x, inputs: as for `attribute`. methods: names, classes or instances with options. targets: each as `attribute`
-        takes it, such as a class for all images; (None,) is the predicted one. Gives an attribution for each target and
-        method, target by target; each equals what `attribute` gives.
+        takes it, such as a class for all images; (None,) is the predicted one. errors: "raise" the first error of a
+        method, or "note" it in the result's `failures` and go on with the others; what is wrong with the images, the
+        targets or an option is raised in any case. Gives a list of an attribution for each target and method, target by
+        target, without those that failed; each equals what `attribute` gives.
         """
-        made = [registry.make(method, Method) for method in _several(methods, "methods")]
-        asking = next((method for method in made if method.needs_target), made[0])
-        questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
-        more = self._inputs(inputs, x)
-        with frozen(self.model.module):
-            model, own, note = self._explaining(x, more)
-            questions = [model.prepared(question) for question in questions]
-            scored = [question for question in questions if not isinstance(question, NoTarget)]
-            knowing = model.knowing(scored, functools.reduce(Reads.__or__, (m.reads for m in made)))
-            pairs = [
-                (explain, question if target is not None or explain.needs_target else NoTarget())
-                for target, question in zip(targets, questions, strict=True)
-                for explain in made
-            ]
-            return [explained_as_given(explain, knowing.again(), own, question, note) for explain, question in pairs]
+        if errors not in ("raise", "note"):
+            raise InvalidInput(f"errors={errors!r} is neither 'raise' nor 'note'.")
+        with naming("model", self.model.module):
+            made = [registry.make(method, Method) for method in _several(methods, "methods")]
+            asking = next((method for method in made if method.needs_target), made[0])
+            questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
+            more = self._inputs(inputs, x)
+            with frozen(self.model.module):
+                model, own, note = self._explaining(x, more)
+                questions = [model.prepared(question) for question in questions]
+                knowing = _knowing(model, questions, made)
+
+                def attempted(explain: Method, target: Any, question: Target) -> Attribution | FailedAttribution:
+                    asked = question if target is not None or explain.needs_target else NoTarget()
+                    try:
+                        return explained_as_given(explain, knowing.again(), own, asked, note)
+                    except Exception as error:
+                        if errors == "raise":
+                            raise
+                        return FailedAttribution(explain, asked, error)
+
+                pairs = list(zip(targets, questions, strict=True))
+                return Comparison([[attempted(explain, *pair) for explain in made] for pair in pairs])
 
     def visualize(
         self,
@@ -142,16 +156,17 @@ class Explainer:
         images, or a side in pixels; None is the size that the model was made for. inputs: as for `attribute`, a row for
         each unit. Raises an AttribkitError that says what to do where there is no honest answer.
         """
-        draw = registry.make(visualizer, Visualizer, **options)
-        wanted = as_target(unit, self.model.spec.labels)
-        if wanted.is_open and not isinstance(wanted, OneOfTwo):
-            raise InvalidInput(
-                f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
-            )
-        with frozen(self.model.module):
-            blank = blank_images(self.model, wanted.count or 1, size)
-            model = self.model.explaining(blank, self._inputs(inputs, blank))
-            return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
+        with naming("model", self.model.module), naming("visualizer", visualizer):
+            draw = registry.make(visualizer, Visualizer, **options)
+            wanted = as_target(unit, self.model.spec.labels)
+            if wanted.is_open and not isinstance(wanted, OneOfTwo):
+                raise InvalidInput(
+                    f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
+                )
+            with frozen(self.model.module):
+                blank = blank_images(self.model, wanted.count or 1, size)
+                model = self.model.explaining(blank, self._inputs(inputs, blank))
+                return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
 
     def evaluate(
         self,
@@ -167,7 +182,8 @@ class Explainer:
         metric: a name, class or instance; options are its fields. mask: (b, *space), True on the object, or a Truth,
         for metrics that compare with one. inputs: those that the attribution was made with.
         """
-        made = registry.make(metric, Metric, **options)
+        with naming("model", self.model.module), naming("metric", metric):
+            made = registry.make(metric, Metric, **options)
         return self.measure([attribution], [made], mask=mask, inputs=inputs)[0].values[0]
 
     def measure(
@@ -183,8 +199,9 @@ class Explainer:
         What does not depend on the maps is asked of the model once for all of them. mask, inputs: as for `evaluate`.
         Gives for each metric its values, (m, b) for m attributions of b images, and details such as curves.
         """
-        made = [registry.make(metric, Metric) for metric in _several(metrics, "metrics")]
-        check_attributions(attributions)
+        with naming("model", self.model.module):
+            made = [registry.make(metric, Metric) for metric in _several(metrics, "metrics")]
+            check_attributions(attributions)
         measuring = self.measuring(attributions[0].x, mask=mask, inputs=inputs)
         return [measuring(metric, attributions) for metric in made]
 
@@ -199,8 +216,8 @@ class Explainer:
         >>> measuring = explainer.measuring(x)
         >>> measuring(Deletion(), [a, b]).values
         """
-        check_images(x, self.model)
-        with frozen(self.model.module):
+        with naming("model", self.model.module), frozen(self.model.module):
+            check_images(x, self.model)
             model, own, _ = self._explaining(x, self._inputs(inputs, x))
         return Measuring(model, own, mask)
 
@@ -365,6 +382,15 @@ def _called_as(spec: ModelSpec | None, image: str | None, module: nn.Module) -> 
     if chosen.image is not None:
         check_image_name(chosen.image, module)
     return chosen
+
+
+def _knowing(model: HookedModel, questions: Sequence[Target], methods: Sequence[Method]) -> HookedModel:
+    """The model with what all methods read of it, from one forward; where that fails, each method reads for itself."""
+    scored = [question for question in questions if not isinstance(question, NoTarget)]
+    try:
+        return model.knowing(scored, functools.reduce(Reads.__or__, (method.reads for method in methods)))
+    except Exception:
+        return model
 
 
 def _several(given: Any, what: str) -> list[Any]:

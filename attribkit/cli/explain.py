@@ -40,7 +40,10 @@ def explain(
         Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), of clips also mp4 or gif")
     ] = Path("explanation.png"),
 ) -> None:
-    """Explain photographs, or clips, by a model: which pixels speak for a class?"""
+    """Explain photographs, or clips, by a model: which pixels speak for a class?
+
+    Where a method fails, what the others give is written, a sentence tells why, and the exit code is 1.
+    """
     from rich.progress import track
 
     from attribkit.explain_files import explain as explain_files
@@ -65,6 +68,11 @@ def explain(
     for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
         say(f"note: {note}")
     say(f"written: {output}")
+    failures = dict.fromkeys(str(failure) for each in done for failure in each.failures)
+    for failure in failures:
+        say(f"attribkit: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _clip_preprocessing(model: str, frames: int | None) -> Any:

@@ -16,7 +16,10 @@ from attribkit.core.hooks import Captured, Wanted, captured, layer_returned
 from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
-from attribkit.core.layouts import Layout
+from attribkit.core.layouts import Extent, Layout
+from attribkit.core.naming import OWN_FORWARD
+from attribkit.core.placement import Extents
+from attribkit.core.places.checked import checked
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.signs import Signs
@@ -58,6 +61,7 @@ class AskedModel:
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
         self._kept: dict[Hashable, Any] = {}  # what `remembered` keeps of x
+        self._extents = Extents()  # of the layers that were read
         self._layers: dict[Hashable, FoundLayers] = {}  # that were found for x and hold for no other images
         self._reader = OutputReader(spec.outputs)  # what its class scores are, once some were seen
         self._shown: tuple[Tensor, Inputs] | None = None  # an image of the last forward, and its inputs
@@ -69,7 +73,7 @@ class AskedModel:
         """
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
-        model.signs, model._kept, model._layers = Signs(), {}, {}
+        model.signs, model._kept, model._layers, model._extents = Signs(), {}, {}, Extents()
         model._reader = OutputReader(self.spec.outputs)
         self._learnt.forget_if_changed(self.module)
         return model
@@ -132,6 +136,13 @@ class AskedModel:
         kept: Kept = self._kept[key]
         return kept
 
+    def extent(self, layer: str | None, grid: Sequence[int] | None = None) -> Extent | None:
+        """Where on the images the cells of a layer lie that was read; None is all over them.
+
+        grid: that of the scores; where it is not the layer's own, they are on the images.
+        """
+        return self._extents.of(layer, grid)
+
     @property
     def images_seen(self) -> int:
         """How many images went through the model since it was wrapped."""
@@ -150,7 +161,7 @@ class AskedModel:
                 args, keywords = self.spec.arguments(images, inputs.arguments())
                 return self.module(*args, **keywords)
         except Exception as error:
-            error.add_note(f"(raised by the model's own forward, on images of shape {tuple(x.shape)})")
+            error.add_note(f"({OWN_FORWARD}, on images of shape {tuple(x.shape)})")
             raise
 
     def score(self, x: Images, target: Target) -> PerImage:
@@ -158,7 +169,7 @@ class AskedModel:
         known = self._known(x, target, Reads())
         if known:
             self._note_all(known.notes(Reads()))
-            return known.score
+            return known.score.clone()
         forward = self._forward(x, target)
 
         def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
@@ -346,7 +357,7 @@ class AskedModel:
                 "name one by layer=..., or use a method that averages the maps of several, such as gradcam."
             )
         self.note(f"layer={found.name_of(choice.single)!r}: {choice.single_reason}")
-        return self._read_layer(found, None, choice.single)
+        return self._read_layer(x, found, None, choice.single)
 
     def _asked_together(self, x: Tensor, target: Target, layer: str | None) -> list[ReadLayer]:
         """The same; None is all the layers that carry the score between them."""
@@ -355,7 +366,7 @@ class AskedModel:
         found, choice = self._justified(x, target)
         names = tuple(found.name_of(each) for each in choice.together)
         self.note(f"layer={names[0]!r}: {choice.reason}" if len(names) == 1 else f"layer={names!r}: {choice.reason}")
-        return [self._read_layer(found, None, each) for each in choice.together]
+        return [self._read_layer(x, found, None, each) for each in choice.together]
 
     def _named(self, x: Tensor, name: str) -> ReadLayer:
         """A layer by its name."""
@@ -364,14 +375,35 @@ class AskedModel:
         found = self._seen(x)
         tensor = found.named(name, {each for each, _ in self.module.named_modules()})
         self._note_all(found.notes_on(name, tensor))
-        return self._read_layer(found, name, tensor)
+        return self._read_layer(x, found, name, tensor)
 
-    def _read_layer(self, found: FoundLayers, asked: str | None, tensor: LayerTensor) -> ReadLayer:
+    def _read_layer(self, x: Tensor, found: FoundLayers, asked: str | None, tensor: LayerTensor) -> ReadLayer:
         name = found.name_of(tensor)
-        if tensor.layout is not None:
-            self._note_all(ways_of_reading(tensor.layout, name))
         wanted = Wanted(self.layer(tensor.module), tensor.run, tensor.path)
-        return ReadLayer(asked, name, wanted, found.runs(tensor.module), tensor.layout, tensor.reached)
+        layout = tensor.layout
+        if layout is not None and layout.inferred:
+            layout = self._checked(x, name, wanted, layout)
+        if layout is not None:
+            self._note_all(ways_of_reading(layout, name))
+            self._extents.keep(asked, layout)
+        return ReadLayer(asked, name, wanted, found.runs(tensor.module), layout, tensor.reached)
+
+    def _checked(self, x: Tensor, name: str, wanted: Wanted, layout: Layout) -> Layout:
+        """A layout that the shape suggests, after a look at where the derivatives of its cells are."""
+        key = (self._size_key(x), name)
+        if key not in self._learnt.checked:
+            image = x[:1].detach().requires_grad_()
+            with torch.enable_grad(), captured([wanted]) as (kept,):
+                self.part(slice(0, 1))(image)
+            self._learnt.checked[key] = layout if kept.tensor is None else checked(kept.tensor, image, layout)
+        found = self._learnt.checked[key]
+        if found is None:
+            raise UnsupportedModel(
+                f"The cells of layer {name!r} do not lie on the image as its shape suggests, and the operations before "
+                "it could not be followed: no map of it can be drawn. Choose an earlier layer, or a method without "
+                "one, such as input_x_gradient."
+            )
+        return found
 
     def _seen(self, x: Tensor) -> FoundLayers:
         """The tensors of layers for images of this size, whatever is asked about them."""

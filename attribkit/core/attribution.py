@@ -17,8 +17,9 @@ from torch import Tensor
 from attribkit.core import saved
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.fitting import check_axes, check_count, check_notes, check_tensors
+from attribkit.core.fitting import check_axes, check_count, check_extent, check_notes, check_tensors
 from attribkit.core.image_axes import ImageAxes
+from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.printable import printable
@@ -43,12 +44,15 @@ class Attribution:
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
     axes: str | None = None  # of x and scores, as ModelSpec has them; None is (b, c, *space)
+    extent: Extent | None = None  # where the scores lie, as shares of each axis of space; None is all over the images
 
     def __post_init__(self) -> None:
         if self.axes is not None:
             check_axes(self.axes, self.scores, self.x)
-        check_tensors(*self._tensors())
+        scores, x = self._tensors()
+        check_tensors(scores, x)
         check_notes(self.notes)
+        check_extent(self.extent, x.ndim - 2)
         if not isinstance(self.target, Target | Recorded):
             raise InvalidInput(f"target={self.target!r} is no Target: write ClassLogit(...), say.")
         if not isinstance(self.method, Method | Recorded):
@@ -59,12 +63,16 @@ class Attribution:
     def heatmap(self, reduce: Reduction = "sum", size: Sequence[int] | None = None) -> Heatmaps:
         """One number per pixel of x, (b, *space): the channels reduced, then resized linearly; not normalised.
 
+        Scores of a layer that sees a part of the image alone, or whose cells lie more than half a cell away from an
+        even grid over the image, have an extent: they are drawn there, and all other pixels are zero.
+
         reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
         x, such as the photograph's.
         """
         scores, x = self._tensors()
         space = tuple(x.shape[2:])
-        return resized(_reduced(scores, reduce), space if size is None else _checked(size, len(space))).squeeze(1)
+        space = space if size is None else _checked(size, len(space))
+        return resized(_reduced(scores, reduce), space, self.extent).squeeze(1)
 
     def channels_first(self) -> "Attribution":
         """The same with x and scores as (b, c, *space) and (b, k, *grid), whatever the model's order of axes is."""
@@ -96,8 +104,9 @@ class Attribution:
 
         Raises UnreadableFile where it cannot be written; what was there before is still there then.
         """
-        told = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
+        told: dict[str, Any] = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
         told |= {} if self.axes is None else {"axes": self.axes}
+        told |= {} if self.extent is None else {"extent": self.extent}
         saved.write(path, {"scores": self.scores, "x": self.x}, told)
 
     @classmethod
@@ -170,8 +179,13 @@ def _checked(size: Any, axes: int) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly."""
+def resized(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly.
+
+    extent: the part of the image that the grid covers; outside it is zero. None is all of the image.
+    """
+    if extent is not None:
+        return _drawn(maps, size, extent)
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     if len(size) not in _LINEAR:
@@ -179,6 +193,20 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     large = F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
     low, high = (each.view(*maps.shape[:2], *(1,) * len(size)) for each in maps.flatten(2).aminmax(dim=2))
     return large.clamp(low, high)
+
+
+def _drawn(maps: Tensor, size: Sequence[int], extent: Extent) -> Tensor:
+    """The same on a part of the image."""
+    for axis, (pixels, (start, end)) in enumerate(zip(size, extent, strict=True), start=2):
+        cells = maps.shape[axis]
+        share = ((torch.arange(pixels, device=maps.device) + 0.5) / pixels - start) / (end - start)
+        place = (share * cells - 0.5).clamp(0, cells - 1).to(maps.dtype)
+        before = place.floor().long().clamp(max=max(cells - 2, 0))
+        shape = (-1, *(1,) * (maps.ndim - 1 - axis))
+        low, high = (maps.index_select(axis, (before + step).clamp(max=cells - 1)) for step in (0, 1))
+        inside = ((share >= 0) & (share <= 1)).view(shape)
+        maps = torch.where(inside, torch.lerp(low, high, (place - before).view(shape)), torch.zeros_like(low))
+    return maps
 
 
 def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
@@ -192,14 +220,20 @@ def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
     raise InvalidInput(f"reduce={reduce!r} is no way to reduce channels; known: {', '.join(get_args(Reduction))}.")
 
 
-def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str | None]:
-    """Target, method, notes and axes out of the record in a file; axes are left out where they are the usual ones."""
-    if not is_of(told, "target", "method", "notes") and not is_of(told, "target", "method", "notes", "axes"):
-        raise InvalidInput("its record has other fields than target, method, notes and axes")
+def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str | None, Extent | None]:
+    """Target, method, notes, axes and extent out of the record in a file; the last two are left out where usual."""
+    required = ("target", "method", "notes")
+    more = [name for name in ("axes", "extent") if isinstance(told, dict) and name in told]
+    if not is_of(told, *required, *more):
+        raise InvalidInput("its record has other fields than target, method, notes, axes and extent")
     if not isinstance(told["notes"], list) or not all(isinstance(note, str) for note in told["notes"]):
         raise InvalidInput("its notes are no list of texts")
     axes = ImageAxes(told["axes"]).letters if "axes" in told else None
-    return read_target(told["target"]), read_method(told["method"]), tuple(map(printable, told["notes"])), axes
+    extent = told.get("extent")
+    if isinstance(extent, list):
+        extent = tuple(tuple(each) if isinstance(each, list) else each for each in extent)
+    notes = tuple(map(printable, told["notes"]))
+    return read_target(told["target"]), read_method(told["method"]), notes, axes, extent
 
 
 def _not_finite(read: Attribution) -> Iterator[str]:

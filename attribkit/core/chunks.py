@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
+from attribkit.core.layouts import Layout
 from attribkit.core.model_state import ModelState
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Remark, Target, check_count, handed
@@ -40,8 +42,15 @@ class Question:
         self.finite: Tensor | None = None  # whether the scores are, once asked
 
     def __call__(self, outputs: Any) -> Tensor:
+        written = [tensor for tensor in tensors_in(outputs) if not tensor.is_inference()]  # those have no version
+        versions = [tensor._version for tensor in written]
         outputs = handed(self.target, self.returned(outputs, self.images))
         scores = self.target(outputs)
+        if versions != [tensor._version for tensor in written]:
+            raise InvalidInput(
+                f"The target {self.target!r} wrote into the model's outputs, which other targets read too: let it work "
+                "on a copy, outputs.clone()."
+            )
         if scores.shape != (self.images,):
             raise InvalidInput(
                 f"The target {self.target!r} gave scores of shape {tuple(scores.shape)} for {self.images} images: give "
@@ -67,12 +76,13 @@ class Learnt:
     forwards: dict[Hashable, FoundLayers] = field(default_factory=dict)  # one for each size of images and inputs
     layers: dict[Hashable, FoundLayers] = field(default_factory=dict)  # by the size and what the target adds
     readers: dict[Hashable, Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
+    checked: dict[Hashable, Layout | None] = field(default_factory=dict)  # those that shapes suggest, after a look
     state: ModelState | None = None  # of the model, when the first of them was found
 
     def forget_if_changed(self, module: nn.Module) -> None:
         """Drop the layers that were found before the model was changed."""
         if self.state is None or not self.state.is_unchanged():
-            for found in (self.forwards, self.layers, self.readers):
+            for found in (self.forwards, self.layers, self.readers, self.checked):
                 found.clear()
             self.state = ModelState(module)
 

@@ -9,14 +9,28 @@ AttribkitError
 PluginWarning         a UserWarning: a plugin that was left out
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_NAMED = r"(?<![\w.]){0}\(|'{0}'"  # as in GradCAM(...), ResNet(...) or 'gradcam'
 _SHOWN = 12  # names that a message lists before it only counts
 
 
 class AttribkitError(Exception):
     """Base class of every error that attribkit raises on purpose."""
+
+    def add_place(self, kind: str, name: str, alias: str) -> None:
+        """Name the method, metric or model that was at work, at the end of the sentence, unless the sentence does.
+
+        alias: how else the sentence may name it, such as by its class.
+        """
+        text, places = str(self), getattr(self, "_places", [])
+        if (kind, name) in places or any(re.search(_NAMED.format(re.escape(each)), text) for each in (name, alias)):
+            return
+        own = text.removesuffix(_told(places))
+        self._places = [*places, (kind, name)]
+        self.args = (own + _told(self._places),)
 
 
 class UnknownName(AttribkitError, LookupError):
@@ -47,6 +61,11 @@ class OutOfMemory(AttribkitError, MemoryError):
 
 class PluginWarning(UserWarning):
     """A plugin was left out; everything else works."""
+
+
+def _told(places: Iterable[tuple[str, str]]) -> str:
+    told = ", ".join(f"{kind} {name}" for kind, name in places)
+    return f" ({told})" if told else ""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,23 +11,36 @@ from attribkit.core.attribution import Attribution, resized
 from attribkit.core.errors import AttribkitError
 from attribkit.core.exits import exits_refused
 from attribkit.core.image_axes import ImageAxes
+from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.naming import naming
 from attribkit.core.option_images import options_channels_first
+from attribkit.core.reading import Reads
 from attribkit.core.targets.outputs import precise
 from attribkit.core.targets.target import Target
+from attribkit.core.untouched import untouched
 
 
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
-    with exits_refused(explain):
-        scores = _scores(explain, model, x, question)
-    target = model.resolved(question)
-    model.signs.check(explain)
-    _check_scores(scores, x, explain)
+    with naming("model", model.module), naming("method", explain):
+        with exits_refused(explain), untouched(explain, {"the images x": x}):
+            scores = _scores(explain, model, x, question)
+        target = model.resolved(question)
+        model.signs.check(explain)
+        _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
     notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
-    return Attribution(scores, x, target, explain, notes)
+    return Attribution(scores, x, target, explain, notes, extent=_extent(explain, model, scores))
+
+
+def _extent(explain: Method, model: HookedModel, scores: Tensor) -> Extent | None:
+    """Where the scores of a method that reads one layer lie; those made with the pixels' gradients are on the image."""
+    layer, reads = getattr(explain, "layer", ""), getattr(explain, "reads", None)
+    on_pixels = isinstance(reads, Reads) and bool(reads.gradients)
+    alone = layer is None or isinstance(layer, str)
+    return model.extent(layer, tuple(scores.shape[2:])) if alone and not on_pixels else None
 
 
 def explained_as_given(

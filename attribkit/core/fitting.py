@@ -1,5 +1,6 @@
 """Whether the parts of an attribution belong together; nothing here waits for a device."""
 
+import math
 from typing import Any
 
 import torch
@@ -43,6 +44,24 @@ def check_notes(notes: Any) -> None:
     """Refuse notes that are no tuple of texts."""
     if not isinstance(notes, tuple) or not all(isinstance(note, str) for note in notes):
         raise InvalidInput(f"notes={notes!r} must be a tuple of texts: write notes=('...',).")
+
+
+def check_extent(extent: Any, axes: int) -> None:
+    """Refuse an extent that is no start and end, as finite numbers, along each axis of space."""
+    if extent is None:
+        return
+    pairs = extent if isinstance(extent, tuple) else ()
+    if len(pairs) != axes or not all(map(_is_span, pairs)):
+        raise InvalidInput(
+            f"extent={extent!r} must be {axes} pairs (start, end), as shares of the image, or None for all of it."
+        )
+
+
+def _is_span(pair: Any) -> bool:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        return False
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in pair)
+    return numbers and all(map(math.isfinite, pair)) and pair[0] < pair[1]
 
 
 def _check_tensor(name: str, tensor: Any) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -183,7 +183,8 @@ def _layout(output: Output, x: Tensor, spec: ModelSpec) -> Layout | None:
     if not output.lost or not output.reached:
         return output.layout
     by_shape = spec.layout(output.shape, tuple(x.shape))
-    return by_shape if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous else None
+    plain = by_shape is not None and by_shape.kind != "tokens" and not by_shape.ambiguous
+    return replace(by_shape, inferred=True) if by_shape and plain else None
 
 
 def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output, Layout]:
@@ -199,7 +200,7 @@ def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output,
 def _told_by_shape(output: Output, before: Iterable[Layout], x: Tensor, spec: ModelSpec) -> Layout | None:
     layout = spec.layout(output.shape, tuple(x.shape))
     known = layout is None or spec.prefix_tokens is not None or _is_plausible(output, layout, before, x)
-    return layout if known else None
+    return replace(layout, inferred=True) if layout and known else None
 
 
 def _is_plausible(output: Output, layout: Layout, before: Iterable[Layout], x: Tensor) -> bool:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from attribkit.core.shapes import LayerMaps
 
+Extent = tuple[tuple[float, float], ...]  # start and end along each axis of space, 0 to 1 from edge to edge
+
 _MOST_PREFIX_TOKENS = 5  # DINOv3 has a class token and four registers
 
 
@@ -18,21 +20,27 @@ class Layout:
     grid: tuple[int, ...]  # cells per axis of space
     prefix: int = 0  # tokens before those of the grid: class, distillation and register tokens
     ambiguous: bool = False  # the shape alone would allow the other order of axes as well
-    order: tuple[int, ...] | None = None  # the tokens of the grid's cells, row by row; None is as they stand
+    order: tuple[int, ...] | None = None  # of the tokens or cells, those of the grid row by row; None is as they stand
+    extent: Extent | None = None  # where the grid lies on the image; None is all over it
+    frames: int = 0  # entries of the first axis for each image, where that axis holds time or depth too
+    inferred: bool = False  # whether the shape alone decides; where elements come from is not known
 
     def to_grid(self, output: Tensor) -> LayerMaps:
         """Channels first on the grid, (b, d, *grid)."""
-        if self.kind == "channels first":
-            return output
-        if self.kind == "channels last":
-            return output.movedim(-1, 1)
-        tokens = output[:, self.prefix :] if self.order is None else output[:, self.order]
-        return tokens.transpose(1, 2).unflatten(2, self.grid)
+        if self.frames:
+            output = output.unflatten(0, (-1, self.frames))
+            output = output.transpose(1, 2) if self.kind == "channels first" else output
+        if self.kind == "tokens":
+            tokens = output[:, self.prefix :] if self.order is None else output[:, self.order]
+            return tokens.transpose(1, 2).unflatten(2, self.grid)
+        maps = output.movedim(-1, 1) if self.kind == "channels last" else output
+        return maps if self.order is None else maps.flatten(2)[..., self.order].unflatten(2, self.grid)
 
     def __str__(self) -> str:
         after = f" after {self.prefix} prefix" if self.prefix else ""
         order = " in an order of their own" if self.order is not None else ""
-        return f"{self.kind}{after}{order}"
+        frames = ", frames along the first axis" if self.frames else ""
+        return f"{self.kind}{after}{order}{frames}"
 
 
 def find_layout(
@@ -73,11 +81,13 @@ def _misfit(grid: tuple[int, ...], base: tuple[float, ...]) -> float:
     """
     if len(base) == 3:
         own = abs(math.log(base[0] / grid[0] / (base[1] / grid[1])))
+        if max(grid[1:]) < 2 <= grid[0]:
+            return 1e-6 * own if grid[0] <= base[0] else math.inf
         return _misfit(grid[1:], base[1:]) + 1e-6 * own if grid[0] <= base[0] else math.inf
-    if min(grid) < 2 or any(cells > side for cells, side in zip(grid, base, strict=True)):
+    if max(grid) < 2 or min(grid) < 1 or any(cells > side for cells, side in zip(grid, base, strict=True)):
         return math.inf
     least = max(side / (cells + 1) for cells, side in zip(grid, base, strict=True))
-    most = min(side / (cells - 1) for cells, side in zip(grid, base, strict=True))
+    most = min(side / (cells - 1) for cells, side in zip(grid, base, strict=True) if cells > 1)
     strides = [side / cells for cells, side in zip(grid, base, strict=True)]
     return math.log(max(strides) / min(strides)) if least < most else math.inf
 

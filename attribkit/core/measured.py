@@ -15,6 +15,7 @@ from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.naming import naming
 from attribkit.core.option_images import options_channels_first
 from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
@@ -22,6 +23,7 @@ from attribkit.core.targets.asked import as_target
 from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth, as_truth
+from attribkit.core.untouched import untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,8 @@ class Measuring:
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> Measured:
         """The numbers of some maps, all of them for the same target."""
-        check_attributions(attributions)
-        with frozen(self.model.module), exits_refused(metric):
+        with naming("model", self.model.module), naming("metric", metric), frozen(self.model.module):
+            check_attributions(attributions)
             asked, target = (
                 options_channels_first(metric, self.model.spec.axes),
                 self._target_of_none(metric, attributions),
@@ -80,6 +82,13 @@ class Measuring:
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
     """Score attributions of the images that the model is explaining; told: their mask or Truth, or None."""
+    shared = {f"the scores of {each.method!r}": each.scores for each in attributions}
+    shared |= {"the images x": attributions[0].x} | ({"the mask": told} if isinstance(told, Tensor) else {})
+    with exits_refused(metric), untouched(metric, shared):
+        return _measured(metric, model, attributions, told)
+
+
+def _measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
     if isinstance(metric, Faithfulness | Robustness):
         _check_question(model, attributions)
     if isinstance(metric, Faithfulness):

@@ -57,7 +57,8 @@ class HookedModel(AskedModel):
 
         One backward serves all layers and the plain gradient; each rule takes one more over the same graph.
         """
-        answers = self._known(x, target, reads) or self._read(x, [target], reads)[0]
+        known = self._known(x, target, reads)
+        answers = known.copied(reads) if known else self._read(x, [target], reads)[0]
         self._note_all(answers.notes(reads))
         return answers
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +55,15 @@ class Answers:
         """Activation and d score / d activation of the one layer of this name."""
         (pair,) = self.layers[name]
         return pair
+
+    def copied(self, reads: Reads) -> "Answers":
+        """Those to a part of the questions, in tensors of their own, for a reader who may work in place."""
+        layers = {
+            layer: [(maps.clone(), gradients.clone()) for maps, gradients in self.layers[layer]]
+            for layer in reads.layers
+        }
+        gradients = {rule: self.gradients[rule].clone() for rule in reads.gradients}
+        return replace(self, reads=reads, score=self.score.clone(), layers=layers, gradients=gradients)
 
     def notes(self, reads: Reads) -> Iterable[str]:
         """What a careful reader should know of a part of the answers."""
@@ -150,23 +159,41 @@ def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]
             "Explainer.layers() lists those that can be read."
         )
     shape = tuple(kept.tensor.shape)
+    if layer.layout is None and shape[0] != len(x):
+        raise _rows_of_several(layer, shape, len(x))
     if layer.layout is None:
         raise InvalidInput(
             f"Layer {layer.name!r} has no grid: its output of shape {shape} is no map of images of shape "
             f"{tuple(x.shape)}. Explainer.layers() lists the layers that have one."
         )
-    if shape[0] != len(x):
-        raise UnsupportedModel(
-            f"Layer {layer.name!r} has {shape[0]} rows for {len(x)} images (shape {shape}): which rows belong to which "
-            "image cannot be told. Explain one image at a time, or choose another layer."
-        )
+    frames = layer.layout.frames
+    if shape[0] != len(x) * max(frames, 1) or (frames and len(x) > 1):
+        if len(x) > 1:
+            raise RunsDiffer
+        raise _rows_of_several(layer, shape, len(x))
     return kept.tensor, layer.layout
+
+
+def _rows_of_several(layer: ReadLayer, shape: tuple[int, ...], images: int) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"Layer {layer.name!r} has {shape[0]} rows for {images} images (shape {shape}), such as crops, views or pairs: "
+        "explain the part of the model that takes one of them, or choose another layer."
+    )
 
 
 def ways_of_reading(layout: Layout, name: str) -> Iterable[str]:
     """What is worth a note in how a layer was read."""
     if layout.ambiguous:
         yield f"layer {name!r} was read as {layout.kind}; its shape allows another order of axes as well"
+    if layout.inferred:
+        yield f"layer {name!r}: grid inferred from the shape alone"
+    if layout.extent is not None:
+        yield f"layer {name!r} {_covered(layout)}; the heatmap is zero elsewhere"
+
+
+def _covered(layout: Layout) -> str:
+    spans = ", ".join(f"{start:.0%} to {end:.0%}" for start, end in layout.extent or ())
+    return f"has cells at {spans} of the image along its axes"
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:

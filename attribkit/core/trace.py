@@ -174,7 +174,7 @@ def _outputs(records: Iterable[_Record]) -> list[Output]:
         if places is None or bool(narrow[0].isnan().all()):
             outputs.append(output)
             continue
-        key = output.shape, *((tuple(each.shape), each.cpu().numpy().tobytes()) for each in narrow)
+        key = output.shape, places.sampling, *((tuple(each.shape), each.cpu().numpy().tobytes()) for each in narrow)
         if key not in layouts:
             layouts[key] = layout_of(places)
         outputs.append(replace(output, layout=layouts[key], lost=False))

@@ -10,6 +10,7 @@ from torch import Tensor
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.exits import exits_refused
 from attribkit.core.model import HookedModel
+from attribkit.core.naming import OWN_FORWARD, naming
 from attribkit.core.targets.target import Target
 from attribkit.core.visualization import Visualization, names
 from attribkit.core.visualizer import Visualizer
@@ -17,13 +18,14 @@ from attribkit.core.visualizer import Visualizer
 
 def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
     """Make the images, and keep the visualizer, its way there and what a careful reader should know."""
-    try:
-        with exits_refused(draw):
-            made = draw(model, unit, blank)
-        images, responses = _checked(made, blank, draw)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        _blame_size(model, blank, error)
-        raise
+    with naming("model", model.module), naming("visualizer", draw):
+        try:
+            with exits_refused(draw):
+                made = draw(model, unit, blank)
+            images, responses = _checked(made, blank, draw)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            _blame_size(model, blank, error)
+            raise
     mean, std = model.spec.normalisation(blank.shape[1]) or (None, None)
     told = names(unit, model.spec.labels, len(images))
     found = Visualization(images, unit, draw, told, responses, mean, std, tuple(model.notes))
@@ -42,7 +44,7 @@ def blank_images(model: HookedModel, count: int, size: int | tuple[int, ...] | N
 def _blame_size(model: HookedModel, blank: Tensor, error: Exception) -> None:
     """Say that the model's own forward does not take images of another size than it was made for."""
     made_for, shape = model.spec.input_size, tuple(blank.shape[1:])
-    if made_for is not None and shape != tuple(made_for) and any("own forward" in n for n in _told_of(error)):
+    if made_for is not None and shape != tuple(made_for) and any(OWN_FORWARD in n for n in _told_of(error)):
         raise InvalidInput(
             f"The model does not take images of {shape} ({error}): leave size out, it was made for {made_for}."
         ) from error

@@ -35,7 +35,8 @@ class EigenCAM(LayerMethod):
             "eigencam does not depend on the target: it shows what dominates the layer, not what speaks for a class"
         )
         activations = [model.activation(x, layer, target) for layer in self.layers]
-        return averaged([self.to_map(model, each, each) for each in activations], x.shape[2:])
+        extents = [model.extent(layer) for layer in self.layers]
+        return averaged([self.to_map(model, each, each) for each in activations], x.shape[2:], extents)
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         points = activation.flatten(2).transpose(1, 2)  # (b, positions, d)

@@ -30,4 +30,6 @@ class GuidedGradCAM(Method):
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         answers = model.read(x, target, self.reads)
         maps = [weighted(a, gradient.flatten(2).mean(2)).relu() for a, gradient in answers.layers[self.layer]]
-        return answers.gradients[rules.guided] * resized(averaged(maps, x.shape[2:]), x.shape[2:])
+        extents = [model.extent(self.layer, each.shape[2:]) for each in maps]
+        where = averaged(maps, x.shape[2:], extents)
+        return answers.gradients[rules.guided] * resized(where, x.shape[2:], extents[0] if len(maps) == 1 else None)

@@ -8,6 +8,7 @@ import torch
 
 from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
+from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.options import Name, OneOrMore
@@ -38,19 +39,24 @@ class LayerMethod(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         read = model.read(x, target, self.reads).layers
-        pairs = [pair for layer in self.layers for pair in read[layer]]
-        return averaged([self.to_map(model, *pair) for pair in pairs], x.shape[2:])
+        pairs = [(layer, self.to_map(model, *pair)) for layer in self.layers for pair in read[layer]]
+        extents = [model.extent(layer, each.shape[2:]) for layer, each in pairs]
+        return averaged([each for _, each in pairs], x.shape[2:], extents)
 
     @abstractmethod
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         """The map of one layer; model takes notes."""
 
 
-def averaged(maps: Sequence[Scores], space: Sequence[int]) -> Scores:
-    """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged."""
+def averaged(maps: Sequence[Scores], space: Sequence[int], extents: Sequence[Extent | None]) -> Scores:
+    """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged.
+
+    extents: where each lies on the images.
+    """
     if len(maps) == 1:
         return maps[0]
-    return torch.stack([resized(_unit_range(each), space) for each in maps]).mean(0)
+    pairs = zip(maps, extents, strict=True)
+    return torch.stack([resized(_unit_range(each), space, extent) for each, extent in pairs]).mean(0)
 
 
 def summed(maps: LayerMaps) -> Scores:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
+from attribkit.core.layouts import Extent
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.options import Name
@@ -26,16 +27,17 @@ class ScoreCAM(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         activation = model.activation(x, self.layer, target)
-        scores = model.scores(_masked(x, activation), target, total=activation.shape[1])  # (d, b)
+        masked = _masked(x, activation, model.extent(self.layer))
+        scores = model.scores(masked, target, total=activation.shape[1])  # (d, b)
         if len(scores) == 1:
             model.note("the layer has one channel: its weight is 1, whatever the score")
         note_unmoved(model, x, scores)
         return weighted(activation, scores.softmax(0).T).relu()
 
 
-def _masked(x: Images, activation: LayerMaps) -> Iterator[Images]:
+def _masked(x: Images, activation: LayerMaps, extent: Extent | None) -> Iterator[Images]:
     """The images, times each channel brought to their size and to the range 0 to 1."""
     for channel in activation.split(1, dim=1):
-        mask = resized(channel, x.shape[2:])
+        mask = resized(channel, x.shape[2:], extent)
         low, high = extremes(mask)
         yield x * ((mask - low) / (high - low).clamp(min=1e-8)).to(x.dtype)

@@ -7,15 +7,21 @@ import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import tqdm
+from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
-from attribkit import Explainer
+from attribkit import AttribkitError, Complexity, Explainer, Method, Reads, registry
+from attribkit.cli import app
 from attribkit.core import claims, eager, freeze, hooks, interrupts, randomness, snapshot
+from attribkit.core.errors import UnsupportedModel
 from attribkit.core.hooks import frozen
 from attribkit.testing import changes, model_state, tiny_cnn
 
@@ -521,3 +527,245 @@ def test_a_model_keeps_its_attributes_while_it_is_put_back():
         freeze_and_change(model)
     assert looking.lines > 200
     assert not missing
+
+
+# Writes into what others read, and errors that name method and model
+
+
+@dataclass(frozen=True)
+class Writing(Method):
+    """Writes into the images in some way, and gives their channels' sum."""
+
+    how: str = "add_"
+
+    name: ClassVar[str] = "writing"
+    source: ClassVar[str] = "these tests"
+
+    def __call__(self, model, x, target):
+        WRITES[self.how](x)
+        return x.detach().sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Refusing(Method):
+    """Gives no answer."""
+
+    name: ClassVar[str] = "refusing"
+    source: ClassVar[str] = "these tests"
+
+    def __call__(self, model, x, target):
+        raise UnsupportedModel("There is no answer.")
+
+
+@dataclass(frozen=True)
+class Broken(Refusing):
+    """Has a bug."""
+
+    name: ClassVar[str] = "broken"
+
+    def __call__(self, model, x, target):
+        return {}["nothing"]
+
+
+@dataclass(frozen=True)
+class InPlace(Method):
+    """Works in place on the gradient that it asked for."""
+
+    name: ClassVar[str] = "in_place"
+    source: ClassVar[str] = "these tests"
+    reads: ClassVar[Reads] = Reads(gradients=(None,))
+
+    def __call__(self, model, x, target):
+        return model.gradient(x, target).abs_().mul_(3)
+
+
+def replaced(x):
+    x.data = x.data * 2
+
+
+def through_numpy(x):
+    x.detach().numpy()[:] = 0
+
+
+def with_a_gradient(x):
+    x.requires_grad_()
+    x.pow(2).sum().backward()
+
+
+WRITES = {
+    "add_": lambda x: x.add_(1),
+    "one value": lambda x: x[0, 0, 0, 0].zero_(),
+    "data": lambda x: x.data.mul_(2),
+    "replaced": replaced,
+    "numpy": through_numpy,
+    "view": lambda x: x.flatten(1)[1].fill_(0),
+    "shape": lambda x: x.squeeze_().unsqueeze_(0),
+    "no_grad": torch.no_grad()(lambda x: x.clamp_(0)),
+}
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("how", WRITES)
+def test_a_method_that_writes_into_the_images_is_refused(how):
+    x = images()
+    mine, explainer = x.clone(), Explainer(tiny_cnn())
+    with pytest.raises(AttribkitError, match=r"Writing\(how='.*'\) wrote into the images x.*tensor\.clone\(\)"):
+        explainer.attribute(mine, Writing(how))
+    assert torch.equal(mine, x)
+    expected = explainer.attribute(x, "input_x_gradient")
+    compared = explainer.compare(mine, ["saliency", Writing(how), "input_x_gradient"], errors="note")
+    assert [each.method.name for each in compared] == ["saliency", "input_x_gradient"]
+    assert all(torch.equal(each.x, x) for each in compared)
+    torch.testing.assert_close(compared[1].scores, expected.scores)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_gradient_that_a_method_leaves_on_the_images_is_taken_off():
+    class Leaving(Writing):
+        def __call__(self, model, x, target):
+            with_a_gradient(x)
+            return x.grad.detach()
+
+    attribution = Explainer(tiny_cnn()).attribute(images(), Leaving())
+    torch.testing.assert_close(attribution.scores, 2 * images())
+    assert not attribution.x.requires_grad
+    assert attribution.x.grad is None
+
+
+def test_work_in_place_on_a_gradient_costs_the_neighbours_nothing():
+    explainer, x = Explainer(tiny_cnn()), images()
+    plain = explainer.attribute(x, "saliency", target=1).scores
+    first, second, third = explainer.compare(x, [InPlace(), "saliency", InPlace()], targets=[1])
+    torch.testing.assert_close(second.scores, plain)
+    torch.testing.assert_close(first.scores, third.scores)
+    torch.testing.assert_close(first.scores.abs().amax(1, keepdim=True), 3 * plain.abs().amax(1, keepdim=True))
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("how", [lambda o: o.zero_(), lambda o: o[:, 1].mul_(2), lambda o: torch.relu_(o)])
+def test_a_target_that_writes_into_the_outputs_is_refused(how):
+    def target(outputs):
+        with torch.no_grad():
+            how(outputs)
+        return outputs[:, 1]
+
+    explainer = Explainer(tiny_cnn())
+    with pytest.raises(AttribkitError, match=r"wrote into the model's outputs.*outputs\.clone\(\)"):
+        explainer.attribute(images(), "occlusion", target=target, **QUICK["occlusion"])
+    compared = explainer.compare(images(), ["saliency"], targets=[target, 2], errors="note")
+    torch.testing.assert_close(compared[0].scores, explainer.attribute(images(), "saliency", target=2).scores)
+
+
+class WritingMetric(Complexity):
+    """Normalises the scores in place."""
+
+    name: ClassVar[str] = "writing_metric"
+    source: ClassVar[str] = "these tests"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, attribution):
+        return attribution.scores.abs_().flatten(1).sum(1)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_metric_that_writes_into_the_scores_is_refused():
+    explainer = Explainer(tiny_cnn())
+    attribution = explainer.attribute(images(), "input_x_gradient")
+    scores = attribution.scores.clone()
+    with pytest.raises(AttribkitError, match=r"wrote into the scores of InputXGradient\(\).*metric|Sequential"):
+        explainer.measure([attribution], [WritingMetric()])
+    assert torch.equal(attribution.scores, scores)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_one_failure_does_not_cost_the_others():
+    explainer, x = Explainer(tiny_cnn()), images()
+    methods = ["gradcam", Refusing(), "guided_backprop", Broken(), "saliency"]
+    compared = explainer.compare(x, methods, targets=[1, 2], errors="note")
+    assert isinstance(compared, list)
+    assert [(each.method.name, each.target.index) for each in compared] == [
+        (name, index) for index in (1, 2) for name in ("gradcam", "guided_backprop", "saliency")
+    ]
+    for each in compared:
+        torch.testing.assert_close(
+            each.scores, explainer.attribute(x, each.method, target=each.target).scores, rtol=1e-5, atol=1e-7
+        )
+    assert [str(each) for each in compared.failures[:2]] == [
+        "There is no answer. (method refusing, model Sequential)",
+        "broken: KeyError: 'nothing'",
+    ]
+    assert [[type(each).__name__ for each in row] for row in compared.rows] == [
+        ["Attribution", "FailedAttribution", "Attribution", "FailedAttribution", "Attribution"]
+    ] * 2
+    with pytest.raises(UnsupportedModel, match="no answer"):
+        explainer.compare(x, methods)
+
+
+def test_the_list_is_the_same_whatever_is_done_about_errors():
+    explainer, x = Explainer(tiny_cnn()), images()
+    one, other = (explainer.compare(x, ["gradcam", "saliency"], errors=errors) for errors in ("raise", "note"))
+    assert type(one) is type(other)
+    assert len(one) == len(other) == 2
+    assert one.failures == other.failures == []
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_method_that_cannot_read_does_not_cost_those_that_can():
+    """What is read for all by one forward fails for one: the rules of guided backpropagation need a ReLU."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    compared = Explainer(model).compare(images(), ["guided_backprop", "saliency", "gradcam"], errors="note")
+    assert [each.method.name for each in compared] == ["saliency", "gradcam"]
+    assert "no ReLU" in str(compared.failures[0])
+    with pytest.raises(AttribkitError, match=r"no ReLU.*\(method guided_backprop, model Sequential\)"):
+        Explainer(model).compare(images(), ["saliency", "guided_backprop"])
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_errors_is_one_of_two_words():
+    with pytest.raises(AttribkitError, match=r"errors='ignore' is neither 'raise' nor 'note'"):
+        Explainer(tiny_cnn()).compare(images(), ["gradcam"], errors="ignore")
+
+
+ERRORS = {
+    "attribute": (lambda e, a: e.attribute(images(), "gradcam", layer="9"), "method gradcam", "model Sequential"),
+    "of the images": (lambda e, a: e.attribute(images().double(), "saliency"), "method saliency", "model Sequential"),
+    "compare": (lambda e, a: e.compare(images(), ["cam", "saliency"], targets=[99]), "method cam", "model Sequential"),
+    "measure": (lambda e, a: e.measure([a], ["pointing_game"]), "'pointing_game'", "model Sequential"),
+    "evaluate": (lambda e, a: e.evaluate(a[:1], WritingMetric()), "WritingMetric(", "model Sequential"),
+    "visualize": (lambda e, a: e.visualize(0), "visualizer activation_maximization", "model Sequential"),
+}
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_name_what_was_asked_of_which_model_once(name):
+    explainer = Explainer(tiny_cnn())
+    attribution = explainer.attribute(images(), "input_x_gradient")
+    ask, *names = ERRORS[name]
+    with pytest.raises(AttribkitError) as error:
+        ask(explainer, attribution)
+    assert [str(error.value).count(each) for each in names] == [1, 1], str(error.value)
+
+
+def test_raw_errors_of_a_plugin_name_it_in_a_note():
+    with pytest.raises(KeyError) as error:
+        Explainer(tiny_cnn()).attribute(images(), Broken())
+    assert error.value.__notes__ == ["(raised with the method broken)", "(raised with the model Sequential)"]
+
+
+def test_the_command_line_keeps_what_works(tmp_path, monkeypatch):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (140, 140, 3), dtype=np.uint8)).save(photo)
+    monkeypatch.setattr(registry.methods()["cam"], "__call__", Refusing.__call__)
+    for ending in ("png", "npz"):
+        output = tmp_path / f"out.{ending}"
+        arguments = ["explain", str(photo), "--method", "gradcam", "--method", "cam", "--method", "saliency"]
+        found = CliRunner().invoke(app, [*arguments, "-o", str(output)])
+        assert found.exit_code == 1
+        assert output.exists()
+        assert "attribkit: There is no answer. (method cam, model " in found.stderr
+    assert {"heatmap_gradcam", "heatmap_saliency"} <= set(np.load(output))
+    assert "heatmap_cam" not in np.load(output)
+    alone = CliRunner().invoke(app, ["explain", str(photo), "--method", "cam", "-o", str(tmp_path / "none.png")])
+    assert alone.exit_code == 2
+    assert not (tmp_path / "none.png").exists()

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,18 @@ _ALIKE = 1e-3  # share of the image; places closer than this are the same
 Coordinates = tuple[Tensor, ...]  # which image, then the place along each axis of space, 0 to 1; NaN is no place
 
 
+class Sampling(NamedTuple):
+    """How the cells of a grid lie along an axis of space.
+
+    Coordinates spread the cells of a grid evenly over what they were made of. The centre of a cell's window, which
+    padding on one side or none shifts, is at ``offset + scale * coordinate``.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    pitch: float = math.nan  # from cell to cell, as a share of the image
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
     """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
@@ -24,16 +36,34 @@ class Places:
 
     rows: Coordinates
     columns: Coordinates | None = None
+    sampling: tuple[Sampling, ...] = ()  # along each axis of space
 
     def moved(self, change: Callable[[Tensor], Any]) -> Any:
         """The places of what a rearrangement of the tensor makes: one tensor, or several."""
         rows = [change(each) for each in self.rows]
         columns = [change(each) for each in self.columns or ()]
         if isinstance(rows[0], Tensor):
-            return Places(tuple(rows), tuple(columns) or None)
+            return Places(tuple(rows), tuple(columns) or None, self.sampling)
         parts = zip(*rows, strict=True)
         others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
-        return [Places(part, other) for part, other in zip(parts, others, strict=True)]
+        return [Places(part, other, self.sampling) for part, other in zip(parts, others, strict=True)]
+
+    def put(self, rows: Coordinates, columns: Coordinates | None = None) -> "Places":
+        """Other coordinates, sampled alike."""
+        return Places(rows, columns, self.sampling)
+
+    @property
+    def centres(self) -> Coordinates:
+        """Along each axis of space, the centres of the windows that the elements see."""
+        return tuple(
+            each if (s.scale, s.offset) == (1.0, 0.0) else each * s.scale + s.offset
+            for each, s in zip(self.rows[1:], self.sampling, strict=True)
+        )
+
+    def at_centres(self) -> "Places":
+        """The same, with the centres for coordinates."""
+        plain = tuple(each._replace(scale=1.0, offset=0.0) for each in self.sampling)
+        return replace(self, rows=(self.rows[0], *self.centres), sampling=plain)
 
 
 def of_images(x: Tensor) -> Places:
@@ -41,16 +71,37 @@ def of_images(x: Tensor) -> Places:
     axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape[2:]]
     numbers = torch.arange(len(x), device=x.device, dtype=torch.float32)
     grids = torch.meshgrid(numbers, *axes, indexing="ij")
-    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids))
+    pixels = tuple(Sampling(pitch=1 / side) for side in x.shape[2:])
+    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids), sampling=pixels)
+
+
+def nowhere(like: Tensor, axes: int) -> Coordinates:
+    """No place for each element of a tensor; axes: of space."""
+    return (torch.full((1,) * like.ndim, math.nan, device=like.device).expand(like.shape),) * (1 + axes)
 
 
 def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
     """The middle along axes of what has a place, where all of that is near; none elsewhere."""
+    return _middle(coordinates, axes, keep)[0]
+
+
+def joined(places: Places, axes: tuple[int, ...], keep: bool) -> Places:
+    """The places of what is made of all along some axes; cells that are made one are as large as they were together."""
+    if all(each.stride(axis) == 0 or each.shape[axis] == 1 for each in places.rows for axis in axes):
+        return places.put(_middle(places.rows, axes, keep)[0])
+    rows, spreads = _middle(places.rows, axes, keep)
+    pairs = zip(places.sampling, spreads[1:], strict=True)
+    return Places(rows, sampling=tuple(each._replace(pitch=each.pitch + spread) for each, spread in pairs))
+
+
+def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> tuple[Coordinates, list[float]]:
+    """The middle, and how far apart what is made one lies at most, along each axis."""
     narrow = narrowed(coordinates)
     low = [each.nan_to_num(math.inf).amin(axes, keepdim=keep) for each in narrow]
     high = [each.nan_to_num(-math.inf).amax(axes, keepdim=keep) for each in narrow]
     near = torch.stack([(a <= b) & (b - a < _WIDE) for a, b in zip(low, high, strict=True)]).all(0)
-    return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True))
+    spreads = [float((b - a).where(near, 0).max()) for a, b in zip(low, high, strict=True)]
+    return tuple(((a + b) / 2).where(near, math.nan) for a, b in zip(low, high, strict=True)), spreads
 
 
 def constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
@@ -79,6 +130,33 @@ def agreed(several: Sequence[Coordinates]) -> Coordinates:
             for a, b in zip(both, other, strict=True)
         )
     return both
+
+
+def together(several: Sequence[Places]) -> list[Places]:
+    """Places that are compared with each other: by their coordinates, or, where only those agree, by their centres."""
+    samplings = {places.sampling for places in several}
+    if len(samplings) == 1:
+        return list(several)
+    by_centre = [places.at_centres() for places in several]
+    if _agree([places.rows for places in several]) or not _agree([places.rows for places in by_centre]):
+        means = [_mean(along) for along in zip(*(places.sampling for places in several), strict=True)]
+        return [replace(places, sampling=tuple(means)) for places in several]
+    pitches = by_centre[0].sampling
+    return [replace(places, sampling=pitches) for places in by_centre]
+
+
+def _mean(samplings: Sequence[Sampling]) -> Sampling:
+    return Sampling(*(sum(values) / len(values) for values in zip(*samplings, strict=True)))
+
+
+def _agree(several: Sequence[Coordinates]) -> bool:
+    """Whether no place is lost by bringing these together, as far as they have the same shape."""
+    first, *others = [narrowed(coordinates) for coordinates in several]
+    try:
+        alike = [same(a, b) | a.isnan() | b.isnan() for other in others for a, b in zip(first, other, strict=True)]
+    except RuntimeError:
+        return True  # of different shapes
+    return all(bool(each.all()) for each in alike)
 
 
 def narrowed(coordinates: Coordinates) -> Coordinates:

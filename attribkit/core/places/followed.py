@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.core.places.coordinates import Places, of_images
-from attribkit.core.places.rules import Found, Rule, rule_for
+from attribkit.core.places.coordinates import Places, narrowed, nowhere, of_images, same
+from attribkit.core.places.products import Found, Rule
+from attribkit.core.places.rules import rule_for
+from attribkit.core.places.writing import written_through
 
 
 class places_followed(TorchFunctionMode):  # used as a context manager, like those of torch
@@ -37,11 +39,30 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
         outputs = function(*args, **given)
         rule = rule_for(function)
         written = args[0] if outputs is None and rule else outputs  # as of an assignment to a part
+        target = written if isinstance(written, Tensor) and any(written is each for each in args) else None
         if rule and any(self.of(each) for each in _flat((*args, *given.values()))):
-            self._keep(written, self._found(rule, function, args, given, outputs))
-        elif isinstance(written, Tensor) and any(written is each for each in args):
-            self._known.pop(written, None)  # rewritten in place by something that is not known here
+            before = self.of(target)
+            found = self._found(rule, function, args, given, outputs)
+            self._keep(written, found)
+            if target is not None and not (before and _alike(before, found)):
+                self._written_into(target, before)
+        elif target is not None:
+            self._known.pop(target, None)  # rewritten in place by something that is not known here
+            self._written_into(target, None)
         return outputs
+
+    def _written_into(self, target: Tensor, before: Places | None) -> None:
+        """Keep what writing into a tensor does to the tensor that it is a view of, and forget its other views."""
+        base, found = target._base, self.of(target)
+        storage = target.untyped_storage().data_ptr()
+        whole = self.of(base)
+        for each in [each for each in self._known if each is not target and each.device == target.device]:
+            if each.untyped_storage().data_ptr() == storage:
+                self._known.pop(each, None)
+        if base is not None and (found or before or whole):
+            new = found or (before or whole).put(nowhere(target, len((before or whole).sampling)))  # type: ignore[union-attr]
+            with torch.no_grad():
+                self._known[base] = written_through(base, whole, target, new)
 
     def _found(self, rule: Rule, *call: Any) -> Found:
         try:
@@ -58,6 +79,14 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
         elif isinstance(found, Sequence):
             for output, places in zip(outputs, found, strict=True):
                 self._keep(output, places)
+
+
+def _alike(before: Places, found: Found) -> bool:
+    """Whether an operation in place left the places as they were, as elementwise ones do."""
+    if not isinstance(found, Places):
+        return False
+    pairs = zip(narrowed(before.rows), narrowed(found.rows), strict=True)
+    return all(a.shape == b.shape and (a is b or bool(same(a, b).all())) for a, b in pairs)
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,8 @@
 """What a function of tensors does to the places that their elements come from."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
@@ -12,17 +13,27 @@ from attribkit.core.places.coordinates import (
     Coordinates,
     Places,
     agreed,
-    constant,
+    joined,
     middle,
     narrowed,
-    resized,
-    unchanging,
+    together,
     without_border,
 )
-
-Tracked = Callable[[Any], Places | None]
-Found = Places | Sequence[Places | None] | None
-Rule = Callable[[Tracked, Any, tuple[Any, ...], dict[str, Any], Any], Found]
+from attribkit.core.places.products import (
+    Found,
+    Rule,
+    Tracked,
+    attended,
+    dotted,
+    linear,
+    multi_head,
+    product,
+    summed,
+    warped,
+    weighted,
+)
+from attribkit.core.places.windows import Window, gathered, sampled, transposed_window_of, window_of
+from attribkit.core.places.writing import added, copied, put, strided_view, written
 
 
 def rule_for(function: Any) -> Rule | None:
@@ -37,10 +48,10 @@ def _pointwise(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output:
     """Every element comes from those at its own place; of several places that disagree, from none."""
     if not isinstance(output, Tensor):
         return None
-    known = [places for each in (*args, *kwargs.values()) if (places := tracked(each))]
+    known = together([places for each in (*args, *kwargs.values()) if (places := tracked(each))])
     rows = agreed([places.rows for places in known])
     columns = [places.columns for places in known if places.columns]
-    both = Places(rows, agreed(columns) if columns else None)
+    both = known[0].put(rows, agreed(columns) if columns else None)
     return both.moved(lambda each: each.expand(output.shape))
 
 
@@ -53,6 +64,47 @@ def _reshaped(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output:
     """The same elements in the same order."""
     places = tracked(args[0])
     return places.moved(lambda each: each.reshape(output.shape)) if places and isinstance(output, Tensor) else None
+
+
+def _ordered(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Elements put into the order of their values along an axis, or some of them."""
+    places = tracked(args[0] if args else kwargs.get("input"))
+    axis = _along(args[2 if getattr(function, "__name__", "") == "topk" else 1 :], kwargs)
+    moved = places and places.moved(lambda each: each.gather(axis, output[1]))
+    return [moved, None]
+
+
+def _along(rest: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """The axis that a sort goes along."""
+    numbers = [each for each in rest if isinstance(each, int) and not isinstance(each, bool)]
+    axis: int = kwargs.get("dim", numbers[-1] if numbers else -1)
+    return axis
+
+
+def _unfolded(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """Windows put into rows; what their padding adds comes from no place."""
+    places = tracked(args[0] if args else kwargs.get("input"))
+    if isinstance(function, MethodDescriptorType):
+        return _rearranged(tracked, function, args, kwargs, output)
+    rest = {key: value for key, value in kwargs.items() if key != "input"}
+
+    def change(each: Tensor) -> Tensor:
+        shifted = function(each + 1, *args[1:], **rest)
+        return (shifted - 1).where(shifted != 0, math.nan)
+
+    return places.moved(change) if places else None
+
+
+def _folded(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
+    """Windows laid over each other."""
+    places = tracked(args[0] if args else kwargs.get("input"))
+    rest = {key: value for key, value in kwargs.items() if key != "input"}
+    return places and places.put(weighted(places, lambda each: function(each, *args[1:], **rest)))
+
+
+def _strided(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: Any) -> Found:
+    """A view of the storage in other steps."""
+    return strided_view(tracked(args[0]), args[0], *args[1:])
 
 
 def _rearranged(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
@@ -92,155 +144,107 @@ def _several(args: Any, kwargs: Any) -> tuple[Sequence[Tensor], int]:
 
 def _in_a_row(known: Sequence[Places | None], lengths: Sequence[int], axis: int, output: Tensor) -> Places:
     """The coordinates one after the other, widened only along the axes that some of them depend on."""
-    axes = max(len(places.rows) for places in known if places)
-    nowhere = (torch.full((1,) * output.ndim, math.nan, device=output.device),) * axes
-    parts = [narrowed(places.rows) if places else nowhere for places in known]
+    followed = iter(together([places for places in known if places]))
+    known = [next(followed) if places else None for places in known]
+    one = next(places for places in known if places)
+    empty = (torch.full((1,) * output.ndim, math.nan, device=output.device),) * len(one.rows)
+    parts = [narrowed(places.rows) if places else empty for places in known]
     sides = [max(part[0].shape[i] for part in parts) for i in range(output.ndim)]
     shapes = [(*sides[:axis], length, *sides[axis + 1 :]) for length in lengths]
     rows = zip(*([each.expand(shape) for each in part] for part, shape in zip(parts, shapes, strict=True)), strict=True)
-    return Places(tuple(torch.cat(each, axis).expand(output.shape) for each in rows))
-
-
-def _written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: Any) -> Found:
-    """A part of the first argument overwritten; the places are those of that argument."""
-    target, index, value = args
-    before, given = tracked(target), tracked(value)
-    if not before:
-        return None
-    rows = _overwritten(before.rows, index, given.rows if given else None)
-    columns = before.columns and _overwritten(before.columns, index, given.columns if given else None)
-    return Places(rows, columns)
-
-
-def _overwritten(coordinates: Coordinates, index: Any, news: Coordinates | None) -> Coordinates:
-    written = tuple(each.clone() for each in coordinates)
-    values: Sequence[Any] = news or [math.nan] * len(written)
-    for each, new in zip(written, values, strict=True):
-        each[index] = new
-    return written
+    return one.put(tuple(torch.cat(each, axis).expand(output.shape) for each in rows))
 
 
 def _joined(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """One number of several along axes: the middle of their places, if they lie near each other."""
     places = tracked(args[0])
     axes = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    if isinstance(kwargs.get("other", axes), Tensor):
+        return _pointwise(tracked, _function, args, kwargs, output)  # the larger or the smaller of two
     if places is None or axes is None or isinstance(axes, Tensor):
         return None
     keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
     several = not isinstance(output, Tensor)
     size = (output[0] if several else output).shape
-    joined = Places(tuple(each.expand(size) for each in middle(places.rows, axes, keep)))
-    return [joined] * len(output) if several else joined
+    one = joined(places, axes, keep).moved(lambda each: each.expand(size))
+    return [one] * len(output) if several else one
 
 
-def _linear(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
-    """A mixture of the last axis."""
-    places = tracked(args[0])
-    if places is None:
-        return None
-    mixed = Places(middle(places.rows, (-1,), True), places.columns and middle(places.columns, (-1,), True))
-    return mixed.moved(lambda each: each.expand(output.shape))
-
-
-def _convolved(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
-    """A mixture of all channels near each place of the output, which lies where its share of the input does."""
-    places = tracked(args[0])
+def _convolved(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """A mixture of all channels near each place of the output."""
     output = output[0] if isinstance(output, tuple) else output
+    given = _named(("input", "weight", "bias", "stride", "padding", "dilation"), args, kwargs)
+    places = tracked(given["input"])
     if places is None or output.ndim < 3 or places.rows[0].ndim != output.ndim:
         return None
-    weight, size = args[1] if len(args) > 1 else kwargs["weight"], tuple(output.shape[2:])
-    stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
-    rows = without_border(middle(places.rows, (1,), True), weight.shape[2:], stride, size)
+    kernel, size = tuple(given["weight"].shape[2:]), tuple(output.shape[2:])
+    stride = given.get("stride", 1)
+    mixed = joined(places, (1,), True)
+    rows = without_border(mixed.rows, kernel, stride, size)
     columns = middle(places.columns, (1,), True) if places.columns and size == tuple(args[0].shape[2:]) else None
-    mixed = Places(tuple(resized(each, size) for each in rows), columns)  # columns, where the heads of weights mix
-    return mixed.moved(lambda each: each.expand(output.shape))
+    window = window_of(kernel, stride, given.get("padding", 0), given.get("dilation", 1), len(size))
+    return _spread(mixed, gathered(mixed, rows, size), columns, output, window)
+
+
+def _transposed(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+    """The same of a convolution that enlarges."""
+    names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    given = _named(names, args, kwargs)
+    places, size = tracked(given["input"]), tuple(output.shape[2:])
+    if places is None or output.ndim < 3 or places.rows[0].ndim != output.ndim:
+        return None
+    kernel, options = tuple(given["weight"].shape[2:]), (given.get("padding", 0), given.get("dilation", 1))
+    mixed = joined(places, (1,), True)
+    window = transposed_window_of(kernel, given.get("stride", 1), *options, len(size))
+    return _spread(mixed, gathered(mixed, mixed.rows, size), None, output, window)
+
+
+def _spread(
+    before: Places, rows: Coordinates, columns: Coordinates | None, output: Tensor, window: Window | None
+) -> Places:
+    """Coordinates on the output's grid, (b, d, *space), as wide as the output; before: the places of the input."""
+    found = Places(rows, columns, sampled(before, rows, window))  # columns, where the heads of weights mix
+    return found.moved(lambda each: each.expand(output.shape))
 
 
 def _pooled(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
     """The same, each channel for itself; what is pooled from everywhere comes from no place."""
-    places = tracked(args[0])
+    places = tracked(args[0] if args else kwargs.get("input"))
     several = isinstance(output, tuple)
-    size = (output[0] if several else output).shape
+    output = output[0] if several else output
+    size, name = output.shape, getattr(function, "__name__", "")
     if places is None or places.rows[0].ndim != len(size) or len(size) < 3:
         return None
     space = tuple(range(2, len(size)))
-    if all(size[axis] == 1 for axis in space):
-        pooled = Places(tuple(each.expand(size) for each in middle(places.rows, space, True)))
+    rows = narrowed(places.rows)
+    window: Window | None
+    if name.removesuffix("_with_indices") in _WITH_KERNEL:
+        given = _named(("input", "kernel_size", "stride", "padding", "dilation"), args, kwargs)
+        kernel, stride = given["kernel_size"], given.get("stride") or given["kernel_size"]
+        dilation = given.get("dilation", 1) if name.startswith("max") else 1
+        window = window_of(kernel, stride, given.get("padding", 0), dilation, len(space))
+        rows = without_border(rows, kernel, stride, tuple(size[2:]))
     else:
-        rows = narrowed(places.rows)
-        if getattr(function, "__name__", "") in _WITH_KERNEL:
-            kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]
-            stride = args[2] if len(args) > 2 else kwargs.get("stride")
-            rows = without_border(rows, kernel, stride or kernel, tuple(size[2:]))
-        narrow = [resized(each, size[2:]) for each in rows]
-        pooled = Places(tuple(each.expand(size) for each in narrow))
-    return [pooled] * len(output) if several else pooled
+        names = ("input", "size", "scale_factor", "mode", "align_corners")
+        corners = name in ("interpolate", "upsample") and _named(names, args, kwargs).get("align_corners")
+        window = _stretching(rows[0].shape[2:], size[2:]) if corners else None
+    rows = middle(rows, space, True) if all(size[axis] == 1 for axis in space) else gathered(places, rows, size[2:])
+    pooled = _spread(places, rows, None, output, window)
+    return [pooled, None] if several else pooled
 
 
-def _product(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
-    """Rows of the first factor by columns of the second, each where it has one place."""
-    first, second = tracked(args[0]), tracked(args[1])
-    if args[0].ndim < 2 or args[1].ndim < 2:
-        return None
-    rows = constant(first.rows, -1, output) if first else None
-    columns = constant(second.rows, -2, output) if second else None
-    return _between(rows, columns, bool(first))
+def _stretching(old: Sequence[int], new: Sequence[int]) -> Window:
+    """The outermost cells stay where they are, as align_corners has it."""
+    return lambda axis, cell: cell * (old[axis] - 1) / max(new[axis] - 1, 1)
 
 
-def _einsum(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
-    """A product that is told by labels; of two factors, without an ellipsis."""
-    inputs, _, result = args[0].replace(" ", "").partition("->")
-    labels, factors = inputs.split(","), args[1] if isinstance(args[1], list | tuple) else args[1:]
-    if "." in inputs or not result or len(factors) != 2:
-        return None
-    known = [tracked(each) for each in factors]
-    rows, columns = (
-        _spread(places.rows, own, result, output) if places else None for places, own in zip(known, labels, strict=True)
-    )
-    return _between(rows, columns, bool(known[0]))
+def _named(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by their names."""
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
-def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) -> Coordinates | None:
-    """Coordinates of a factor with these axes over the axes of the result; None if they change along one that goes."""
-    for axis, label in reversed(list(enumerate(labels))):
-        if label not in result:
-            if not unchanging(coordinates, axis):
-                return None
-            coordinates = tuple(each.select(axis, 0) for each in coordinates)
-    kept = [label for label in labels if label in result]
-    if len(set(kept)) < len(kept) or all(each.isnan().all() for each in coordinates):
-        return None
-    order = [kept.index(label) for label in result if label in kept]
-    gaps = tuple(slice(None) if label in kept else None for label in result)
-    return tuple(each.permute(order)[gaps].expand(output.shape) for each in coordinates)
-
-
-def _between(rows: Coordinates | None, columns: Coordinates | None, followed: bool) -> Places | None:
-    """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's.
-
-    Columns that are several and all at one place are no keys.
-    """
-    several = columns is not None and columns[0].shape[-1] > 1
-    keys = None if several and columns and constant(columns, -1, columns[0]) else columns
-    if rows is None:
-        return Places(columns, keys if followed else None) if columns else None
-    return Places(rows, keys)
-
-
-def _attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
-    """What attention gathers belongs to the query."""
-    queries = tracked(args[0])
-    rows = constant(queries.rows, -1, output) if queries else None
-    return Places(rows) if rows else None
-
-
-def _multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
-    """The same, of a function that gives the weights as well."""
-    return [_attended(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
-
-
-_GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "data", "real")]
+_GETTERS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real")]
 
 _WITH_KERNEL = {f"{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2, 3)}
 
@@ -257,22 +261,33 @@ _NAMES: dict[Rule, str] = {
     _reshaped: "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel",
     _rearranged: """
         permute transpose movedim moveaxis swapaxes swapdims t __getitem__ chunk split split_with_sizes tensor_split
-        unbind select narrow expand expand_as broadcast_to repeat tile repeat_interleave roll flip rot90 index_select
-        gather take_along_dim pixel_shuffle pixel_unshuffle channel_shuffle unfold cuda cpu""",
+        unbind select narrow expand expand_as broadcast_to repeat tile repeat_interleave roll flip fliplr flipud
+        rot90 index_select gather take_along_dim take masked_select diagonal hsplit vsplit dsplit unsafe_chunk
+        unsafe_split narrow_copy select_copy pixel_shuffle pixel_unshuffle channel_shuffle cuda cpu""",
+    _strided: "as_strided",
+    _ordered: "sort topk",
+    _unfolded: "unfold",
+    _folded: "fold",
     _padded: "pad",
     _concatenated: "cat concat concatenate",
     _stacked: "stack",
-    _written: "__setitem__",
+    written: "__setitem__",
+    copied: "copy",
+    put: "scatter index_copy masked_scatter select_scatter slice_scatter diagonal_scatter",
+    added: "scatter_add index_add index_put",
     _joined: "mean sum amax amin max min median norm logsumexp var std",
-    _linear: "linear",
-    _convolved: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    _convolved: "conv1d conv2d conv3d",
+    _transposed: "conv_transpose1d conv_transpose2d conv_transpose3d",
     _pooled: """
         avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices
         max_pool2d_with_indices max_pool3d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool2d interpolate upsample""",
-    _product: "matmul bmm __matmul__ mm",
-    _einsum: "einsum",
-    _attended: "scaled_dot_product_attention",
-    _multi_head: "multi_head_attention_forward",
+    linear: "linear",
+    product: "matmul bmm __matmul__ __rmatmul__ mm mv addmm baddbmm",
+    summed: "einsum",
+    dotted: "tensordot",
+    warped: "grid_sample",
+    attended: "scaled_dot_product_attention",
+    multi_head: "multi_head_attention_forward",
 }
 _RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}

@@ -54,7 +54,7 @@ class Order:
         if self.channels == "together":
             return attribution.heatmap(self.reduce)[:, None]
         x = attribution.x
-        return resized(attribution.scores, x.shape[2:]).expand(-1, x.shape[1], *x.shape[2:])
+        return resized(attribution.scores, x.shape[2:], attribution.extent).expand(-1, x.shape[1], *x.shape[2:])
 
 
 def _means(maps: Images, sides: Sequence[int]) -> Tensor:

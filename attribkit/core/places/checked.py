@@ -1,0 +1,101 @@
+"""Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attribkit.core.layouts import Layout
+
+_BLOCKS = 8  # of the image along each axis
+_AGREES = 0.8  # correlation between where the cells should lie and where their derivatives are
+_POOLS: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+
+
+def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
+    """The layout that the shape suggests, or with its axes exchanged or mirrored, as the derivatives have it.
+
+    output: in the graph of the image, (1, c, *space). The derivative of the sum of all cells by a pixel comes from
+    those that see the pixel; that of the cells, each times its index along an axis, tells their index. A derivative for
+    each axis and one more are taken. Where there is none, or it is zero, the layout is returned as inferred still. None
+    where the cells lie elsewhere, in no order that can be undone.
+    """
+    axes = [axis for axis, cells in enumerate(layout.grid) if cells > 1]
+    found = _indices(output, image, layout, axes)
+    if found is None:
+        return replace(layout, inferred=True)
+    centres = _centres(found, len(image.shape) - 2)
+    there = found.isfinite().all(0)
+    correlations = torch.corrcoef(torch.cat([found[:, there], centres[:, there]]))[: len(axes), len(axes) :]
+    correlations = correlations.nan_to_num()
+    nearest = correlations.abs().argmax(1).tolist()
+    strength = correlations.abs().amax(1)
+    if sorted(nearest) != axes or bool((strength < _AGREES).any()):
+        return None
+    mirrored = [axes[k] for k, axis in enumerate(nearest) if float(correlations[k, axis]) < 0]
+    exchanged = list(range(len(layout.grid)))
+    for k, axis in enumerate(nearest):
+        exchanged[axis] = axes[k]
+    layout = replace(layout, inferred=False)
+    if not mirrored and exchanged == sorted(exchanged):
+        return layout
+    return _rearranged(layout, mirrored, exchanged, _cells(layout))
+
+
+def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> Tensor | None:
+    """The index, from -1 to 1 along each axis, of the cells that see each block of the image, (axes, *blocks)."""
+    if not output.requires_grad:
+        return None
+    like = torch.zeros(output.shape, device=output.device, requires_grad=True)
+    with torch.enable_grad():
+        on_grid = layout.to_grid(like)
+    generator = torch.Generator().manual_seed(0)
+    signs = 2.0 * torch.randint(2, (on_grid.shape[1],), generator=generator) - 1
+    signs = signs.to(output.device).view(-1, *(1,) * len(layout.grid))  # a plain sum is constant behind some norms
+    ramps = [torch.ones((), device=output.device), *(_ramp(layout, axis, output.device) for axis in axes)]
+    derivatives: list[Tensor] = []
+    for ramp in ramps:
+        (weights,) = torch.autograd.grad(on_grid, like, (signs * ramp).expand_as(on_grid), retain_graph=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            output, [image], weights.to(output), retain_graph=True, allow_unused=True
+        )
+        derivatives += [each.detach().float() for each in found if each is not None]
+    if len(derivatives) < len(ramps):
+        return None
+    plain, *weighted = derivatives
+    blocks = tuple(min(side, _BLOCKS) for side in image.shape[2:])
+    pool = _POOLS[len(blocks)]
+    energy = pool((plain * plain).sum(1), blocks)
+    if not bool(energy.isfinite().all()) or float(energy.max()) == 0:
+        return None
+    return torch.cat([pool((each * plain).sum(1), blocks) / energy for each in weighted])
+
+
+def _ramp(layout: Layout, axis: int, device: torch.device) -> Tensor:
+    steps = torch.linspace(-1, 1, layout.grid[axis], device=device)
+    return steps.view(-1, *(1,) * (len(layout.grid) - 1 - axis))
+
+
+def _centres(found: Tensor, axes: int) -> Tensor:
+    """The centres of the blocks of the image along each axis, (axes, *blocks)."""
+    along = [torch.arange(side, device=found.device, dtype=torch.float32) for side in found.shape[-axes:]]
+    return torch.stack(torch.meshgrid(*along, indexing="ij"))
+
+
+def _cells(layout: Layout) -> Tensor:
+    """The number of each cell's element in the output, on the grid."""
+    if layout.order is not None:
+        return torch.tensor(layout.order).view(layout.grid)
+    return layout.prefix + torch.arange(math.prod(layout.grid)).view(layout.grid)
+
+
+def _rearranged(layout: Layout, mirrored: list[int], exchanged: list[int], cells: Tensor) -> Layout:
+    cells = cells.flip(mirrored).permute(exchanged)
+    return replace(layout, grid=tuple(cells.shape), order=tuple(cells.flatten().tolist()), ambiguous=False)
