@@ -2,6 +2,7 @@
 
 from attribkit.testing.methods import METHOD_CHECKS, check_method
 from attribkit.testing.metrics import METRIC_CHECKS, check_metric
+from attribkit.testing.position import check_position
 from attribkit.testing.state import changes, model_state, tiny_cnn
 from attribkit.testing.visualizers import VISUALIZER_CHECKS, check_visualizer
 
@@ -12,6 +13,7 @@ __all__ = [
     "changes",
     "check_method",
     "check_metric",
+    "check_position",
     "check_visualizer",
     "model_state",
     "tiny_cnn",

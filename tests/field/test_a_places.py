@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, ModelSpec, Unit
+from attribkit import AttribkitError, Explainer, ModelSpec, Unit, registry
+from attribkit.testing import check_position
 
 SIDE = 32
 BACK = torch.arange(SIDE - 1, -1, -1)
@@ -377,3 +378,16 @@ class Crops(nn.Module):
 def test_crops_along_the_first_axis_are_refused():
     with pytest.raises(AttribkitError, match="crops"):
         layer_scores(Crops(), noise(1, 3, SIDE, SIDE), "net.3")
+
+
+# --- the position law -------------------------------------------------------------------------------------------------
+
+CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # they know nothing of the model, by design
+NO_MASK = {"deconvnet"}  # its map does not depend on which units the image makes active
+TOKENS = {"attention", "attention_rollout", "gradient_rollout", "attention_gates"}  # there are none in the detector
+QUICK = {"rise": {"masks": 200, "cells": 6}, "occlusion": {"patch": 4, "stride": 4}}
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.methods()) - CONTROLS - TOKENS - NO_MASK))
+def test_a_bright_patch_is_found_where_it_is(name):
+    check_position(registry.methods()[name](**QUICK.get(name, {})))
