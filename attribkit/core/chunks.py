@@ -1,7 +1,7 @@
 """Questions put to as many images at a time as fit into memory."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ class Question:
         self.evidence: list[Tensor] = []
         self.remarks: list[Remark] = []
         self.finite: Tensor | None = None  # whether the scores are, once asked
+        self.first_score: Tensor | None = None  # of the first of the images
 
     def __call__(self, outputs: Any) -> Tensor:
         outputs = handed(self.target, self.returned(outputs, self.images))
@@ -46,6 +47,7 @@ class Question:
             self.evidence = self.target.evidence(outputs) if self.is_open else []
             self.remarks = self.target.remarks(outputs)
             self.finite = scores.isfinite().all()
+            self.first_score = scores[:1].detach()
         return scores
 
 
@@ -60,6 +62,7 @@ class Learnt:
     channels_last: bool  # whether convolutions get their images in the faster memory layout
     images: int = 0  # that went through it
     layers: dict[tuple[Any, ...], FoundLayers] = field(default_factory=dict)  # by image size and kind of target
+    diagnoses: dict[Hashable, Any] = field(default_factory=dict)  # by the key of `core.diagnosis`
     readers: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
 
     def from_error(self, error: RuntimeError, x: Tensor) -> bool:

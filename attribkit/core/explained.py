@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
@@ -20,7 +21,8 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
     model.signs.check(explain)
     _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
-    notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
+    found = diagnosis_of(model, x, target).notes if model.signs.ran else []
+    notes = (*model.inputs.notes(), *model.notes, *found, *_remarks(scores, x.dtype))
     return Attribution(scores, x, target, explain, notes)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
@@ -27,6 +28,7 @@ class Measured:
     metric: Metric
     values: Float[Tensor, "m b"]
     details: Mapping[str, Tensor] = field(default_factory=dict)  # by name, (m, b, ...): curves, shares of ties ...
+    notes: tuple[str, ...] = ()  # what a careful reader should know of the model, where it was asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,15 @@ class Measuring:
         """The numbers of some maps, all of them for the same target."""
         check_attributions(attributions)
         with frozen(self.model.module):
-            return measured(metric, self.model, [self._own(each) for each in attributions], self.told)
+            own = [self._own(each) for each in attributions]
+            found = measured(metric, self.model, own, self.told)
+            return replace(found, notes=self._notes(own[0].target))
+
+    def _notes(self, target: Target | Recorded) -> tuple[str, ...]:
+        """What was found of the model, once it was asked."""
+        if not isinstance(target, Target) or not self.model.signs.ran:
+            return ()
+        return tuple(diagnosis_of(self.model, self.x, target).notes)
 
     def _own(self, attribution: Attribution) -> Attribution:
         """The same of the very images that the model is explaining, checked once."""
