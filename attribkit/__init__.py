@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attribkit.core.targets.boxes import Box
     from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
+    from attribkit.core.targets.no_target import NoTarget
     from attribkit.core.targets.regions import Region
     from attribkit.core.targets.target import Target
     from attribkit.core.targets.units import Direction, LayerUnit, Unit
@@ -56,6 +57,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "MultiLabel",
+    "NoTarget",
     "NotNegative",
     "OneOrMore",
     "Positive",
@@ -104,6 +106,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Metric": "core.metric",
     "ModelSpec": "core.spec",
     "MultiLabel": "core.targets.logits",
+    "NoTarget": "core.targets.no_target",
     "NotNegative": "core.options",
     "OneOrMore": "core.options",
     "Positive": "core.options",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribkit.bit_depths import Window
 from attribkit.clips import Clip, read_clip
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
@@ -65,7 +66,7 @@ def explain(
         probabilities, sides = _probabilities(explainer, x)
         classes = _classes(explainer, probabilities, sides, target, top)
         targets = [Binary(each) if sides else each for each in classes.T.tolist()]
-        compared = explainer.compare(x, methods, targets=targets)
+        compared = explainer.compare(explainer.model.spec.in_own_axes(x), methods, targets=targets)
         by_rank = [compared[i : i + len(methods)] for i in range(0, len(compared), len(methods))]
         for i, name in enumerate(batch):
             for rank, attributions in enumerate(by_rank):
@@ -77,10 +78,15 @@ def explain(
                 yield Explained(name, label, index, probability, picture, chosen, clip)
 
 
-def read_inputs(paths: Sequence[Path], clips: ClipPreprocessing | None) -> dict[str, Any]:
-    """The files by name: as clips, if there is a preprocessing for these, or as photographs."""
+def read_inputs(paths: Sequence[Path], clips: ClipPreprocessing | None, window: Window | None = None) -> dict[str, Any]:
+    """The files by name: as clips, if there is a preprocessing for these, or as photographs.
+
+    window: as for `read_image`, of photographs.
+    """
     if clips is None:
-        return {str(path): read_image(path) for path in paths}
+        return {str(path): read_image(path, window) for path in paths}
+    if window is not None:
+        raise InvalidInput("--window is for photographs of more than 8 bits, and clips have 8: leave it out.")
     return {str(path): read_clip(path, clips.frames) for path in paths}
 
 

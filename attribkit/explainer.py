@@ -1,7 +1,6 @@
 """The front door."""
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import registry
-from attribkit.core.admission import check_images, unwrapped
+from attribkit.core.admission import check_images, image_axes, unwrapped
 from attribkit.core.attention.layers import AttentionLayers
 from attribkit.core.attribution import Attribution
 from attribkit.core.errors import InvalidInput
-from attribkit.core.explained import explained
+from attribkit.core.explained import explained_as_given
 from attribkit.core.gates import Gate
 from attribkit.core.hooks import frozen
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, check_image_name, read_inputs
 from attribkit.core.layers import Layer
 from attribkit.core.measured import Measured, Measuring, check_attributions
@@ -25,10 +25,11 @@ from attribkit.core.metric import Metric
 from attribkit.core.model import HookedModel
 from attribkit.core.preflight import Finding, preflight
 from attribkit.core.reading import Reads
-from attribkit.core.shapes import Images, Masks, PerImage
+from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.asked import as_target
 from attribkit.core.targets.binary import OneOfTwo
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target, check_count
 from attribkit.core.truth import Truth
 from attribkit.core.visualization import Visualization
@@ -72,7 +73,7 @@ class Explainer:
 
     def attribute(
         self,
-        x: Images,
+        x: AnyImages,
         method: str | type[Method] | Method = "gradcam",
         *,
         target: Any = None,
@@ -81,23 +82,23 @@ class Explainer:
     ) -> Attribution:
         """Score every pixel of x for a target.
 
-        x: (b, c, *space), preprocessed as the model expects, on its device. method: a name, class or instance; options
+        x: (b, c, *space), or in the model's own order of axes, such as clips (b, t, c, h, w), which the result's x and
+        scores then have; preprocessed as the model expects, on its device. method: a name, class or instance; options
         are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
         each image; None is the predicted class, the output of a model that has one, or the norm of the embedding of a
-        model that has no classes. inputs:
+        model that has no classes; methods that need no target leave it out, and the result holds NoTarget(). inputs:
         what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
         explain = registry.make(method, Method, **self._named_layers(options))
-        question, more = self._question(target, x), self._inputs(inputs, x)
+        question, more = self._question(target, x, explain), self._inputs(inputs, x)
         with frozen(self.model.module):
-            x = x.detach().clone()  # what a plugin or a later line of the user's writes into one, the other keeps
-            model = self.model.explaining(x, more)
-            return explained(explain, model, x, model.prepared(question))
+            model, own, note = self._explaining(x, more)
+            return explained_as_given(explain, model, own, model.prepared(question), note)
 
     def compare(
         self,
-        x: Images,
+        x: AnyImages,
         methods: Sequence[str | type[Method] | Method],
         *,
         targets: Sequence[Any] = (None,),
@@ -110,15 +111,20 @@ class Explainer:
         method, target by target; each equals what `attribute` gives.
         """
         made = [registry.make(method, Method) for method in _several(methods, "methods")]
-        questions = [self._question(target, x) for target in _several(targets, "targets")]
+        asking = next((method for method in made if method.needs_target), made[0])
+        questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
         more = self._inputs(inputs, x)
         with frozen(self.model.module):
-            x = x.detach().clone()
-            model = self.model.explaining(x, more)
+            model, own, note = self._explaining(x, more)
             questions = [model.prepared(question) for question in questions]
-            knowing = model.knowing(questions, functools.reduce(Reads.__or__, (m.reads for m in made)))
-            pairs = itertools.product(questions, made)
-            return [explained(explain, knowing.again(), x, question) for question, explain in pairs]
+            scored = [question for question in questions if not isinstance(question, NoTarget)]
+            knowing = model.knowing(scored, functools.reduce(Reads.__or__, (m.reads for m in made)))
+            pairs = [
+                (explain, question if target is not None or explain.needs_target else NoTarget())
+                for target, question in zip(targets, questions, strict=True)
+                for explain in made
+            ]
+            return [explained_as_given(explain, knowing.again(), own, question, note) for explain, question in pairs]
 
     def visualize(
         self,
@@ -144,7 +150,6 @@ class Explainer:
             )
         with frozen(self.model.module):
             blank = blank_images(self.model, wanted.count or 1, size)
-            check_images(blank, self.model)
             model = self.model.explaining(blank, self._inputs(inputs, blank))
             return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
 
@@ -184,7 +189,7 @@ class Explainer:
         return [measuring(metric, attributions) for metric in made]
 
     def measuring(
-        self, x: Images, *, mask: Masks | Truth | None = None, inputs: Mapping[str, Any] | None = None
+        self, x: AnyImages, *, mask: Masks | Truth | None = None, inputs: Mapping[str, Any] | None = None
     ) -> Measuring:
         """What scores attributions of x by one metric after the other, where an error of one must cost no other.
 
@@ -195,11 +200,12 @@ class Explainer:
         >>> measuring(Deletion(), [a, b]).values
         """
         check_images(x, self.model)
-        x = x.detach().clone()
-        return Measuring(self.model.explaining(x, self._inputs(inputs, x)), x, mask)
+        with frozen(self.model.module):
+            model, own, _ = self._explaining(x, self._inputs(inputs, x))
+        return Measuring(model, own, mask)
 
     def layers(
-        self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
+        self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
     ) -> list[Layer]:
         """The layers that are maps of the image, in execution order, and why one of them is chosen.
 
@@ -209,11 +215,11 @@ class Explainer:
         images = self._noise() if x is None else x
         question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
-            model = self.model.explaining(images.clone(), more)
-            return model.layers(images.clone(), model.prepared(question))
+            model, own, _ = self._explaining(images, more)
+            return model.layers(own, model.prepared(question))
 
     def check(
-        self, x: Images | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
+        self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
     ) -> list[Finding]:
         """Look for what would make an answer wrong for this model; an empty list is good news.
 
@@ -227,8 +233,9 @@ class Explainer:
         images = self._noise() if x is None else x
         question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
-            model = self.model.explaining(images.clone(), more)
-            return preflight(model, images.clone(), model.prepared(question), more)
+            model, own, note = self._explaining(images, more)
+            findings = preflight(model, own, model.prepared(question), more)
+            return [Finding("note", note), *findings] if note else findings
 
     def filters(self, layer: str | nn.Module) -> Filters:
         """The kernels of a convolution, or of a patch embedding, (out, in / groups, *kernel); a copy.
@@ -238,7 +245,7 @@ class Explainer:
         return filters(self.model.module, self._known_layer(layer))
 
     def feature_maps(
-        self, x: Images, layer: str | nn.Module | None = None, inputs: Mapping[str, Any] | None = None
+        self, x: AnyImages, layer: str | nn.Module | None = None, inputs: Mapping[str, Any] | None = None
     ) -> FeatureMaps:
         """A layer's activations on its grid, channels first, (b, d, *grid); for token models too.
 
@@ -249,7 +256,7 @@ class Explainer:
     def receptive_field(
         self,
         layer: str | nn.Module | None = None,
-        x: Images | None = None,
+        x: AnyImages | None = None,
         inputs: Mapping[str, Any] | None = None,
     ) -> ReceptiveField:
         """How much of the image a unit of a layer sees: what the operations allow, and what the gradient uses.
@@ -259,7 +266,7 @@ class Explainer:
         """
         return self._inspected(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer, inputs)
 
-    def attention(self, x: Images, inputs: Mapping[str, Any] | None = None) -> AttentionLayers:
+    def attention(self, x: AnyImages, inputs: Mapping[str, Any] | None = None) -> AttentionLayers:
         """The attention weights of every layer, in execution order, and where on the image its queries and keys are.
 
         Each layer has its `name`, `weights` (b, heads, queries, keys), `of(query)`, where a query looks, and
@@ -270,10 +277,10 @@ class Explainer:
         check_images(x, self.model)
         more = self._inputs(inputs, x)
         with frozen(self.model.module):
-            x = x.detach().clone()
-            return self.model.explaining(x, more).attention(x)
+            model, own, _ = self._explaining(x, more)
+            return model.attention(own)
 
-    def attention_gates(self, x: Images, inputs: Mapping[str, Any] | None = None) -> list[Gate]:
+    def attention_gates(self, x: AnyImages, inputs: Mapping[str, Any] | None = None) -> list[Gate]:
         """The gates of attention modules (SE, CBAM ...) in the order of the forward; an empty list if there are none.
 
         A gate is what a map is multiplied by, after a sigmoid or the like: over channels (b, c), over space (b, *grid)
@@ -282,7 +289,8 @@ class Explainer:
         check_images(x, self.model)
         more = self._inputs(inputs, x)
         with frozen(self.model.module):
-            return self.model.explaining(x, more).attention_gates(x)
+            model, own, _ = self._explaining(x, more)
+            return model.attention_gates(own)
 
     def __repr__(self) -> str:
         return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
@@ -298,8 +306,8 @@ class Explainer:
         more = self._inputs(inputs, x)
         name = None if layer is None else self._known_layer(layer)
         with frozen(self.model.module):
-            x = x.detach().clone()
-            return look(self.model.explaining(x, more), x, name)
+            model, own, _ = self._explaining(x, more)
+            return look(model, own, name)
 
     def _known_layer(self, layer: str | nn.Module) -> str:
         """The dotted name of a layer that the model has."""
@@ -312,16 +320,29 @@ class Explainer:
         if self.model.spec.input_size is None:
             raise InvalidInput("The size of this model's images is not known: pass some, x of shape (b, c, *space).")
         noise = torch.randn(images, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
-        return noise.to(next(self.model.module.parameters()))
+        noise = noise.to(next(self.model.module.parameters()))
+        return noise if self.model.spec.axes is None else ImageAxes(self.model.spec.axes).restored(noise)
 
-    def _question(self, target: Any, x: Any) -> Target:
-        """The target as a Target that fits the images, once both are found in order."""
-        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds)
+    def _explaining(self, x: Tensor, inputs: Inputs) -> tuple[HookedModel, Images, str | None]:
+        """The frozen model, about to explain x; a copy of x, channels first; a note on axes that a forward told."""
+        axes = image_axes(x, self.model, inputs)
+        own = axes.channels_first(x.detach().clone()).contiguous()  # what one writes into, the other keeps
+        model = self.model.explaining(own, inputs)
+        if axes.is_usual or model.spec.axes is not None:
+            return model, own, None
+        model.spec = replace(model.spec, axes=axes.letters)
+        told = f"the images are read as {axes}, as the first layer with weights takes them; others: ModelSpec(axes=...)"
+        return model, own, told
+
+    def _question(self, target: Any, x: Any, method: Method | None = None) -> Target:
+        """The target as a Target that fits the images, once both are found in order; NoTarget where none is needed."""
+        is_needed = target is not None or method is None or method.needs_target
+        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds) if is_needed else NoTarget()
         check_images(x, self.model)
         check_count(question, len(x))
         return question
 
-    def _inputs(self, inputs: Mapping[str, Any] | None, x: Images) -> Inputs:
+    def _inputs(self, inputs: Mapping[str, Any] | None, x: AnyImages) -> Inputs:
         """What the images go through the model with, checked."""
         return read_inputs(inputs, self.model.module, len(x), self.model.spec.image)
 

@@ -2,9 +2,10 @@
 
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, functional, v2
 
 from attribkit import clips
+from attribkit.bit_depths import Window, check_window, eight_bits
 from attribkit.clips import Clip
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.sections import evenly
@@ -148,32 +150,54 @@ class ClipPreprocessing:
         return functional.center_crop(functional.resize(frames.movedim(-1, 1), sides, mode, antialias=False), self.size)
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """A photograph from a file, upright, in red, green and blue."""
+def read_image(path: str | Path, window: Window | None = None) -> Image.Image:
+    """A photograph from a file, upright, in red, green and blue; transparency is dropped, as data loaders do.
+
+    window: the values that become black and white in a file of one channel of more than 8 bits, such as (0, 4095) for
+    12 bits in 16; None is the whole range of 16 bits. Raises InvalidInput for a clip and where the range is not known,
+    UnreadableFile for what cannot be read.
+    """
+    check_window(window)
     try:
-        with Image.open(path) as file:
-            if file.format in _ANIMATED and getattr(file, "is_animated", False):
-                raise InvalidInput(f"{str(path)!r} {_NO_PHOTOGRAPH}")
-            return _eight_bits(ImageOps.exif_transpose(file), path).convert("RGB")
+        with Path(path).open("rb") as opened, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and still within what Pillow reads
+            image, stored = _decoded(opened, str(path))
     except FileNotFoundError as error:
         raise UnreadableFile(f"There is no image {str(path)!r}: look at the path.") from error
     except InvalidInput:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UnreadableFile(
+            f"{str(path)!r} is larger than Pillow reads ({error}): make it smaller, or set "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from error
+    except Exception as error:  # decoders raise errors of any kind on damaged files
         if Path(path).suffix.lower() in clips.ENDINGS:
             raise InvalidInput(f"{str(path)!r} {_NO_PHOTOGRAPH}") from error
         raise UnreadableFile(f"{str(path)!r} is no image that can be read ({error}): open it in a viewer.") from error
+    return _in_colours(eight_bits(image, stored, str(path), window), str(path))
 
 
-def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
-    """Pillow clips images of more bits; those of 16 are scaled, others refused."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise InvalidInput(
-            f"{str(path)!r} holds {image.mode!r} values of unknown range: convert it to 8 bits a channel."
-        )
-    return image
+def _decoded(opened: BinaryIO, path: str) -> tuple[Image.Image, str]:
+    """The image in an open file, upright, and how its pixels are stored.
+
+    From a path, Pillow would map raw TIFFs into memory and turn rotated ones wrongly.
+    """
+    with Image.open(opened) as file:
+        if file.format in _ANIMATED and getattr(file, "is_animated", False):
+            raise InvalidInput(f"{path!r} {_NO_PHOTOGRAPH}")
+        stored = " ".join(str(tile[3]) for tile in file.tile)  # before it is decoded
+        return ImageOps.exif_transpose(file), stored
+
+
+def _in_colours(image: Image.Image, path: str) -> Image.Image:
+    """In red, green and blue."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise InvalidInput(f"{path!r} holds colours of mode {image.mode!r} ({error}): convert it to RGB.") from error
 
 
 def _check_colours(mean: tuple[float, ...], std: tuple[float, ...]) -> None:

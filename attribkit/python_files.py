@@ -28,8 +28,10 @@ def module_of(path: str | Path) -> ModuleType:
     try:
         with _findable(path.parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise InvalidInput(f"{str(path)!r} cannot be run: {type(error).__name__}: {error}.") from error
     return module
 

@@ -1,14 +1,16 @@
 """Whatever is done to a model inside `frozen` is undone; what `captured` keeps is what the layer put out."""
 
 import random
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from attribkit.core.hooks import captured, first_tensor, frozen, observed
+from attribkit.core.entries import entries, entry, with_entry
+from attribkit.core.hooks import Wanted, captured, frozen, observed
 from attribkit.testing import changes, model_state, tiny_cnn
 
 
@@ -82,17 +84,17 @@ def test_captured_is_not_changed_by_what_works_in_place():
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         expected = model[0](x)
-    with captured([(model[0], None)]) as kept:
+    with captured([Wanted(model[0])]) as kept:
         model(x)
     assert (expected < 0).any()
-    torch.testing.assert_close(kept[0][0].detach(), expected, rtol=0, atol=0)
+    torch.testing.assert_close(kept[0].tensor.detach(), expected, rtol=0, atol=0)
 
 
 def test_captured_roots_the_graph_at_the_earliest_layer():
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
-    with frozen(model), captured([(model[2], None), (model[0], None)]) as kept:
+    with frozen(model), captured([Wanted(model[2]), Wanted(model[0])]) as kept:
         y = model(torch.randn(2, 3)).sum()
-    (late,), (early,) = kept
+    late, early = (each.tensor for each in kept)
     assert early.is_leaf
     assert not late.is_leaf
     gradients = torch.autograd.grad(y, [early, late])
@@ -107,17 +109,43 @@ def test_captured_in_a_tuple():
             return x * 2, "rest"
 
     model = Pair()
-    with captured([(model, None)]) as kept:
+    with captured([Wanted(model, path=(0,))]) as kept:
         tensor, rest = model(torch.ones(1))
     assert rest == "rest"
-    assert torch.autograd.grad(tensor.sum(), kept[0][0])[0].item() == 1.0
+    assert torch.autograd.grad(tensor.sum(), kept[0].tensor)[0].item() == 1.0
 
 
-def test_first_tensor():
-    one = torch.ones(1)
-    assert first_tensor(one) is one
-    assert first_tensor(([one, 2], 3)) is one
-    assert first_tensor({"a": one}) is None
+Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Named:
+    maps: list
+    mask: Tensor
+
+
+ONE, TWO = torch.ones(1), torch.full((1,), 2.0)
+NESTED = {
+    "tensor": (ONE, {(): ONE}),
+    "list in a tuple": (([ONE, 2], torch.ones(1, dtype=torch.int64), TWO), {(0, 0): ONE, (2,): TWO}),
+    "dict": ({"out": ONE, "aux": [TWO]}, {("out",): ONE, ("aux", 0): TWO}),
+    "namedtuple": (Pair(ONE, TWO), {(0,): ONE, (1,): TWO}),
+    "dataclass": (Named([ONE], TWO), {("maps", 0): ONE, ("mask",): TWO}),
+    "neither": ("text", {}),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_entries_of_nested_outputs_are_found_and_exchanged(name):
+    output, expected = NESTED[name]
+    assert dict(entries(output)) == expected
+    for path in expected:
+        new = torch.zeros(1)
+        changed = with_entry(output, path, new)
+        assert entry(changed, path) is new
+        assert type(changed) is type(output)
+        assert {p: t for p, t in entries(changed) if p != path} == {p: t for p, t in expected.items() if p != path}
+        assert dict(entries(output)) == expected  # the output itself is as it was
 
 
 def test_observed_names_modules_in_the_order_they_finish():
@@ -130,10 +158,11 @@ def test_observed_names_modules_in_the_order_they_finish():
 
 def test_captured_takes_the_run_that_is_wanted():
     model = nn.ReLU()
-    with captured([(model, 1)]) as kept:
+    with captured([Wanted(model, 1)]) as kept:
         for value in (1.0, 2.0, 3.0):
             model(torch.tensor([value]))
-    assert [each.item() for each in kept[0]] == [2.0]
+    assert kept[0].tensor.item() == 2.0
+    assert kept[0].runs == 3
 
 
 def test_frozen_undoes_what_a_forward_writes_to_its_module():

@@ -8,7 +8,7 @@ from refusals import ANSWERING
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, registry
-from attribkit.core.hooks import captured
+from attribkit.core.hooks import Wanted, captured
 
 CASES = {  # model: (layer, grid)
     "timm:resnet18": ("layer4", (7, 7)),
@@ -87,9 +87,9 @@ def test_a_patch_that_changes_moves_its_own_cell(name):
     x = torch.zeros(2, 3, 224, 224)
     x[1, :, 32:48, 160:176] = 3.0  # row 2, column 10 of 14
     layout = next(layer.layout for layer in Explainer(model).layers(x) if layer.name == EARLY[name])
-    with torch.no_grad(), captured([(model.get_submodule(EARLY[name]), None)]) as kept:
+    with torch.no_grad(), captured([Wanted(model.get_submodule(EARLY[name]))]) as kept:
         model(x)
-    before, after = layout.to_grid(kept[0][0])
+    before, after = layout.to_grid(kept[0].tensor)
     change = (after - before).abs().sum(0)
     row, column = divmod(int(change.argmax()), change.shape[1])
     assert abs((row + 0.5) / change.shape[0] * 14 - 2.5) <= 1

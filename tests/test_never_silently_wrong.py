@@ -187,7 +187,7 @@ def test_a_layer_that_runs_twice_is_read_the_last_time_and_said(method):
     unrolled.load_state_dict(twice.state_dict(), strict=False)
     unrolled.again.load_state_dict(twice.conv.state_dict())
     attribution = explained(twice, method, target=1, layer="conv")
-    assert told(attribution, "'conv' runs 2 times in a forward; its last map was read")
+    assert told(attribution, "layer='conv' has several maps of the image (conv@0, conv@1): 'conv@1' was read")
     torch.testing.assert_close(attribution.scores, explained(unrolled, method, target=1, layer="again").scores)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attribkit.core.errors import AttribkitError, PluginWarning
+from attribkit.core.printable import printable
 
 app = typer.Typer(
     help="What a PyTorch vision model looks at, and whether the answer can be trusted.",
@@ -27,21 +28,27 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except AttribkitError as error:
-            typer.echo(f"attribkit: {error}", err=True)
+            say(f"attribkit: {error}", err=True)
             raise typer.Exit(2) from None
 
     return run
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """A line in the terminal; what a plugin, a model or a file put into it moves no cursor."""
+    typer.echo(printable(text), err=err)
+
+
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
     """Rows as a table in the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     show(table)
 
 
@@ -63,4 +70,4 @@ def _main(version: Annotated[bool, typer.Option("--version", help="show the vers
 
 def _sentence(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     prefix = "attribkit: " if issubclass(category, PluginWarning) else f"{category.__name__}: "
-    typer.echo(f"{prefix}{message}", err=True)
+    say(f"{prefix}{message}", err=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attribkit.cli.app import app, show, told
+from attribkit.cli.app import app, say, show, told
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def _show(results: "Results") -> None:
     from attribkit.benchmark.tables import agreement_tables, ranking_tables, tables
 
     for failure in results.failures[:_SHOWN]:
-        typer.echo(f"left out: {failure}", err=True)
+        say(f"left out: {failure}", err=True)
     if (more := len(results.failures) - _SHOWN) > 0:
         typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
     summary = write_summary(results)
     for table in (*tables(summary), *ranking_tables(summary), *agreement_tables(summary)):
         show(table)
     for note in summary.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {results.store.folder}")
+        say(f"note: {note}")
+    say(f"written: {results.store.folder}")

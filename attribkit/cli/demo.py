@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     device_named,
 )
@@ -35,4 +35,4 @@ def demo(
     figure = show.demo_figure(stages, rows)
     for path in (output / "demo.png", output / "demo.pdf"):
         write(figure, path)
-        typer.echo(f"written: {path}")
+        say(f"written: {path}")

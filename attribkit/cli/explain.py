@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
+    Window,
     class_index,
     device_named,
     load,
     overridden,
+    window_of,
 )
 from attribkit.core.errors import InvalidInput
 
@@ -32,6 +34,7 @@ def explain(
     std: Annotated[str | None, typer.Option(help="of each channel")] = None,
     resize: Annotated[int | None, typer.Option(help="shorter side before the crop, in pixels")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="of each clip, chosen evenly; default: the model's")] = None,
+    window: Window = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), of clips also mp4 or gif")
@@ -48,7 +51,7 @@ def explain(
     prepare(output, clips=clips is not None)
     if target is not None and top > 1:
         raise InvalidInput("--top chooses among the predicted classes: give it or --target, not both.")
-    files = read_inputs(images, clips)
+    files = read_inputs(images, clips, window_of(window))
     loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(device_named(device)))
@@ -60,8 +63,8 @@ def explain(
     print_table(rows, model)
     notes = [note for each in done for a in each.attributions for note in a.notes]
     for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {output}")
+        say(f"note: {note}")
+    say(f"written: {output}")
 
 
 def _clip_preprocessing(model: str, frames: int | None) -> Any:

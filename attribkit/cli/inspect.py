@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
+    Window,
     device_named,
     load,
     refuse_clips,
+    window_of,
 )
 
 
@@ -23,6 +25,7 @@ def inspect(
     model_arg: ModelArguments = [],  # noqa: B006
     weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="fetch the published weights")] = False,
+    window: Window = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     output: Annotated[Path, typer.Option("--output", "-o", help="figure (png, pdf, svg)")] = Path("inspection.png"),
 ) -> None:
@@ -35,11 +38,11 @@ def inspect(
     check_ending(output)
     prepare(output)
     refuse_clips(model, "inspect")
-    photograph = None if image is None else read_image(image)
+    photograph = None if image is None else read_image(image, window_of(window))
     loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
     inspected = inspect_layer(loaded, layer, photograph, device_named(device))
     print_table(inspected.facts, f"{model} {inspected.layer}")
     for note in inspected.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     write(inspected.figure, output)
-    typer.echo(f"written: {output}")
+    say(f"written: {output}")

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attribkit.cli.app import say
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:  # torch takes seconds to import; `attribkit --help` does without it
     from attribkit.loading import LoadedModel
 
 ModelName = Annotated[str, typer.Option("--model", help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")]
+Window = Annotated[
+    str | None,
+    typer.Option("--window", help="LOW,HIGH: values that are black and white, of more than 8 bits"),
+]
 ModelArguments = Annotated[list[str], typer.Option("--model-arg", help="KEY=VALUE for the model's constructor")]
 
 
@@ -26,7 +31,7 @@ def load(
         raise InvalidInput(f"--model-arg {taken.pop()} has an option of its own, see `attribkit explain --help`.")
     loaded = load_model(model, pretrained=pretrained, weights=weights, **arguments)
     if weights is None and not pretrained and not quiet and not model.startswith(("zoo:", "hf-hub:")):
-        typer.echo(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
+        say(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
     return loaded
 
 
@@ -44,6 +49,14 @@ def overridden(preprocessing: Any, *, mean: str | None, std: str | None, resize:
 
     given = {"mean": _numbers("mean", mean), "std": _numbers("std", std), "resize": resize}
     return replace(preprocessing, **{name: value for name, value in given.items() if value is not None})
+
+
+def window_of(text: str | None) -> tuple[float, float] | None:
+    """Two numbers, LOW,HIGH."""
+    numbers = _numbers("window", text, such_as="0,4095")
+    if numbers is not None and len(numbers) != 2:
+        raise InvalidInput(f"--window {text!r} is no pair of numbers: write it like 0,4095.")
+    return numbers  # type: ignore[return-value]
 
 
 def device_named(name: str) -> str:
@@ -83,10 +96,10 @@ def refuse_clips(model: str, command: str) -> None:
         )
 
 
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def _numbers(name: str, text: str | None, such_as: str = "0.5,0.5,0.5") -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InvalidInput(f"--{name} {text!r} is no list of numbers: write it like 0.5,0.5,0.5.") from None
+        raise InvalidInput(f"--{name} {text!r} is no list of numbers: write it like {such_as}.") from None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, say, told
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
@@ -58,8 +58,8 @@ def visualize(
     ]
     print_table(rows, model)
     for note in dict.fromkeys(note for each in made for note in each.notes):
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {output}")
+        say(f"note: {note}")
+    say(f"written: {output}")
 
 
 def _units(classes: list[str], layer: str | None, channels: list[int], position: str | None) -> list[Any]:

@@ -1,6 +1,7 @@
 """Who may come in: models whose hooks fire, and images that fit the model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from attribkit.core.errors import InvalidInput, UnsupportedModel
+from attribkit.core.first_layer import FirstLayer, first_layer
+from attribkit.core.image_axes import ImageAxes
+from attribkit.core.inputs import Inputs
 from attribkit.core.model import HookedModel
 
-_CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv2d: 4, nn.Conv3d: 5}  # axes of their input
+_COLOURS = 4  # channels of a photograph, at most
 
 
 def unwrapped(model: Any) -> nn.Module:
@@ -89,31 +93,115 @@ def _advice(x: Any) -> str:
     return ": torch.as_tensor(x) makes one of an array"
 
 
+def image_axes(x: Tensor, model: HookedModel, inputs: Inputs) -> ImageAxes:
+    """The axes of images that a frozen model takes: those that its spec tells, or else what its first layer sees of x.
+
+    Raises InvalidInput where that layer takes another number of channels or axes.
+    """
+    declared = None if model.spec.axes is None else ImageAxes(model.spec.axes)
+    if model.spec.input_size is not None:
+        return declared or ImageAxes.of(x.ndim)
+    key = (tuple(x.shape[1:]), inputs.kind)
+    if declared is None and key in model.usual_axes:
+        return ImageAxes.of(x.ndim)
+    own, two = replace(model.spec, axes=None), slice(0, min(2, len(x)))
+    more = inputs.part(two)
+
+    def call(images: Tensor) -> None:
+        args, keywords = own.arguments(images, more.arguments())
+        model.module(*args, **keywords)
+
+    try:
+        first = first_layer(call, x[two])
+    except Exception as error:  # the model's own, which the real call raises too
+        if x.ndim < 4 and declared is None:
+            raise InvalidInput(
+                f"The model's own forward does not take images of shape {tuple(x.shape)} ({error}). It takes batches "
+                "(b, c, *space): add the batch axis, x[None], if there is none; declare others by ModelSpec(axes=...)."
+            ) from error
+        return declared or ImageAxes.of(x.ndim)
+    if first is not None:
+        _check_first(first, x, model, declared)
+    axes = declared or _seen_axes(first, x)
+    if axes.is_usual:
+        model.usual_axes.add(key)
+    return axes
+
+
+def _check_first(first: FirstLayer, x: Tensor, model: HookedModel, declared: ImageAxes | None) -> None:
+    """Refuse images whose axes or channels the first layer that they meet does not take."""
+    shape, name = tuple(x.shape), first.name(model.module)
+    takes = f"layer {name!r}, the first that they meet, is a convolution of {first.weight.ndim} axes (b, c, *space)"
+    if not first.fits:
+        raise InvalidInput(f"The images have the shape {shape}, and {takes}, which gets {len(first.shape)} of them.")
+    if not first.batched and declared is None and (first.mixes_images or not first.mixed()):
+        raise InvalidInput(f"The batch axis is missing in images of shape {shape}: {takes}. Add it: x[None].")
+    got = first.shape[first.channel_axis]
+    if got != first.takes:
+        others = [i for i, side in enumerate(shape) if i and side == first.takes]
+        hint = f" Axis {others[0]} has {first.takes}: are the axes of the images in another order?" if others else ""
+        raise InvalidInput(
+            f"The model takes images of {first.takes} channels, got {got} (shape {shape}): layer {name!r}, the first "
+            f"{first.kind} that they meet, takes {first.takes}.{hint}"
+        )
+
+
+def _seen_axes(first: FirstLayer | None, x: Tensor) -> ImageAxes:
+    """What a model makes of the axes of images: the channels are what its first layer mixes."""
+    usual = ImageAxes.of(x.ndim) if x.ndim > 2 else None
+    if first is None or x.ndim < 3:
+        axes = None if first is None or not first.spread(1) else ImageAxes.of(2, None)
+    elif mixed := first.mixed():
+        axes = _mixed_axes(first, x, mixed)
+    elif first.kind == "convolution" and first.is_grey:
+        axes = _grey_axes(first, x)
+    else:
+        axes = usual
+    if axes or usual:
+        return axes or usual  # type: ignore[return-value]
+    raise InvalidInput(
+        f'Images must have the shape (b, c, *space), got {tuple(x.shape)}: declare a series as ModelSpec(axes="bn").'
+    )
+
+
+def _mixed_axes(first: FirstLayer, x: Tensor, mixed: list[int]) -> ImageAxes:
+    """Where one axis alone is mixed as channels, and axis 1 is not, that one is the channels' axis."""
+    side, axis = x.shape[mixed[0]], mixed[0]
+    if len(mixed) > 1 or axis == 1:
+        return ImageAxes.of(x.ndim)
+    if x.shape[1] == 1:  # one channel of many slices, or one frame of few colours
+        plausible = side <= _COLOURS
+    else:
+        plausible = first.kind == "convolution" or (side < x.shape[1] and first.apart(1))
+    return ImageAxes.of(x.ndim, axis if plausible else 1)
+
+
+def _grey_axes(first: FirstLayer, x: Tensor) -> ImageAxes:
+    """Of one channel: an axis of one entry behind frames that are kept apart, or none where axis 1 is space."""
+    single = [axis for axis in range(2, x.ndim) if x.shape[axis] == 1]
+    if x.ndim > 3 and first.apart(1) and len(single) == 1:
+        return ImageAxes.of(x.ndim, single[0])
+    return ImageAxes.of(x.ndim, None if first.spread(1) else 1)
+
+
 def _check_shape(shape: tuple[int, ...], model: HookedModel) -> None:
-    expected = _input_axes(model)
+    """Compare with what the spec tells; what it does not tell, a forward does."""
+    size, letters = model.spec.input_size, model.spec.axes
+    expected = len(letters) if letters else len(size) + 1 if size is not None else None
     if expected is not None and len(shape) != expected:
+        order = str(ImageAxes(letters)) if letters else "(b, c, *space)"
         hint = " Add the batch axis: x[None]." if len(shape) == expected - 1 else ""
-        raise InvalidInput(f"The model takes images of {expected} axes (b, c, *space), got shape {shape}.{hint}")
-    if len(shape) < 3:
+        raise InvalidInput(f"The model takes images of {expected} axes {order}, got shape {shape}.{hint}")
+    if len(shape) < 2:
         raise InvalidInput(f"Images must have the shape (b, c, *space), got {shape}.")
     if 0 in shape:
         raise InvalidInput(f"There is nothing to explain in images of shape {shape}: pass at least one image.")
-    channels = _input_channels(model)
-    if channels is not None and shape[1] != channels:
-        raise InvalidInput(f"The model takes images of {channels} channels, got {shape[1]} (shape {shape}).")
-
-
-def _input_axes(model: HookedModel) -> int | None:
-    """From the spec, or from the convolutions where they are all of one kind."""
-    if model.spec.input_size is not None:
-        return len(model.spec.input_size) + 1
-    axes = {_CONVOLUTIONS[type(m)] for m in model.module.modules() if type(m) in _CONVOLUTIONS}
-    return axes.pop() if len(axes) == 1 else None
-
-
-def _input_channels(model: HookedModel) -> int | None:
-    """From the spec alone: the convolution defined first need not be the one that sees the image."""
-    return model.spec.input_size[0] if model.spec.input_size is not None else None
+    channels = ImageAxes(letters).channels if letters else 1
+    if size is not None and channels is not None and shape[channels] != size[0]:
+        where = "" if channels == 1 else f" on axis {channels}"
+        raise InvalidInput(
+            f"The model takes images of {size[0]} channels{where}, got {shape[channels]} (shape {shape})."
+        )
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:

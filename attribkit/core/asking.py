@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
-from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.core.hooks import captured, layer_returned
+from attribkit.core.entries import tensors_in
+from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
+from attribkit.core.hooks import Captured, Wanted, captured, layer_returned
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.inputs import Inputs, handed_on
-from attribkit.core.layers import FoundLayers, Layer, find_layers
+from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
 from attribkit.core.shapes import Images, PerImage
@@ -23,6 +25,11 @@ from attribkit.core.targets.class_outputs import OutputReader, Returned, probabi
 from attribkit.core.targets.logits import Predicted
 from attribkit.core.targets.outputs import LayerOutput, embedding, precise
 from attribkit.core.targets.target import Target
+
+
+class LayersDiffer(Exception):  # no error: the images are to be explained one by one
+    """The layers to read, or where their cells lie, may differ between the images of a batch."""
+
 
 _MANY = 4  # images from which on the memory layout that convolutions like pays, on a CPU
 
@@ -44,12 +51,14 @@ class AskedModel:
         self.notes: list[str] = []  # what a careful reader of the result should know
         self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
+        self.usual_axes: set[Hashable] = set()  # shapes of images that a forward takes as (b, c, *space)
         self._x: Tensor = torch.empty(0)  # the images that are being explained
         self.inputs = Inputs()  # what they go through the model with
         self._chunk: Inputs | None = None  # what those go with that are being run
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
         self._answers: list[tuple[Target, Answers]] = []  # what is known of x beforehand
         self._kept: dict[Hashable, Any] = {}  # what `remembered` keeps of x
+        self._layers: dict[Hashable, FoundLayers] = {}  # that were found for x and hold for no other images
         self._reader = OutputReader(spec.outputs)  # what its class scores are, once some were seen
         self._shown: tuple[Tensor, Inputs] | None = None  # an image of the last forward, and its inputs
 
@@ -60,16 +69,41 @@ class AskedModel:
         """
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
-        model.signs, model._kept = Signs(), {}
+        model.signs, model._kept, model._layers = Signs(), {}, {}
         model._reader = OutputReader(self.spec.outputs)
+        self._learnt.forget_if_changed(self.module)
         return model
 
     def part(self: Model, images: slice) -> Model:
         """The same model, explaining some of the images; its notes go to the same reader."""
         model = copy.copy(self)
         model._x, model.inputs, model._chunk = self._x[images], self.inputs.part(images), None
-        model._meant, model._answers, model._kept = [], [], {}
+        model._meant, model._answers, model._kept, model._layers = [], [], {}, {}
         return model
+
+    def one_by_one(self: Model, target: Target | None) -> Iterator[tuple[Model, Any]]:
+        """For each of the explained images, the same model explaining it alone, and what of the target is its own."""
+        for i in range(len(self._x)):
+            own = slice(i, i + 1)
+            yield self.part(own), target.part(own) if target else None
+
+    @property
+    def images(self) -> Images:
+        """The images that are explained."""
+        return self._x
+
+    def depends_on_image(self, target: Target) -> bool:
+        """Whether another image may take another way through the model, or have the same cells elsewhere."""
+        size = self._size_key(self._x)
+        if size not in self._learnt.forwards:
+            try:
+                self._found(self._x, target)
+            except LayersDiffer:
+                pass
+            except Exception:  # a model that cannot run one image of these: its own error will tell
+                return False
+        found = self._learnt.forwards.get(size)
+        return found is not None and found.depends_on_image
 
     def prepared(self, target: Target) -> Target:
         """The target, once it knows the explained images, and what the model makes of images of its own."""
@@ -164,10 +198,7 @@ class AskedModel:
     def layer(self, name: str) -> nn.Module:
         """A submodule by its dotted name."""
         if not isinstance(name, str):
-            raise InvalidInput(
-                f'A layer is told by its dotted name, got {type(name).__name__}; `attribute(x, "gradcam", layer=...)` '
-                "takes a module of the model too."
-            )
+            raise _no_name(name)
         try:
             return self.module.get_submodule(name)
         except AttributeError:
@@ -176,7 +207,7 @@ class AskedModel:
 
     def layers(self, x: Images, target: Target | None = None) -> list[Layer]:
         """The layers that are maps of the image, in execution order; the first image of x is run once."""
-        return self._justified(x, target or Predicted()).layers
+        return self._justified(x[:1], (target or Predicted()).part(slice(0, 1)))[0].layers
 
     def note(self, text: str) -> None:
         """Leave a remark for the reader of the result; a repetition is dropped."""
@@ -206,11 +237,12 @@ class AskedModel:
         """Images like x to what the target scores: what the model returns, or what a layer puts out."""
         if target.read_layer is None:
             return self
-        self._seen(x)  # how its layers are read, which cannot be told once hooks watch the forward
+        layer = self._named(x, target.read_layer)  # how it is read, which hooks that exchange outputs would hide
 
-        def forward(x: Tensor) -> Any:
-            with self._standing_for(target, x):
-                return self(x)
+        def forward(images: Tensor) -> Any:
+            read = partial(self._layer_output, layer, images)
+            with layer_returned(self.module, layer.wanted, read):
+                return self(images)
 
         return forward
 
@@ -218,27 +250,30 @@ class AskedModel:
     def _standing_for(self, target: Target, x: Tensor, inputs: Inputs | None = None) -> Iterator[None]:
         """Let the module return what the target scores; where inputs are given, whoever calls it with x alone."""
         with ExitStack() as stack:
-            if (name := target.read_layer) is not None:
-                layer = self._named(name, name, None)
-                stack.enter_context(layer_returned(self.module, layer.module, partial(self._layer_output, layer, x)))
+            if target.read_layer is not None:
+                layer = self._named(x, target.read_layer)
+                stack.enter_context(layer_returned(self.module, layer.wanted, partial(self._layer_output, layer, x)))
             if inputs is not None:
                 stack.enter_context(
                     handed_on(self.module, lambda images: self.spec.arguments(images, inputs.arguments()))
                 )
             yield
 
-    def _layer_output(self, layer: ReadLayer, x: Tensor, outputs: Sequence[Tensor]) -> LayerOutput:
+    def _layer_output(self, layer: ReadLayer, x: Tensor, output: Tensor | None) -> LayerOutput:
         """A layer's output as channels on its grid, or as (b, d) where it has no space left."""
-        if outputs and outputs[-1].ndim > 1 and outputs[-1].shape[:2].numel() == outputs[-1].numel():
-            return LayerOutput(layer.name, outputs[-1].flatten(1), outputs[-1])
-        images = x[:1].expand(len(outputs[-1]), *x.shape[1:]) if outputs else x  # as many as were put in its place
-        output, layout = map_of(layer, outputs, images)
-        return LayerOutput(
-            layer.name, layout.to_grid(output), output, tuple(ways_of_reading(layer, len(outputs), layout))
-        )
+        if output is not None and output.ndim > 1 and output.shape[:2].numel() == output.numel():
+            return LayerOutput(layer.asked or layer.name, output.flatten(1), output)
+        rows = len(x) if output is None else len(output)  # as many as were put in its place
+        kept = Captured(layer.wanted)
+        kept.tensor, kept.runs = output, layer.runs
+        output, layout = map_of(layer, kept, x[:1].expand(rows, *x.shape[1:]))
+        notes = tuple(ways_of_reading(layout, layer.name))
+        return LayerOutput(layer.asked or layer.name, layout.to_grid(output), output, notes)
 
     def _embedded(self, images: Tensor, target: Target) -> Tensor:
-        """What the model makes of images that a target holds, (n, d)."""
+        """What the model makes of images that a target holds, in the model's own axes, (n, d)."""
+        if self.spec.axes is not None and images.ndim == len(self.spec.axes):
+            images = ImageAxes(self.spec.axes).channels_first(images).contiguous()
         if images.ndim != self._x.ndim or images.shape[1] != self._x.shape[1]:
             raise InvalidInput(
                 f"The images of {target!r} are {tuple(images.shape)}, and those to explain {tuple(self._x.shape)}: "
@@ -255,12 +290,9 @@ class AskedModel:
 
     def _run_to_map(self, forward: Callable[[Tensor], Any], x: Tensor, asked: ReadLayer) -> tuple[Any, Tensor, Layout]:
         """What the forward returns, what the layer put out, at which a graph may start, and how to read it."""
-        with captured([(asked.module, asked.run)]) as (outputs,):
+        with captured([asked.wanted]) as (kept,):
             returned = forward(x)
-        output, layout = map_of(asked, outputs, x)
-        for note in ways_of_reading(asked, len(outputs), layout):
-            self.note(note)
-        return returned, output, layout
+        return returned, *map_of(asked, kept, x)
 
     def _in_chunks(self, run: Run, x: Tensor, targets: Sequence[Target]) -> list[Tensor]:
         """Put the questions to as many images at a time as fit, and note what is told of the targets."""
@@ -284,7 +316,8 @@ class AskedModel:
         for target, (first, *_) in pairs:
             if first.first_score is not None:
                 meant = self._meaning(target) or target
-                self.signs.first_scores.append(FirstScore(meant, first.first_score, first.images))
+                first_score = FirstScore(self._x.data_ptr(), meant, first.first_score, first.images)
+                self.signs.first_scores.append(first_score)
 
     def _returned(self, outputs: Any, images: int) -> Returned:
         """What the model returned for so many images, with what is known of its class scores."""
@@ -329,48 +362,126 @@ class AskedModel:
             self.note(text)
 
     def _asked(self, x: Tensor, target: Target, layer: str | None) -> ReadLayer:
-        """A layer by its name; None is the one that the spec names, or that a first forward at this size justifies."""
+        """One layer by its name; None is the one that the spec names, or that a forward of an image justifies."""
         if layer is not None:
-            return self._named(layer, layer, None)
-        name, run, reason = self.spec.layer, None, self.spec.reason
-        if not name:
-            chosen = self._justified(x, target).chosen
-            name, run, reason = chosen.name, chosen.run, chosen.reason
-        self.note(f"layer={name!r}: {reason}")
-        return self._named(None, name, run)
+            return self._named(x, layer)
+        found, choice = self._justified(x, target)
+        if choice.single is None:
+            names = tuple(found.name_of(each) for each in choice.together)
+            raise UnsupportedModel(
+                f"The score is made of several branches, at layers {listed(names)}, and no one layer stands for it: "
+                "name one by layer=..., or use a method that averages the maps of several, such as gradcam."
+            )
+        self.note(f"layer={found.name_of(choice.single)!r}: {choice.single_reason}")
+        return self._read_layer(found, None, choice.single)
 
-    def _named(self, asked: str | None, name: str, run: int | None) -> ReadLayer:
-        return ReadLayer(asked, name, self.layer(name), run, partial(self._layout, name))
+    def _asked_together(self, x: Tensor, target: Target, layer: str | None) -> list[ReadLayer]:
+        """The same; None is all the layers that carry the score between them."""
+        if layer is not None:
+            return [self._named(x, layer)]
+        found, choice = self._justified(x, target)
+        names = tuple(found.name_of(each) for each in choice.together)
+        self.note(f"layer={names[0]!r}: {choice.reason}" if len(names) == 1 else f"layer={names!r}: {choice.reason}")
+        return [self._read_layer(found, None, each) for each in choice.together]
 
-    def _layout(self, name: str, run: int, shape: tuple[int, ...], x: Tensor) -> Layout | None:
-        """How a layer's output is a map: by its shape where that says all, else by where its elements come from."""
-        by_shape = self.spec.layout(shape, tuple(x.shape))
-        if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous:
-            return by_shape
-        seen = self._seen(x).layers
-        known = [each.layout for each in seen if (each.name, each.run, each.shape) == (name, run, shape[1:])]
-        return known[0] if known and len(x) == shape[0] else None
+    def _named(self, x: Tensor, name: str) -> ReadLayer:
+        """A layer by its name."""
+        if not isinstance(name, str):
+            raise _no_name(name)
+        found = self._seen(x)
+        tensor = found.named(name, {each for each, _ in self.module.named_modules()})
+        self._note_all(found.notes_on(name, tensor))
+        return self._read_layer(found, name, tensor)
+
+    def _read_layer(self, found: FoundLayers, asked: str | None, tensor: LayerTensor) -> ReadLayer:
+        name = found.name_of(tensor)
+        if tensor.layout is not None:
+            self._note_all(ways_of_reading(tensor.layout, name))
+        wanted = Wanted(self.layer(tensor.module), tensor.run, tensor.path)
+        return ReadLayer(asked, name, wanted, found.runs(tensor.module), tensor.layout, tensor.reached)
 
     def _seen(self, x: Tensor) -> FoundLayers:
-        """The layers that are maps of images of this size, whatever is asked about them."""
-        key = next((key for key in self._learnt.layers if key[0] == tuple(x.shape[2:])), None)
-        return self._learnt.layers[key] if key else self._found(x.detach(), Predicted())
-
-    def _justified(self, x: Tensor, target: Target) -> FoundLayers:
-        """The layers, one of them chosen with a reason."""
-        found = self._found(x, target)
-        if found.refusal:
-            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))  # one that does not fit is the better reason
-            raise found.refusal
+        """The tensors of layers for images of this size, whatever is asked about them."""
+        found = self._known_layers(x) or self._find(x.detach(), Predicted())
+        if found.depends_on_image and len(x) > 1:
+            raise LayersDiffer
+        self._keep_forward(x, found)
         return found
 
+    def _known_layers(self, x: Tensor) -> FoundLayers | None:
+        """Those that an earlier forward found, where they hold for these images too."""
+        size = self._size_key(x)
+        if self._is_own(x) and size in self._layers:
+            return self._layers[size]
+        found = self._learnt.forwards.get(size)
+        return None if found is None or found.depends_on_image else found
+
+    def _justified(self, x: Tensor, target: Target) -> tuple[FoundLayers, ChosenLayers]:
+        """The layers, and those of them that are chosen with a reason."""
+        found = self._found(x, target)
+        if isinstance(found.choice, UnsupportedModel):
+            self.part(slice(0, 1)).score(x[:1], target.part(slice(0, 1)))  # one that does not fit is the better reason
+            raise found.choice
+        if len(x) > 1 and (found.choice.by_value or found.depends_on_image):
+            raise LayersDiffer
+        return found, found.choice
+
     def _found(self, x: Tensor, target: Target) -> FoundLayers:
-        """The layers, traced once for images of this size and what is asked about them."""
-        key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
-        if key not in self._learnt.layers:
-            first = target.part(slice(0, 1))
-            if first.read_layer is not None:
-                self._seen(x)  # while the model still returns what it does
-            with self._standing_for(first, x[:1], self.inputs.part(slice(0, 1))):
-                self._learnt.layers[key] = find_layers(self.module, x[:1], self.spec, first)
-        return self._learnt.layers[key]
+        """The layers, found once for all that they depend on: the model, the size, the inputs and the target."""
+        size = self._size_key(x)
+        found: FoundLayers | None = None
+        if size not in self._learnt.forwards and target.kind == "classes":
+            found = self._find(x, target)  # of the first image's class, as it is
+            self._keep_forward(x, found)
+        key = (size, self._target_key(x, target))
+        kept = self._learnt.layers.get(key) or (self._layers.get(key) if self._is_own(x) else None)
+        if kept is not None:
+            return kept
+        if found is None:
+            found = self._find(x, target)
+            self._keep_forward(x, found)
+        depends = found.depends_on_image or isinstance(found.choice, UnsupportedModel) or found.choice.by_value
+        if not depends and key[1] is not None:
+            self._learnt.layers[key] = found
+        elif self._is_own(x):
+            self._layers[key] = found
+        return found
+
+    def _find(self, x: Tensor, target: Target) -> FoundLayers:
+        """Run one image, and find its layers."""
+        first, inputs = target.part(slice(0, 1)), self.inputs.part(slice(0, 1))
+        with self._standing_for(first, x[:1], inputs):
+            return find_layers(self.module, x[:1], self.spec, first, tensors_in(inputs.values))
+
+    def _keep_forward(self, x: Tensor, found: FoundLayers) -> None:
+        size = self._size_key(x)
+        self._learnt.forwards.setdefault(size, found)
+        if found.branches:
+            self._learnt.batch_size = 1  # several images, or versions of one, may not go the way of each
+        if self._is_own(x):
+            self._layers[size] = found
+
+    def _target_key(self, x: Tensor, target: Target) -> Hashable:
+        """What the choice of a layer depends on beside the images; None where that is not known."""
+        forward = self._learnt.forwards.get(self._size_key(x))
+        if target.kind == "classes" and (forward is None or forward.one_head):
+            return "classes"
+        target = self.resolved(target)
+        keys = [target.part(slice(i, i + 1)).layer_key for i in range(len(x) if target.count else 1)]
+        if len(keys) > 1 and (None in keys or any(key != keys[0] for key in keys)):
+            raise LayersDiffer
+        return keys[0]
+
+    def _size_key(self, x: Tensor) -> Hashable:
+        return tuple(x.shape[1:]), x.dtype, self.inputs.kind
+
+    def _is_own(self, x: Tensor) -> bool:
+        """Whether these are the explained images themselves."""
+        return x.shape == self._x.shape and x.data_ptr() == self._x.data_ptr()
+
+
+def _no_name(given: object) -> InvalidInput:
+    return InvalidInput(
+        f'A layer is given by its name, such as "layer4", got {type(given).__name__}; `attribute(x, "gradcam", '
+        "layer=...)` takes a module of the model too."
+    )

@@ -17,13 +17,14 @@ from torch import Tensor
 from attribkit.core import saved
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.fitting import check_count, check_notes, check_tensors
+from attribkit.core.fitting import check_axes, check_count, check_notes, check_tensors
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.overlay import overlay, png, stretched
 from attribkit.core.printable import printable
 from attribkit.core.recorded import Recorded, is_of, read_method, read_target, record
 from attribkit.core.sections import evenly, sections
-from attribkit.core.shapes import Heatmaps, Images, Picture, Scores
+from attribkit.core.shapes import AnyImages, Heatmaps, Picture
 from attribkit.core.targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
@@ -36,14 +37,17 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes 
 class Attribution:
     """Scores, and all that is needed to read, redraw or re-score them."""
 
-    scores: Scores  # as the method computed them: signed, at its own resolution
-    x: Images  # what was explained
+    scores: AnyImages  # as the method computed them, (b, k, *grid): signed, at its own resolution
+    x: AnyImages  # what was explained, (b, c, *space)
     target: Target | Recorded  # with the predicted classes made explicit
     method: Method | Recorded  # options and all; its repr is the provenance
     notes: tuple[str, ...] = ()  # what a careful reader should know
+    axes: str | None = None  # of x and scores, as ModelSpec has them; None is (b, c, *space)
 
     def __post_init__(self) -> None:
-        check_tensors(self.scores, self.x)
+        if self.axes is not None:
+            check_axes(self.axes, self.scores, self.x)
+        check_tensors(*self._tensors())
         check_notes(self.notes)
         if not isinstance(self.target, Target | Recorded):
             raise InvalidInput(f"target={self.target!r} is no Target: write ClassLogit(...), say.")
@@ -58,16 +62,30 @@ class Attribution:
         reduce: for scores of several channels the choice changes the ranking of the pixels. size: another than that of
         x, such as the photograph's.
         """
-        return resized(
-            _reduced(self.scores, reduce), self.x.shape[2:] if size is None else self._checked(size)
-        ).squeeze(1)
+        scores, x = self._tensors()
+        space = tuple(x.shape[2:])
+        return resized(_reduced(scores, reduce), space if size is None else _checked(size, len(space))).squeeze(1)
 
-    def _checked(self, size: Any) -> tuple[int, ...]:
-        """A size as one of the space of these images."""
-        sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
-        if len(sides) != self.x.ndim - 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
-            raise InvalidInput(f"size={size!r} must be {self.x.ndim - 2} numbers of pixels from 1, as (height, width).")
-        return tuple(map(int, sides))
+    def channels_first(self) -> "Attribution":
+        """The same with x and scores as (b, c, *space) and (b, k, *grid), whatever the model's order of axes is."""
+        if self.axes is None:
+            return self
+        scores, x = self._tensors()
+        return replace(self, scores=scores.contiguous(), x=x.contiguous(), axes=None)
+
+    def restored(self, axes: ImageAxes) -> "Attribution":
+        """The same with x and scores in this order of axes, from (b, c, *space)."""
+        if axes.is_usual:
+            return self
+        scores, x = (axes.restored(each).contiguous() for each in (self.scores, self.x))
+        return replace(self, scores=scores, x=x, axes=axes.letters)
+
+    def _tensors(self) -> tuple[Any, Any]:
+        """Scores and images, channels first."""
+        if self.axes is None:
+            return self.scores, self.x
+        axes = ImageAxes(self.axes)
+        return axes.channels_first(self.scores), axes.channels_first(self.x)
 
     def to(self, device: torch.device | str) -> "Attribution":
         """The same on another device."""
@@ -79,6 +97,7 @@ class Attribution:
         Raises UnreadableFile where it cannot be written; what was there before is still there then.
         """
         told = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
+        told |= {} if self.axes is None else {"axes": self.axes}
         saved.write(path, {"scores": self.scores, "x": self.x}, told)
 
     @classmethod
@@ -132,14 +151,23 @@ class Attribution:
 
     def _overlays(self) -> list[Picture]:
         """The first few images under their maps; of clips and volumes, some frames or slices of the first."""
-        pictures, heatmaps = stretched(self.x[:_SHOWN]), self.heatmap("sum_of_magnitudes")
-        if self.x.ndim == 4:
+        _, x = self._tensors()
+        pictures, heatmaps = stretched(x[:_SHOWN]), self.heatmap("sum_of_magnitudes")
+        if x.ndim == 4:
             return [overlay(picture, heatmap) for picture, heatmap in zip(pictures, heatmaps, strict=False)]
-        if self.x.ndim != 5 or not pictures:
+        if x.ndim != 5 or not pictures:
             return []
-        places = evenly(self.x.shape[2], min(_SHOWN, self.x.shape[2]))
+        places = evenly(x.shape[2], min(_SHOWN, x.shape[2]))
         chosen = sections(pictures[0], heatmaps[0], places)
         return [overlay(each.picture, each.heatmap, whole=heatmaps[0]) for each in chosen]
+
+
+def _checked(size: Any, axes: int) -> tuple[int, ...]:
+    """A size as one of a space of so many axes."""
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    if len(sides) != axes or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
+        raise InvalidInput(f"size={size!r} must be {axes} numbers of pixels from 1, as (height, width).")
+    return tuple(map(int, sides))
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -164,13 +192,14 @@ def _reduced(scores: Tensor, reduce: Reduction) -> Tensor:
     raise InvalidInput(f"reduce={reduce!r} is no way to reduce channels; known: {', '.join(get_args(Reduction))}.")
 
 
-def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...]]:
-    """Target, method and notes out of the record in a file."""
-    if not is_of(told, "target", "method", "notes"):
-        raise InvalidInput("its record has other fields than target, method and notes")
+def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str | None]:
+    """Target, method, notes and axes out of the record in a file; axes are left out where they are the usual ones."""
+    if not is_of(told, "target", "method", "notes") and not is_of(told, "target", "method", "notes", "axes"):
+        raise InvalidInput("its record has other fields than target, method, notes and axes")
     if not isinstance(told["notes"], list) or not all(isinstance(note, str) for note in told["notes"]):
         raise InvalidInput("its notes are no list of texts")
-    return read_target(told["target"]), read_method(told["method"]), tuple(map(printable, told["notes"]))
+    axes = ImageAxes(told["axes"]).letters if "axes" in told else None
+    return read_target(told["target"]), read_method(told["method"]), tuple(map(printable, told["notes"])), axes
 
 
 def _not_finite(read: Attribution) -> Iterator[str]:

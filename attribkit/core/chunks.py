@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
+from attribkit.core.model_state import ModelState
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Remark, Target, check_count, handed
 
 _OF_ONEDNN = "could not create a primitive"
 _OUT_OF_MEMORY = ("can't allocate memory", _OF_ONEDNN)  # on a CPU
+
+
+class RunsDiffer(Exception):  # no error: several images take another way through the model than one
+    """A layer ran more often for these images than for one of them, as where the forward loops over its images."""
 
 
 class Question:
@@ -61,9 +66,18 @@ class Learnt:
     batch_size: int | None  # images at a time; None is all of them
     channels_last: bool  # whether convolutions get their images in the faster memory layout
     images: int = 0  # that went through it
-    layers: dict[tuple[Any, ...], FoundLayers] = field(default_factory=dict)  # by image size and kind of target
+    forwards: dict[Hashable, FoundLayers] = field(default_factory=dict)  # one for each size of images and inputs
+    layers: dict[Hashable, FoundLayers] = field(default_factory=dict)  # by the size and what the target adds
+    readers: dict[Hashable, Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
     diagnoses: dict[Hashable, Any] = field(default_factory=dict)  # by the key of `core.diagnosis`
-    readers: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
+    state: ModelState | None = None  # of the model, when the first of them was found
+
+    def forget_if_changed(self, module: nn.Module) -> None:
+        """Drop what was found before the model was changed."""
+        if self.state is None or not self.state.is_unchanged():
+            for found in (self.forwards, self.layers, self.readers, self.diagnoses):
+                found.clear()
+            self.state = ModelState(module)
 
     def from_error(self, error: RuntimeError, x: Tensor) -> bool:
         """Whether the error says how to ask again."""
@@ -134,6 +148,9 @@ def _attempt(run: Run, x: Tensor, questions: list[Question], learnt: Learnt) -> 
     """Run, or learn why it could not be run so and return None."""
     try:
         return run(x, questions)
+    except RunsDiffer:
+        learnt.batch_size = 1
+        return None
     except RuntimeError as error:
         if not learnt.from_error(error, x):
             raise

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.core.errors import AttribkitError
 from attribkit.core.model import HookedModel
+from attribkit.core.randomness import other_threads
 from attribkit.core.shapes import Images
-from attribkit.core.signs import FirstScore, Signs, random_state
+from attribkit.core.signs import Signs, random_state
 from attribkit.core.slopes import Slope
-from attribkit.core.targets.target import Target
+from attribkit.core.targets.target import Scored, Target
 
 _REPEATS = 3  # forwards of one image, where the first two differ
 _SUSPICIOUS = 2e-5  # share of the scores by which forwards of one image may differ before they are looked at closely
@@ -63,7 +63,8 @@ def diagnosis_of(model: HookedModel, x: Images, target: Target) -> Diagnosis:
 
 def key_of(model: HookedModel, x: Images, target: Target | None = None) -> Hashable:
     """What a diagnosis depends on, beside the model; without a target, that of all targets."""
-    return tuple(x.shape[2:]), model.inputs.kind, target and target.kind
+    asked = target and (target.layer_key if isinstance(target, Scored) else target.kind)
+    return tuple(x.shape[1:]), x.dtype, model.inputs.kind, asked
 
 
 def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
@@ -82,8 +83,8 @@ def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
         if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.drawn:
             return Diagnosis()
         return _explained_gap(runs, gap, scale)
-    except (AttribkitError, RuntimeError, ValueError, TypeError, IndexError, KeyError):
-        return Diagnosis()  # a model or target that takes no other image, or no batch of two, is not asked again
+    except Exception:  # of a model or target that takes no other image, or no batch of two: it is not run again
+        return Diagnosis()
 
 
 def randomness(gap: float, scale: float, sources: Set[str]) -> str:
@@ -133,7 +134,8 @@ class _Runs:
         first = slice(0, 1)
         self.image = x[first].detach()
         self.target = target.part(first)
-        self.taken = [float(each.score) for each in model.signs.first_scores if _is_alone(each, target)]
+        known = (each for each in model.signs.first_scores if each.image == x.data_ptr() and each.images == 1)
+        self.taken = [float(each.score) for each in known if each.target is target or each.target == target]
         self.precision = precision_of(model, x)
         self.drawn: set[str] = set()  # which global generators moved
         self._model = model.part(first)
@@ -149,10 +151,11 @@ class _Runs:
         return self._scores(pair, self.target.repeated(2) or self.target)[::-1]
 
     def _scores(self, images: Tensor, target: Target) -> list[float]:
-        before = generators(images)
+        others, before = other_threads(), generators(images)
         with self._model.uncounted():
             scores: list[float] = self._model.score(images, target).tolist()
-        self.drawn |= moved_generators(before, generators(images))
+        moved = moved_generators(before, generators(images))
+        self.drawn |= moved if others == other_threads() else set()  # else they may be numbers of others
         return scores
 
 
@@ -185,11 +188,6 @@ def generators(x: Tensor) -> dict[str, Hashable]:
 def moved_generators(before: dict[str, Hashable], after: dict[str, Hashable]) -> set[str]:
     """Those whose state is another."""
     return {name for name, state in before.items() if state != after[name]}
-
-
-def _is_alone(first: FirstScore, target: Target) -> bool:
-    """Whether it is the target's score of the image in a forward of its own."""
-    return first.images == 1 and (first.target is target or first.target == target)
 
 
 def _named(sources: Set[str]) -> str:

@@ -1,22 +1,28 @@
 """What a method gives, checked, with all that is needed to read it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attribkit.core.attribution import Attribution
+from attribkit.core.asking import LayersDiffer
+from attribkit.core.attribution import Attribution, resized
 from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError
+from attribkit.core.exits import exits_refused
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.targets.outputs import precise
 from attribkit.core.targets.target import Target
 
 
 def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
     """Explain x, and keep the method, its answer and what a careful reader should know."""
-    scores = explain(model, x, question)
+    with exits_refused(explain):
+        scores = _scores(explain, model, x, question)
     target = model.resolved(question)
     model.signs.check(explain)
     _check_scores(scores, x, explain)
@@ -24,6 +30,32 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
     found = diagnosis_of(model, x, target).notes if model.signs.ran else []
     notes = (*model.inputs.notes(), *model.notes, *found, *_remarks(scores, x.dtype))
     return Attribution(scores, x, target, explain, notes)
+
+
+def explained_as_given(
+    explain: Method, model: HookedModel, x: Tensor, question: Target, note: str | None = None
+) -> Attribution:
+    """The same for images and options in the model's own axes; x: channels first. note: on how the axes were found."""
+    axes = model.spec.axes
+    if axes is None:
+        return explained(explain, model, x, question)
+    found = explained(options_channels_first(explain, axes), model, x, question)
+    notes = (note, *found.notes) if note else found.notes
+    return replace(found, method=explain, notes=notes).restored(ImageAxes(axes))
+
+
+def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Any:
+    """What the method gives; image by image where the way through the model depends on the image."""
+    if not model.depends_on_image(question) or len(x) == 1:
+        try:
+            return explain(model, x, question)
+        except LayersDiffer:
+            pass
+    maps = [explain(one, one.images, own) for one, own in model.one_by_one(question)]
+    if len({tuple(each.shape[2:]) for each in maps}) > 1:
+        model.note("the layer that is read differs between the images: the maps were resized to the images")
+        maps = [resized(each, x.shape[2:]) for each in maps]
+    return torch.cat(maps)
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
+from attribkit.core.image_axes import ImageAxes
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -21,6 +22,15 @@ def check_tensors(scores: Any, x: Any) -> None:
         )
     if scores.device != x.device:
         raise InvalidInput(f"The scores are on {scores.device} and x on {x.device}: move one of them.")
+
+
+def check_axes(axes: str, scores: Any, x: Any) -> None:
+    """Refuse tensors that have not the axes that are said of them; scores may have one of channels that x lacks."""
+    count = len(ImageAxes(axes).letters)
+    for name, tensor, most in (("scores", scores, count + ("c" not in axes)), ("x", x, count)):
+        if not isinstance(tensor, Tensor) or not count <= tensor.ndim <= most:
+            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InvalidInput(f"{name} {got} do not have the axes {axes!r}: give {count} axes in that order.")
 
 
 def check_count(target: Any, images: int) -> None:

@@ -1,5 +1,7 @@
 """What autograd's graph tells: its operations, and which of them lie below another."""
 
+from collections.abc import Container
+
 from torch.autograd.graph import Node
 
 
@@ -8,13 +10,13 @@ def operation(node: Node) -> str:
     return node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 
-def reachable(start: Node | None, closed: Node | None = None) -> set[Node]:
-    """The nodes of a graph that can be walked to from the start without passing the closed one."""
+def reachable(start: Node | None, closed: Container[Node] = ()) -> set[Node]:
+    """The nodes of a graph that can be walked to from the start without passing the closed ones."""
     found: set[Node] = set()
     ahead = [start]
     while ahead:
         node = ahead.pop()
-        if node is not None and node is not closed and node not in found:
+        if node is not None and node not in found and node not in closed:
             found.add(node)
             ahead.extend(following for following, _ in node.next_functions)
     return found

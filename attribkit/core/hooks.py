@@ -1,78 +1,105 @@
 """All that touches a model, as context managers that leave it as it was."""
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from threading import RLock
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from attribkit.core.snapshot import Snapshot
-
-_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[valid-type]  # RLock is a function
+from attribkit.core.entries import Path, entry, with_entry
+from attribkit.core.freeze import Freeze
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, parameters without gradients, gradients on; one thread at a time; everything is put back after.
+    """Evaluation mode, parameters without gradients, gradients on; everything is put back after.
 
-    Put back, also when an exception passes: training flags, ``requires_grad``, ``.grad``, hooks, buffers, the identity
-    of submodules, parameters and buffers, and the state of the random number generators of Python, NumPy and PyTorch.
+    Put back, also when an exception or an interrupt passes: training flags, ``requires_grad``, ``.grad``, hooks,
+    buffers, the identity of submodules, parameters and buffers, and what this thread drew from the global random number
+    generators of Python, NumPy and PyTorch (`Draws` has the rule). Another thread that asks for a model with a module,
+    parameter or buffer of this one waits; the same thread may ask again.
     """
-    with _LOCKS.setdefault(model, RLock()), random_kept(model), _eager():
-        snapshot = Snapshot(model)
+    freeze = Freeze(model)
+    try:
         try:
-            snapshot.freeze()
-            with torch.inference_mode(False), torch.enable_grad():
+            try:
+                freeze.begin()
                 yield
+            finally:
+                freeze.put_back()
         finally:
-            snapshot.put_back()
+            freeze.put_back()  # completes what an exception in the first call cut short; so does the next line
+            freeze.let_go()
+    finally:
+        freeze.let_go()
+
+
+class Wanted(NamedTuple):
+    """A tensor that a module puts out."""
+
+    module: nn.Module
+    run: int | None = None  # which of the module's runs in a forward, from 0; None is the last that has the entry
+    path: Path = ()  # keys of the entry in what the module returns; () is the output itself
+
+
+class Captured:
+    """What was kept of a wanted tensor in one forward."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.tensor: Tensor | None = None  # None until the module has put it out
+        self.runs = 0  # how often the module ran
+
+    def keep(self, _module: nn.Module, _args: object, output: Any) -> Any:
+        """A forward hook: the tensor becomes a leaf, or stays in the graph of one; the model goes on with a clone."""
+        run, self.runs = self.runs, self.runs + 1
+        tensor = entry(output, self.wanted.path) if self.wanted.run in (None, run) else None
+        if tensor is None:
+            return None
+        self.tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        return with_entry(output, self.wanted.path, self.tensor.clone())
 
 
 @contextmanager
-def captured(wanted: Sequence[tuple[nn.Module, int | None]]) -> Iterator[list[list[Tensor]]]:
-    """Keep what modules output: a list per module, with one tensor for each time that it ran.
+def captured(wanted: Sequence[Wanted]) -> Iterator[list[Captured]]:
+    """Keep tensors that modules put out, in the order in which they are wanted.
 
-    wanted: modules, each with the one of its runs (from 0) that is wanted, or None for all.
-
-    The first output that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Outputs that
+    The first tensor that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Tensors that
     already depend on a leaf stay in its graph. The model goes on with a clone, so an in-place operation further on
     cannot change what was kept.
     """
-    kept: list[list[Tensor]] = [[] for _ in wanted]
+    kept = [Captured(each) for each in wanted]
     with ExitStack() as hooks:
-        for (module, run), outputs in zip(wanted, kept, strict=True):
-            hooks.enter_context(module.register_forward_hook(_keeper(outputs, run)))
+        for each in kept:
+            hooks.enter_context(each.wanted.module.register_forward_hook(each.keep))
         yield kept
 
 
 @contextmanager
-def layer_returned(model: nn.Module, layer: nn.Module, read: Callable[[Sequence[Tensor]], Any]) -> Iterator[None]:
-    """Let a model return what one of its layers put out, in place of its own answer.
+def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | None], Any]) -> Iterator[None]:
+    """Let a model return what is made of a tensor that one of its layers put out, in place of its own outputs.
 
-    read: the layer's output in each of its runs, to what is returned. The outputs stay in the graph; the model goes on
-    with a clone, so an in-place operation further on cannot change them.
+    read: that tensor, or None where the layer did not put it out, to what is returned. The tensor stays in the graph;
+    the model goes on with a clone, so an in-place operation further on cannot change it.
     """
-    kept: list[Tensor] = []
+    kept: list[Tensor | None] = [None]
+    runs = count()
 
     def keep(_module: nn.Module, _args: object, output: Any) -> Any:
-        tensor = first_tensor(output)
-        if tensor is None or not tensor.is_floating_point():
+        run = next(runs)
+        tensor = entry(output, wanted.path) if wanted.run in (None, run) else None
+        if tensor is None:
             return None
-        kept.append(tensor)
-        return with_first(output, tensor.clone())
+        kept[0] = tensor
+        return with_entry(output, wanted.path, tensor.clone())
 
-    def answer(_module: nn.Module, _args: object, _output: Any) -> Any:
-        outputs, kept[:] = list(kept), []
-        return read(outputs)
+    def exchange(_module: nn.Module, _args: object, _output: Any) -> Any:
+        nonlocal runs
+        tensor, kept[0], runs = kept[0], None, count()
+        return read(tensor)
 
-    with layer.register_forward_hook(keep), model.register_forward_hook(answer):
+    with wanted.module.register_forward_hook(keep), model.register_forward_hook(exchange):
         yield
 
 
@@ -106,49 +133,3 @@ def running(model: nn.Module) -> Iterator[list[str]]:
             hooks.enter_context(module.register_forward_pre_hook(entering(name)))
             hooks.enter_context(module.register_forward_hook(leaving))
         yield names
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that a module is said to output: its output, or the first entry of a tuple or list."""
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
-
-
-def _keeper(outputs: list[Tensor], wanted: int | None) -> Callable[..., Any]:
-    runs = count()
-
-    def keep(_module: nn.Module, _args: object, output: Any) -> Any:
-        tensor = first_tensor(output)
-        if (next(runs) != wanted and wanted is not None) or tensor is None or not tensor.is_floating_point():
-            return None
-        outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
-        return with_first(output, outputs[-1].clone())
-
-    return keep
-
-
-def with_first(output: Any, tensor: Tensor) -> Any:
-    """The module's output with its first tensor exchanged."""
-    if isinstance(output, Tensor):
-        return tensor
-    entries = [with_first(output[0], tensor), *output[1:]]
-    return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
-
-
-@contextmanager
-def random_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the random states of Python, NumPy and PyTorch, of the CPU and of the GPUs that the model is on."""
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state is what is kept
-    try:
-        with torch.random.fork_rng(sorted(devices)):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Hooks never fire in compiled code; where nothing has imported the compiler, nothing is compiled."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

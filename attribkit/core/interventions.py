@@ -6,9 +6,10 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attribkit.core.hooks import captured, with_first
+from attribkit.core.entries import entry, with_entry
+from attribkit.core.hooks import Wanted, captured
 from attribkit.core.layouts import Layout
 from attribkit.core.reading import ReadLayer, map_of
 from attribkit.core.targets.class_outputs import Returned
@@ -35,12 +36,11 @@ def scores_with(
     returned: what the model returned for so many images, with what is known of its class scores.
     """
     with torch.no_grad():
-        with captured([(layer.module, layer.run)]) as (outputs,):
+        with captured([layer.wanted]) as (kept,):
             answer = forward(image)
         score = target(handed(target, returned(answer, 1)))
-        output, layout = map_of(layer, outputs, image)
-        run = layer.run if layer.run is not None else next(i for i, each in enumerate(outputs) if each is output)
-        rest = _Rest(forward, layer, run, image, target, _channels_second(output, layout), layout, returned)
+        output, layout = map_of(layer, kept, image)
+        rest = _Rest(forward, layer, image, target, _channels_second(output, layout), layout, returned)
         rows = max(1, min(_MOST, _BYTES // (output.numel() * output.element_size())))
         together = target.repeated(2) is not None and rest.takes_batches(score, changes[:1])
         parts = [changes[i : i + rows] for i in range(0, len(changes), rows)] if together else [[c] for c in changes]
@@ -54,20 +54,19 @@ class _Rest:
         self,
         forward: Callable[[Tensor], Any],
         layer: ReadLayer,
-        run: int,
         image: Tensor,
         target: Target,
         output: Tensor,
         layout: Layout,
         returned: Callable[[Any, int], Returned],
     ) -> None:
-        self.forward, self.layer, self.run, self.image, self.returned = forward, layer, run, image, returned
+        self.forward, self.layer, self.image, self.returned = forward, layer, image, returned
         self.target, self.output, self.layout = target, output, layout
 
     def __call__(self, changes: Sequence[Change]) -> Tensor:
         """The score under each change."""
         outputs = torch.cat([change(self.output) for change in changes])
-        with _replaced(self.layer, self.run, _as_it_was(outputs, self.layout)):
+        with _replaced(self.layer.wanted, _as_it_was(outputs, self.layout)):
             answer = self.forward(self.image)
         target = (self.target.repeated(len(changes)) if len(changes) > 1 else None) or self.target
         return target(handed(target, self.returned(answer, len(changes))))
@@ -84,12 +83,16 @@ class _Rest:
 
 
 @contextmanager
-def _replaced(layer: ReadLayer, run: int, outputs: Tensor) -> Iterator[None]:
-    """Let one run of the layer put out something else."""
+def _replaced(wanted: Wanted, outputs: Tensor) -> Iterator[None]:
+    """Let one run of a layer put out something else."""
     runs = count()
-    with layer.module.register_forward_hook(
-        lambda _module, _args, output: with_first(output, outputs) if next(runs) == run else None
-    ):
+
+    def replace(_module: nn.Module, _args: object, output: Any) -> Any:
+        if next(runs) != wanted.run or entry(output, wanted.path) is None:
+            return None
+        return with_entry(output, wanted.path, outputs)
+
+    with wanted.module.register_forward_hook(replace):
         yield
 
 

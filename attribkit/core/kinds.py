@@ -12,7 +12,7 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from attribkit.core.bounds import Rule, rules_of
-from attribkit.core.printable import printable
+from attribkit.core.printable import one_line
 
 Read = tuple[Any] | None  # the value as it is used, alone in a tuple; None where it is refused
 
@@ -176,7 +176,7 @@ def told(value: Any) -> str:
         text = f"{type(value).__name__}(...)" if isinstance(value, nn.Module) else repr(value)
     except Exception:  # a repr of the user's, or a whole number of more digits than Python writes
         text = f"<{type(value).__name__}>"
-    text = " ".join(printable(text).split())
+    text = one_line(text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

@@ -1,14 +1,17 @@
 """Which layers of a model are maps of the image."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.errors import UnsupportedModel
-from attribkit.core.layer_choice import choose, is_inside_attention, unjustified
+from attribkit.core.entries import Path
+from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
+from attribkit.core.layer_choice import Choice, Chooser, is_inside_attention, unjustified
+from attribkit.core.layer_names import LayerName, lengths_of, matches
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.target import Target
@@ -17,13 +20,16 @@ from attribkit.core.trace import Output, Trace
 
 @dataclass(frozen=True)
 class Layer:
-    """A module whose output is a map of the image."""
+    """A tensor that a module puts out and that is a map of the image."""
 
-    name: str  # dotted
-    kind: str  # class name
-    shape: tuple[int, ...]  # of its output, without the batch axis
+    name: str  # as it is printed, and given back as layer=: "layer4", "encoder@1", "backbone[2]"
+    module: str  # dotted name of the module
+    kind: str  # class name of the module
+    run: int  # which of the module's runs in a forward this is, from 0
+    path: Path  # keys of the entry in what it returns; () where it returns the tensor itself
+    shape: tuple[int, ...]  # of the tensor, without the batch axis
     layout: Layout
-    run: int = 0  # which of its runs in a forward this is
+    reached: bool = True  # whether it depends on the image
     reason: str = ""  # why it is the one that methods read by default; empty for the others
 
     @property
@@ -33,43 +39,157 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class FoundLayers:
-    """The layers of a model that are maps of the image, and the one to read or why there is none."""
+class LayerTensor:
+    """A tensor that a module puts out: which one it is, and how it is a map of the image, if it is one."""
 
-    layers: list[Layer]  # in the order in which they finish
-    refusal: UnsupportedModel | None = None
+    module: str  # dotted name
+    kind: str  # class name of the module
+    run: int  # which of the module's runs in a forward this is, from 0
+    path: Path  # keys of the entry in what it returns; () where it returns the tensor itself
+    shape: tuple[int, ...]  # without the batch axis
+    layout: Layout | None
+    reached: bool  # whether it depends on the image
+
+
+@dataclass(frozen=True)
+class ChosenLayers:
+    """The layers that methods read by default."""
+
+    together: tuple[LayerTensor, ...]  # that carry the score between them; mostly one
+    reason: str
+    single: LayerTensor | None  # for methods that read one layer; None where no single one stands for the score
+    single_reason: str
+    by_value: bool  # whether the values of the image took part in the choice
+
+
+@dataclass(frozen=True)
+class FoundLayers:
+    """The tensors that the modules of a model put out for one image, and which of them are maps of it."""
+
+    tensors: tuple[LayerTensor, ...]  # in the order in which they are finished
+    choice: ChosenLayers | UnsupportedModel  # or why none is chosen
+    branches: str | None  # a function by which the forward read values of its inputs, if any
+    arranges: str | None  # a function that moved elements by values of its inputs, if any
+    one_head: bool  # whether the choice is the same for all classes
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The maps of the image, in the order in which they are finished."""
+        maps = [
+            tensor for tensor in self.tensors if tensor.layout is not None and not is_inside_attention(tensor.module)
+        ]
+        return [self._layer(tensor) for tensor in maps if tensor.reached]
 
     @property
-    def chosen(self) -> Layer:
-        """The layer that methods read by default, where there is no refusal."""
-        return next(layer for layer in self.layers if layer.chosen)
+    def depends_on_image(self) -> bool:
+        """Whether another image may take another way through the model, or have the same cells elsewhere."""
+        return bool(self.branches or self.arranges)
+
+    def runs(self, module: str) -> int:
+        """How often a module ran in the forward of one image."""
+        return 1 + max(tensor.run for tensor in self.tensors if tensor.module == module)
+
+    def name_of(self, tensor: LayerTensor) -> str:
+        """The printed name of a tensor, which `named` turns back into the same one; plain where the module has one."""
+        alike = [each for each in self.tensors if each.module == tensor.module]
+        alike = [each for each in alike if each.layout is not None and each.reached] or alike
+        runs = {each.run for each in alike}
+        paths = {each.path for each in alike if each.run == tensor.run}
+        plain = tensor in alike
+        run = None if plain and len(runs) == 1 else tensor.run
+        return str(LayerName(tensor.module, run, None if plain and len(paths) == 1 else tensor.path))
+
+    def named(self, name: str, modules: set[str]) -> LayerTensor:
+        """The tensor of a name; of several that a plain one leaves open, the first entry of the last run with a map.
+
+        modules: the dotted names of the model's modules. Raises UnknownName, InvalidInput and UnsupportedModel.
+        """
+        wanted = LayerName.parse(name, modules)
+        if wanted.module not in modules:
+            known = sorted(
+                modules, key=lambda each: [tensor.module for tensor in self.tensors].count(each), reverse=True
+            )
+            raise UnknownName("layer", wanted.module, known, "Explainer.layers() tells which have a grid.")
+        own = [each for each in self.tensors if each.module == wanted.module]
+        if not own:
+            raise UnsupportedModel(
+                f"Layer {name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
+                "Explainer.layers() lists those that can be read."
+            )
+        lengths = lengths_of([each.path for each in own])
+        fitting = [
+            each
+            for each in own
+            if wanted.run in (None, each.run) and (wanted.path is None or matches(each.path, wanted.path, lengths))
+        ]
+        if not fitting:
+            names = listed(dict.fromkeys(str(LayerName(each.module, each.run, each.path or None)) for each in own))
+            raise InvalidInput(f"Layer {name!r} is not among what {wanted.module!r} puts out: {names}.")
+        best = [each for each in fitting if each.reached and each.layout is not None]
+        best = best or [each for each in fitting if each.reached] or fitting
+        return next(each for each in best if each.run == best[-1].run)
+
+    def notes_on(self, name: str, tensor: LayerTensor) -> list[str]:
+        """What a reader should know of a name that leaves open which tensor is meant."""
+        printed = self.name_of(tensor)
+        if printed == name or LayerName.parse(printed, {tensor.module}) == LayerName.parse(name, {tensor.module}):
+            return []
+        if LayerName.parse(name, {tensor.module}) != LayerName(tensor.module):
+            return []
+        maps = [self.name_of(each) for each in self.tensors if each.module == tensor.module and each.layout is not None]
+        return [f"layer={name!r} has several maps of the image ({listed(maps)}): {printed!r} was read"]
+
+    def _layer(self, tensor: LayerTensor) -> Layer:
+        chosen = isinstance(self.choice, ChosenLayers) and any(tensor is each for each in self.choice.together)
+        reason = self.choice.reason if isinstance(self.choice, ChosenLayers) and chosen else ""
+        return Layer(self.name_of(tensor), reason=reason, **vars(tensor))
 
 
 @torch.enable_grad()
-def find_layers(model: nn.Module, x: Tensor, spec: ModelSpec, target: Target) -> FoundLayers:
+def find_layers(
+    model: nn.Module, x: Tensor, spec: ModelSpec, target: Target, inputs: Iterable[Tensor] = ()
+) -> FoundLayers:
     """Find the layers that are maps of the image, and choose one for a target's score.
 
-    model: frozen; x: one image, (1, c, *space). Costs a forward with its graph, and for a class-token model a backward
-    through its last block.
+    model: frozen; x: one image, (1, c, *space); inputs: tensors that go with it. Costs a forward with its graph, and
+    for a class-token model a backward through its last block.
     """
-    trace = Trace(model, x, target)
+    trace = Trace(model, x, target, inputs)
     maps = _maps(trace.outputs, x, spec)
+    tensors = {output: _tensor(output, maps.get(output) or _layout(output, x, spec)) for output in trace.outputs}
+    choice: ChosenLayers | UnsupportedModel
     try:
-        chosen, reason = _named(maps, spec, model) if spec.layer else choose(trace, maps, model)
+        chosen = _named(maps, spec, model) if spec.layer else Chooser(trace, maps, model).choose(target)
+        choice = _chosen(chosen, tensors)
     except UnsupportedModel as refusal:
-        return FoundLayers([_layer(output, layout) for output, layout in maps.items()], refusal)
-    layers = [_layer(output, layout, reason if output is chosen else "") for output, layout in maps.items()]
-    return FoundLayers(layers)
+        choice = refusal
+    watched = trace.dependence
+    return FoundLayers(tuple(tensors.values()), choice, watched.branches, watched.arranges, trace.has_one_head)
 
 
-def _layer(output: Output, layout: Layout, reason: str = "") -> Layer:
-    return Layer(output.name, type(output.module).__name__, output.shape[1:], layout, output.run, reason)
+def _chosen(choice: Choice, tensors: Mapping[Output, LayerTensor]) -> ChosenLayers:
+    together = tuple(tensors[output] for output in choice.together)
+    single = None if choice.single is None else tensors[choice.single]
+    return ChosenLayers(together, choice.reason, single, choice.single_reason, choice.by_value)
+
+
+def _tensor(output: Output, layout: Layout | None) -> LayerTensor:
+    kind = type(output.module).__name__
+    return LayerTensor(output.name, kind, output.run, output.path, output.shape[1:], layout, output.reached)
+
+
+def _layout(output: Output, x: Tensor, spec: ModelSpec) -> Layout | None:
+    """How to read a tensor that is not chosen by itself, as inside an attention, but may be named."""
+    if not output.lost or not output.reached:
+        return output.layout
+    by_shape = spec.layout(output.shape, tuple(x.shape))
+    return by_shape if by_shape and by_shape.kind != "tokens" and not by_shape.ambiguous else None
 
 
 def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output, Layout]:
     """The outputs that are maps of the image: seen from where their elements come from, or else told by the shape."""
     maps: dict[Output, Layout] = {}
-    for output in (each for each in outputs if not is_inside_attention(each.name)):
+    for output in (each for each in outputs if each.reached and not is_inside_attention(each.name)):
         layout = _told_by_shape(output, maps.values(), x, spec) if output.lost else output.layout
         if layout is not None:
             maps[output] = layout
@@ -95,9 +215,13 @@ def _is_coarser(grid: tuple[int, ...], fine: tuple[int, ...]) -> bool:
     return any(all(cells in (a // k, -(-a // k)) for a, cells in zip(fine, grid, strict=True)) for k in strides)
 
 
-def _named(maps: dict[Output, Layout], spec: ModelSpec, model: nn.Module) -> tuple[Output, str]:
+def _named(maps: dict[Output, Layout], spec: ModelSpec, model: nn.Module) -> Choice:
     """The layer that the spec names."""
-    found = [output for output in maps if output.name == spec.layer]
+    name = LayerName.parse(str(spec.layer), {each for each, _ in model.named_modules()})
+    own = [output for output in maps if output.name == name.module and name.run in (None, output.run)]
+    lengths = lengths_of([output.path for output in own])
+    found = [each for each in own if name.path is None or matches(each.path, name.path, lengths)]
     if not found:
         raise unjustified(model, maps, f"the spec names {spec.layer!r}, which is no map of these images")
-    return found[-1], spec.reason
+    last = next(output for output in found if output.run == found[-1].run)
+    return Choice((last,), spec.reason, last, spec.reason, by_value=False)

@@ -51,7 +51,7 @@ def _checked(start: Node | None) -> list[Node]:
     if strange:
         raise _no_cam(f"{strange[0]} stands between the layer and the score")
     relus = [node for node in nodes if operation(node) == "Relu"]
-    if any(_weighted_below(relu) and _is_weighted(reachable(start, relu)) for relu in relus):
+    if any(_weighted_below(relu) and _is_weighted(reachable(start, (relu,))) for relu in relus):
         raise _no_cam("a ReLU stands between two layers of its head")
     return relus
 

@@ -11,12 +11,16 @@ from torch import Tensor
 from attribkit.core.attribution import Attribution
 from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.exits import exits_refused
 from attribkit.core.hooks import frozen
 from attribkit.core.inputs import had_inputs
 from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit.core.model import HookedModel
+from attribkit.core.option_images import options_channels_first
 from attribkit.core.recorded import Recorded
 from attribkit.core.shapes import Images
+from attribkit.core.targets.asked import as_target
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target
 from attribkit.core.truth import Truth, as_truth
 
@@ -39,26 +43,48 @@ class Measuring:
     """
 
     model: HookedModel  # about to explain x
-    x: Images
+    x: Images  # channels first
     told: Any  # their mask or Truth, or None
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> Measured:
         """The numbers of some maps, all of them for the same target."""
         check_attributions(attributions)
-        with frozen(self.model.module):
-            own = [self._own(each) for each in attributions]
-            found = measured(metric, self.model, own, self.told)
-            return replace(found, notes=self._notes(own[0].target))
+        with frozen(self.model.module), exits_refused(metric):
+            asked, target = (
+                options_channels_first(metric, self.model.spec.axes),
+                self._target_of_none(metric, attributions),
+            )
+            own = [self._own(each, target) for each in attributions]
+            found = measured(asked, self.model, own, self.told)
+            return replace(found, metric=metric, notes=self._notes(own[0].target))
 
-    def _notes(self, target: Target | Recorded) -> tuple[str, ...]:
+    def _notes(self, target: Any) -> tuple[str, ...]:
         """What was found of the model, once it was asked."""
         if not isinstance(target, Target) or not self.model.signs.ran:
             return ()
         return tuple(diagnosis_of(self.model, self.x, target).notes)
 
-    def _own(self, attribution: Attribution) -> Attribution:
-        """The same of the very images that the model is explaining, checked once."""
-        return self.model.remembered(("measured", attribution), lambda: settled(self.model, self.x, attribution))
+    def _own(self, attribution: Attribution, target: Any) -> Attribution:
+        """The same of the very images that the model is explaining, channels first, checked once.
+
+        target: what the model is asked where the attribution has none.
+        """
+        if isinstance(attribution.target, NoTarget):
+            key = ("measured", attribution, repr(target))
+            return self.model.remembered(key, lambda: self._settled(replace(attribution, target=target)))
+        return self.model.remembered(("measured", attribution), lambda: self._settled(attribution))
+
+    def _settled(self, attribution: Attribution) -> Attribution:
+        first = attribution.channels_first()
+        method = options_channels_first(first.method, attribution.axes)
+        return settled(self.model, self.x, first if method is first.method else replace(first, method=method))
+
+    def _target_of_none(self, metric: Metric, attributions: Sequence[Attribution]) -> Any:
+        """What the model is asked about maps that have no target: that of the other maps, else what None means."""
+        others = [each.target for each in attributions if not isinstance(each.target, NoTarget)]
+        if others:
+            return others[0]
+        return as_target(None, embeds=self.model.spec.embeds) if isinstance(metric, Faithfulness) else NoTarget()
 
 
 def measured(metric: Metric, model: HookedModel, attributions: Sequence[Attribution], told: Any) -> Measured:
@@ -92,7 +118,8 @@ def check_attributions(attributions: Sequence[Attribution]) -> None:
         )
     if not attributions:
         raise InvalidInput("There is nothing to measure: give one or more results of `Explainer.attribute`.")
-    if not all(_is_same(each.target, attributions[0].target) for each in attributions):
+    targets = [each.target for each in attributions if not isinstance(each.target, NoTarget)]
+    if not all(_is_same(each, targets[0]) for each in targets):
         raise InvalidInput("The attributions are of several targets: measure those of each on their own.")
 
 

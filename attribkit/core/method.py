@@ -19,6 +19,7 @@ class Method(Options, ABC):
 
     name: ClassVar[str]  # what users write: method="gradcam"
     source: ClassVar[str]  # authors, venue, year, equation
+    needs_target: ClassVar[bool] = True  # False: the map is the same for every target, and NoTarget() is passed
 
     @property
     def reads(self) -> Reads:

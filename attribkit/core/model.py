@@ -1,19 +1,18 @@
 """A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attribkit.core.asking import AskedModel
+from attribkit.core.asking import AskedModel, LayersDiffer
 from attribkit.core.attention.arrangement import Arrangement, Windows
 from attribkit.core.attention.layers import AttentionFollowed, AttentionLayers, joined_layers
 from attribkit.core.attention.seen import Weights
 from attribkit.core.chunks import Question
-from attribkit.core.errors import UnsupportedModel
+from attribkit.core.errors import UnsupportedModel, listed
 from attribkit.core.gates import Gate, gates_watched
 from attribkit.core.interventions import Change, scores_with
 from attribkit.core.layouts import Layout
@@ -35,12 +34,23 @@ class HookedModel(AskedModel):
     def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
         """The same, with the answers to what several methods will ask of the explained images, from one forward."""
         model = self.again()
-        by_kind: dict[Any, list[Target]] = {}
+        if self.depends_on_image(targets[0]):
+            return model
+        by_kind: dict[Hashable, list[Target]] = {}
         for target in targets:
-            by_kind.setdefault(target.kind, []).append(target)
+            try:
+                by_kind.setdefault(model._alike(target, reads), []).append(target)
+            except LayersDiffer:
+                continue  # each image is put to the model by itself
         for alike in by_kind.values():
             model._answers = model._answers + list(zip(alike, model._read(model._x, alike, reads), strict=True))
         return model
+
+    def _alike(self, target: Target, reads: Reads) -> Hashable:
+        """Equal for targets that one forward serves: they read the same part of the outputs, by the same layers."""
+        default = None in reads.layers
+        layers = [each.wanted for each in self.again()._asked_together(self._x, target, None)] if default else []
+        return target.kind, *layers
 
     def read(self, x: Images, target: Target, reads: Reads) -> Answers:
         """Activations, and gradients of the target's score, of layers and images: by one forward.
@@ -62,7 +72,7 @@ class HookedModel(AskedModel):
 
         layer: a dotted name; None is the layer that the model's spec or its first forward justifies.
         """
-        return self.read(x, target, Reads(layers=(layer,))).layers[layer]
+        return self.read(x, target, Reads(layers=(layer,))).layer(layer)
 
     def activation(self, x: Images, layer: str | None = None, target: Target | None = None) -> LayerMaps:
         """A layer's activation alone, on its grid, channels first; no graph is recorded.
@@ -71,8 +81,13 @@ class HookedModel(AskedModel):
         """
         reads = Reads(layers=(layer,))
         if target is not None and self._known(x, target, reads):
-            return self.read(x, target, reads).layers[layer][0]
-        asked = self._asked(x, target or Predicted(), layer)
+            return self.read(x, target, reads).layer(layer)[0]
+        try:
+            asked = self._asked(x, target or Predicted(), layer)
+        except LayersDiffer:
+            if not self._is_own(x):
+                raise
+            return _joined([one.activation(one.images, layer, own) for one, own in self.one_by_one(target)])
 
         def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
             with torch.no_grad():
@@ -88,8 +103,8 @@ class HookedModel(AskedModel):
         return asked.name, output, layout
 
     def default_layer(self, x: Images) -> str:
-        """The dotted name of the layer that is read where none is named; a note tells why."""
-        return self._asked(x, Predicted(), None).name
+        """The name of the layer that is read where none is named; a note tells why."""
+        return self._asked(x[:1], Predicted(), None).name
 
     def attention_gates(self, x: Images) -> list[Gate]:
         """What the model's maps are multiplied by, as attention modules do; in the order of the forward."""
@@ -199,7 +214,7 @@ class HookedModel(AskedModel):
 
     def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
         """The queries whose last attention the score reads: the class token, say, or those that are averaged."""
-        key = (tuple(x.shape[2:]), target.kind, self.inputs.kind)
+        key = self._size_key(x), self._target_key(x, target)
         if key not in self._learnt.readers:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
             first = self.resolved(target).part(slice(0, 1))
@@ -210,6 +225,8 @@ class HookedModel(AskedModel):
                     "The score's gradient is exactly zero at the last attention, so that no token is read: is the head "
                     "untrained, or the target saturated? Ask for a class's logit."
                 )
+            if key[1] is None or self.depends_on_image(target):
+                return read
             self._learnt.readers[key] = read
         return self._learnt.readers[key]
 
@@ -228,13 +245,14 @@ class HookedModel(AskedModel):
 
     def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
         """The answers about each target, by one forward."""
-        model = self.again()
-        layers = [model._asked(x, targets[0], layer) for layer in reads.layers]
+        models = {layer: self.again() for layer in reads.layers}  # each with the notes on one layer
+        layers = [each for name, model in models.items() for each in model._asked_together(x, targets[0], name)]
         reading = Reading(self._forward(x, targets[0]), layers, reads)
         found, told = self._asked_in_chunks(reading, x, targets)
         answers = reading.answers(found, len(targets))
         for each, notes in zip(answers, told, strict=True):
-            each.layer_notes[None] = model.notes + each.layer_notes.get(None, [])
+            for name, model in models.items():
+                each.layer_notes[name] = model.notes + each.layer_notes[name]
             each.target_notes.extend(notes)
         return answers
 
@@ -249,6 +267,17 @@ class HookedModel(AskedModel):
             more = room // len(first) - 1 if target.repeated(2) is not None else 0
             group = [first, *islice(batches, max(0, more))]
             yield group, target.repeated(len(group)) or target
+
+
+def _joined(maps: Sequence[LayerMaps]) -> LayerMaps:
+    """The maps of single images as a batch."""
+    shapes = dict.fromkeys(tuple(each.shape[1:]) for each in maps)
+    if len(shapes) > 1:
+        raise UnsupportedModel(
+            "The layer to read depends on the image, and here the layers have different shapes "
+            f"({listed(map(str, shapes))}): name one by layer=..., or pass one image at a time."
+        )
+    return torch.cat(list(maps))
 
 
 def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weights]:

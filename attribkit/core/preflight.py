@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attribkit.core.asking import LayersDiffer
 from attribkit.core.diagnosis import (
     Diagnosis,
     batch_dependence,
@@ -109,7 +110,11 @@ def _gradient_reaches_the_images(model: HookedModel, x: Tensor, target: Target) 
 
 
 def _default_layer_sees(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    model.activation_and_gradient(x, target)  # leaves its own notes where the gradient does not reach
+    try:
+        model.activation_and_gradient(x, target)  # leaves its own notes where the gradient does not reach
+    except LayersDiffer:
+        for one, own in model.one_by_one(target):
+            one.activation_and_gradient(one.images, own)
     model.notes[:] = [note for note in model.notes if not note.startswith("layer=")]  # the choice itself is no finding
     return []
 

@@ -11,6 +11,6 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
-def is_one_line(text: str) -> bool:
-    """Whether a text is of one line and needs no escape."""
-    return not _UNSAFE.search(text) and "\n" not in text and "\t" not in text
+def one_line(text: str) -> str:
+    """The same on one line."""
+    return " ".join(printable(text).split())

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from attribkit.core.chunks import Question
+from attribkit.core.chunks import Question, RunsDiffer
 from attribkit.core.errors import InvalidInput, UnsupportedModel
-from attribkit.core.hooks import captured
+from attribkit.core.hooks import Captured, Wanted, captured
 from attribkit.core.layouts import Layout
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
@@ -45,11 +45,16 @@ class Answers:
 
     reads: Reads
     score: PerImage
-    layers: dict[str | None, tuple[LayerMaps, LayerMaps]]  # activation and d score / d activation
+    layers: dict[str | None, list[tuple[LayerMaps, LayerMaps]]]  # activation and d score / d activation; mostly one
     gradients: dict[Rule | None, Images]
     layer_notes: dict[str | None, list[str]]
     gradient_notes: dict[Rule | None, list[str]]
     target_notes: list[str] = field(default_factory=list)
+
+    def layer(self, name: str | None) -> tuple[LayerMaps, LayerMaps]:
+        """Activation and d score / d activation of the one layer of this name."""
+        (pair,) = self.layers[name]
+        return pair
 
     def notes(self, reads: Reads) -> Iterable[str]:
         """What a careful reader should know of a part of the answers."""
@@ -59,13 +64,14 @@ class Answers:
 
 
 class ReadLayer(NamedTuple):
-    """A layer that is asked for."""
+    """A layer that is asked for: which tensor it is, and how it is a map of the image."""
 
-    asked: str | None  # as the method named it
-    name: str
-    module: nn.Module
-    run: int | None  # the one of its runs that is wanted; None is the last that is a map
-    layout: Callable[[int, tuple[int, ...], Tensor], Layout | None]  # of a run's output of this shape for these images
+    asked: str | None  # as the method named it; None is what is read by default
+    name: str  # as it is printed
+    wanted: Wanted
+    runs: int  # how often the module runs in a forward of one image
+    layout: Layout | None  # None where it is no map of the image
+    reached: bool = True  # whether it depends on the image
 
 
 class Reading:
@@ -79,17 +85,14 @@ class Reading:
         self.forward = forward
         self.layers = layers
         self.reads = reads
-        self.layer_notes: dict[str | None, list[str]] = defaultdict(list)
         self.gradient_notes: dict[Rule | None, list[str]] = defaultdict(list)
 
     def __call__(self, x: Tensor, questions: Sequence[Question]) -> list[Tensor]:
         """For each question its score, then the layers' maps, then the gradients."""
         images = x.detach().requires_grad_(bool(self.reads.gradients))
-        with captured([(layer.module, layer.run) for layer in self.layers]) as kept:
+        with captured([layer.wanted for layer in self.layers]) as kept:
             outputs = self.forward(images)
-        read = [map_of(layer, runs, x) for layer, runs in zip(self.layers, kept, strict=True)]
-        for layer, runs, (_, layout) in zip(self.layers, kept, read, strict=True):
-            self.layer_notes[layer.asked] = list(ways_of_reading(layer, len(runs), layout))
+        read = [map_of(layer, each, x) for layer, each in zip(self.layers, kept, strict=True)]
         found: list[Tensor] = []
         for question in questions:
             score = question(outputs)
@@ -104,12 +107,13 @@ class Reading:
 
     def _answer(self, found: Sequence[Tensor]) -> Answers:
         score, *tensors = found
-        maps = zip(tensors[0::2], tensors[1::2], strict=False)
-        layers = dict(zip(self.reads.layers, maps, strict=False))
-        gradients = dict(zip(self.reads.gradients, tensors[2 * len(layers) :], strict=True))
-        notes = {layer: list(told) for layer, told in self.layer_notes.items()}
-        for layer in self.layers:
-            notes.setdefault(layer.asked, []).extend(_blindness(layer.name, layers[layer.asked][1]))
+        pairs = zip(tensors[0 : 2 * len(self.layers) : 2], tensors[1 : 2 * len(self.layers) : 2], strict=True)
+        layers: dict[str | None, list[tuple[Tensor, Tensor]]] = {asked: [] for asked in self.reads.layers}
+        notes: dict[str | None, list[str]] = defaultdict(list)
+        for layer, (activation, gradient) in zip(self.layers, pairs, strict=True):
+            layers[layer.asked].append((activation, gradient))
+            notes[layer.asked].extend(_blindness(layer.name, gradient))
+        gradients = dict(zip(self.reads.gradients, tensors[2 * len(self.layers) :], strict=True))
         return Answers(self.reads, score, layers, gradients, notes, dict(self.gradient_notes))
 
     def _derived(
@@ -131,29 +135,38 @@ class Reading:
         return maps + [by_rule[rule] for rule in self.reads.gradients]
 
 
-def map_of(layer: ReadLayer, outputs: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Layout]:
-    """The last of a layer's outputs that is a map of the images x, and how to read it."""
-    if not outputs:
+def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]:
+    """What was kept of a layer for the images x, and how it is a map of them."""
+    if kept.runs != layer.runs and len(x) > 1:
+        raise RunsDiffer
+    if not layer.reached:
+        raise UnsupportedModel(
+            f"Layer {layer.name!r} does not depend on the image that is explained: it sees another input of the model. "
+            "Explainer.layers() lists the layers that do."
+        )
+    if kept.tensor is None:
         raise UnsupportedModel(
             f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
             "Explainer.layers() lists those that can be read."
         )
-    for run, output in reversed(list(enumerate(outputs, start=layer.run or 0))):
-        layout = layer.layout(run, tuple(output.shape), x)
-        if layout is not None:
-            return output, layout
-    raise InvalidInput(
-        f"Layer {layer.name!r} has no grid: its output of shape {tuple(outputs[-1].shape)} is no map of images of "
-        f"shape {tuple(x.shape)}. Explainer.layers() lists the layers that have one."
-    )
+    shape = tuple(kept.tensor.shape)
+    if layer.layout is None:
+        raise InvalidInput(
+            f"Layer {layer.name!r} has no grid: its output of shape {shape} is no map of images of shape "
+            f"{tuple(x.shape)}. Explainer.layers() lists the layers that have one."
+        )
+    if shape[0] != len(x):
+        raise UnsupportedModel(
+            f"Layer {layer.name!r} has {shape[0]} rows for {len(x)} images (shape {shape}): which rows belong to which "
+            "image cannot be told. Explain one image at a time, or choose another layer."
+        )
+    return kept.tensor, layer.layout
 
 
-def ways_of_reading(layer: ReadLayer, runs: int, layout: Layout) -> Iterable[str]:
+def ways_of_reading(layout: Layout, name: str) -> Iterable[str]:
     """What is worth a note in how a layer was read."""
-    if runs > 1:
-        yield f"layer {layer.name!r} runs {runs} times in a forward; its last map was read"
     if layout.ambiguous:
-        yield f"layer {layer.name!r} was read as {layout.kind}; its shape allows another order of axes as well"
+        yield f"layer {name!r} was read as {layout.kind}; its shape allows another order of axes as well"
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:

@@ -8,10 +8,11 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.printable import printable
 from attribkit.core.targets.binary import Binary
 from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, Probability
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.core.targets.target import Target
 
 _CLASS_TARGETS: dict[str, type[Target]] = {
-    cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual, Binary)
+    cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual, Binary, NoTarget)
 }
 _INT64 = range(-(2**63), 2**63)
 

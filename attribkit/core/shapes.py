@@ -5,6 +5,7 @@ from numpy import ndarray
 from torch import Tensor
 
 Images = Float[Tensor, "b c *space"]  # normalised as the model expects
+AnyImages = Float[Tensor, "b ..."]  # the same in the order of axes in which the model takes them
 Scores = Float[Tensor, "b k *grid"]  # signed; k is 1 or c; the grid is the method's own resolution
 LayerMaps = Float[Tensor, "b d *cells"]  # a layer's d channels on its own grid
 Heatmaps = Float[Tensor, "b *space"]  # one number per input pixel

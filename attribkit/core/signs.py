@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import AttribkitError
+from attribkit.core.randomness import other_threads
 
 
 class FirstScore(NamedTuple):
-    """The score of the first of the explained images, in a forward of so many of them."""
+    """The score of the first of some images, in a forward of so many of them."""
 
+    image: int  # where the memory of the image begins
     target: Any
     score: Tensor
     images: int
@@ -30,10 +32,12 @@ class Signs:
     @contextmanager
     def of_forward(self, device: torch.device) -> Iterator[None]:
         """Watch one forward on a device."""
+        others = other_threads()
         before = random_state(device)
         yield
         self.ran = True
-        self.draws = self.draws or not torch.equal(before, random_state(device))
+        changed = not torch.equal(before, random_state(device))
+        self.draws = self.draws or (changed and others == other_threads())  # else they may be numbers of others
 
     def of_scores(self, finite: Tensor) -> None:
         """Take note of whether the scores of a forward are all finite."""

@@ -14,8 +14,9 @@ _CONTAINERS = (dict, OrderedDict, list, set)  # a module's own children, tensors
 class Snapshot:
     """The attributes of every module of a model, one level deep, its parameters' gradients, and its buffers' values.
 
-    Written for speed, since it is taken at every call: what is empty costs only a reference, and only what has changed
-    is put back. Values that are written past autograd, by ``.data``, are not seen.
+    `put_back` may be repeated: an exception in its middle leaves every module with all of its attributes, old or new,
+    and a second call completes it. Written for speed, since it is taken at every call: what is empty costs only a
+    reference, and only what has changed is put back. Values that are written past autograd, by ``.data``, are not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -88,17 +89,22 @@ def _alike(buffers: list[Tensor]) -> Iterable[list[Tensor]]:
 
 
 def _restore(container: Any, entries: Any) -> None:
-    """Give a container its entries back, if it has others."""
+    """Give a container its entries back, if it has others; it never lacks one that it should have."""
     if isinstance(container, dict):
-        same = len(container) == len(entries) and all(map(is_, container.values(), entries.values()))
-        if same and all(map(is_, container, entries)):
-            return
-        for key in [*(container.keys() - entries.keys()), *entries]:
-            container.pop(key, None)
-            if key in entries:  # popped and set anew, so that the order is the old one too
-                container[key] = entries[key]
+        _restore_dict(container, entries)
     elif isinstance(container, list):
         container[:] = entries
     else:
-        container.clear()
-        container.update(entries)
+        container ^= container ^ entries
+
+
+def _restore_dict(container: dict[Any, Any], entries: dict[Any, Any]) -> None:
+    same = len(container) == len(entries) and all(map(is_, container.values(), entries.values()))
+    if same and all(map(is_, container, entries)):
+        return
+    container.update(entries)
+    for key in container.keys() - entries.keys():
+        del container[key]
+    if not all(map(is_, container, entries)):
+        # Each entry is taken out and put in at the end, in one call without Python code in between.
+        any(map(container.__setitem__, entries, map(container.pop, entries)))

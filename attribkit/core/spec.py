@@ -7,6 +7,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
+from attribkit.core.image_axes import ImageAxes
 from attribkit.core.layouts import Layout, find_layout
 from attribkit.core.targets.output_kinds import OutputKind
 
@@ -30,8 +31,11 @@ class ModelSpec:
     std: tuple[float, ...] | None = None  # what was divided by
     labels: Sequence[str] | Callable[[], Sequence[str]] | None = None  # the classes' names in order, or what makes them
     image: str | None = None  # the parameter of the forward that takes the images; None is the first
+    axes: str | None = None  # of the images, as the forward takes them, such as "btchw"; None is told by a forward
 
     def __post_init__(self) -> None:
+        if self.axes is not None:
+            ImageAxes(self.axes)
         if self.outputs not in (None, *get_args(OutputKind)):
             known = ", ".join(map(repr, get_args(OutputKind)))
             raise InvalidInput(f"outputs={self.outputs!r} is no kind of outputs: give one of {known}, or None.")
@@ -48,8 +52,13 @@ class ModelSpec:
             patch=self.patch,
         )
 
+    def in_own_axes(self, images: Tensor) -> Tensor:
+        """Images (b, c, *space) in the order of axes that is declared."""
+        return images if self.axes is None else ImageAxes(self.axes).restored(images).contiguous()
+
     def arguments(self, images: Tensor, inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the model's forward is called with: positional and keyword arguments."""
+        """What the model's forward is called with: positional and keyword arguments; images: (b, c, *space)."""
+        images = self.in_own_axes(images)
         return ((images,), inputs) if self.image is None else ((), {self.image: images, **inputs})
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -2,60 +2,85 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Container, Hashable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from attribkit.core.graph import reachable
-from attribkit.core.hooks import first_tensor, observed
+from attribkit.core.entries import Path, entries
+from attribkit.core.graph import operation, reachable
+from attribkit.core.hooks import observed
 from attribkit.core.layouts import Layout
-from attribkit.core.places.coordinates import narrowed
+from attribkit.core.places.coordinates import Places, narrowed
+from attribkit.core.places.dependence import dependence_watched
 from attribkit.core.places.followed import places_followed
 from attribkit.core.places.grids import layout_of
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Target, handed
 
+_SELECTIVE = {  # operations whose gradient is zero at some elements, by their values
+    "Abs", "Amax", "Amin", "Clamp", "ClampMax", "ClampMin", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
+    "Max", "Maximum", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "Min", "Minimum", "Relu", "Softshrink", "Sort",
+    "Threshold", "Topk", "Where",
+}  # fmt: skip
+_PRODUCTS = {"Addmm", "Convolution", "Linear", "Mm"}
+_CLASS_BY_CLASS = {  # operations that leave the classes apart, or pick one
+    "AdaptiveAvgPool2D", "Add", "Alias", "Clone", "Div", "Expand", "Gather", "Index", "Max", "Mean", "Mul", "Neg",
+    "Permute", "Relu", "ReshapeAlias", "Select", "Squeeze", "Sub", "Sum", "T", "ToCopy", "Transpose", "UnsafeView",
+    "Unsqueeze", "View",
+}  # fmt: skip
+_JOINING = {"Cat", "Exp", "LogSoftmax", "Sigmoid", "Slice", "Softmax", "Stack"}
+
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a module put out, one of the times that it ran."""
+    """A tensor that a module put out: one entry of what it returned, one of the times that it ran."""
 
     name: str  # the module's dotted name
     module: nn.Module
     run: int  # 0 is its first run in the forward
+    path: Path  # keys of the entry; () where the module returned the tensor itself
     shape: tuple[int, ...]  # batch first
-    edge: GradientEdge | None  # where it stands in the graph; None if it depends on no image
-    layout: Layout | None  # where its elements come from, as far as they could be followed and lie on a grid
-    lost: bool  # whether none of its elements could be followed
+    edge: GradientEdge | None  # where it stands in the graph; None where no gradient leads from it to the image
+    reached: bool  # whether it depends on the image
+    layout: Layout | None = None  # where its elements come from, as far as they could be followed and lie on a grid
+    lost: bool = True  # whether none of its elements could be followed
 
     @property
     def place(self) -> tuple[Any, ...]:
         """Equal for modules that put out the same values, as a container and its last layer do."""
-        return (self.name,) if self.edge is None else (self.edge.node, self.edge.output_nr)
+        return (self.name, self.run, self.path) if self.edge is None else (self.edge.node, self.edge.output_nr)
+
+
+_Record = tuple[Output, Places | None]  # with where its elements come from
 
 
 class Trace:
     """A forward of one image under a frozen model, with its graph.
 
     x: (1, c, *space). target: whose score counts; where it cannot be asked about one image, the outputs' sum does.
+    inputs: tensors that go through the model with the image.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, target: Target) -> None:
-        self.outputs: list[Output] = []
+    def __init__(self, model: nn.Module, x: Tensor, target: Target, inputs: Iterable[Tensor] = ()) -> None:
+        self._records: list[_Record] = []
         self.image = x.detach().requires_grad_()
-        self._runs: Counter[nn.Module] = Counter()
-        with places_followed(self.image) as self._places, observed(model, self._record):
+        self._runs: Counter[str] = Counter()
+        self.dependence = dependence_watched(self.image, inputs)
+        with places_followed(self.image) as self._places, self.dependence, observed(model, self._record):
             returned = model(self.image.clone())
+        self.outputs = _outputs(self._records)
         self.score = _score(returned, target)
-        self.returned = {tensor.grad_fn for tensor in _tensors(returned)}
+        self.returned = {tensor.grad_fn for _, tensor in entries(returned)}
+        self.widths = {tensor.shape[1] for _, tensor in entries(returned) if tensor.ndim > 1}  # classes, mostly
         self._nodes = reachable(self.score.grad_fn)
 
-    def runs(self, module: nn.Module) -> int:
-        """How often a module ran."""
-        return self._runs[module]
+    def runs(self, output: Output) -> int:
+        """How often the module of an output ran."""
+        return self._runs[output.name]
 
     def matters(self, output: Output) -> bool:
         """Whether the score depends on the output at all."""
@@ -63,7 +88,7 @@ class Trace:
 
     def carries_all(self, output: Output) -> bool:
         """Whether every path from the score to the image goes through the output."""
-        return self.matters(output) and not self._sees_image(reachable(self.score.grad_fn, output.edge.node))  # type: ignore[union-attr]
+        return self.matters(output) and not self._sees_image(reachable(self.score.grad_fn, (output.edge.node,)))  # type: ignore[union-attr]
 
     def reach(self, output: Output, layout: Layout) -> float:
         """The share of the output's grid at which the score's gradient is not exactly zero."""
@@ -72,18 +97,88 @@ class Trace:
         (gradient,) = torch.autograd.grad(self.score, [output.edge], retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
         return 0.0 if gradient is None else gradient_reach(layout.to_grid(gradient))
 
+    def avoids_pooling(self, output: Output) -> bool:
+        """Whether a path from the output to the image passes no pooling to a fixed size."""
+        pooled = {node for node in self._nodes if operation(node).startswith("AdaptiveAvgPool")}
+        return self.matters(output) and self._sees_image(reachable(output.edge.node, pooled))  # type: ignore[union-attr]
+
+    def selects(self, outputs: Iterable[Output]) -> bool:
+        """Whether values decide where the score's gradient is zero at these outputs: at a ReLU above them, say."""
+        model = set().union(*map(reachable, self.returned)) & self._nodes
+        above = [model - reachable(output.edge.node) for output in outputs if output.edge]
+        return any(operation(node) in _SELECTIVE for nodes in above for node in nodes)
+
+    def predictions(self) -> set[Node]:
+        """The nodes between the score and the convolutions that make it, these included: maps of classes."""
+        between: list[Node] = []
+        found: set[Node] = set()
+        ahead = [self.score.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is not None and operation(node) == "Convolution":
+                found.add(node)
+            elif node is not None and node not in between and operation(node) in _CLASS_BY_CLASS | _JOINING:
+                between.append(node)
+                ahead.extend(following for following, _ in node.next_functions)
+        for _ in between:
+            found.update(node for node in between if any(following in found for following, _ in node.next_functions))
+        return found
+
+    def first_of(self, nodes: Container[Node]) -> list[Node]:
+        """Those of the nodes to which a path from the score leads that passes none of the others."""
+        found: list[Node] = []
+        seen: set[Node] = set()
+        ahead = [self.score.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node in nodes:
+                found.append(node)
+            else:
+                ahead.extend(following for following, _ in node.next_functions)
+        return found
+
+    @property
+    def has_one_head(self) -> bool:
+        """Whether each class is a row of the same products, so that all have their scores from the same tensors."""
+        ahead = [self.score.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is None or operation(node) in _PRODUCTS:
+                continue
+            if operation(node) not in _CLASS_BY_CLASS:
+                return False
+            ahead.extend(following for following, _ in node.next_functions)
+        return True
+
     def _record(self, name: str, module: nn.Module, output: Any) -> None:
-        tensor = first_tensor(output)
-        if tensor is not None:
+        for path, tensor in entries(output):
             edge = get_gradient_edge(tensor) if tensor.requires_grad else None
-            places = self._places.of(tensor)
-            lost = places is None or bool(narrowed(places.rows)[0].isnan().all())
-            layout = None if places is None or lost else layout_of(places)
-            self.outputs.append(Output(name, module, self._runs[module], tuple(tensor.shape), edge, layout, lost))
-            self._runs[module] += 1
+            reached, shape = self.dependence.reaches(tensor), tuple(tensor.shape)
+            output = Output(name, module, self._runs[name], path, shape, edge, reached)
+            self._records.append((output, self._places.of(tensor)))
+        self._runs[name] += 1
 
     def _sees_image(self, nodes: set[Node]) -> bool:
         return any(getattr(node, "variable", None) is self.image for node in nodes)
+
+
+def _outputs(records: Iterable[_Record]) -> list[Output]:
+    """The outputs that were recorded, and how those that could be followed are maps of the image."""
+    layouts: dict[Hashable, Layout | None] = {}
+    outputs: list[Output] = []
+    for output, places in records:
+        narrow = () if places is None else narrowed(places.rows)
+        if places is None or bool(narrow[0].isnan().all()):
+            outputs.append(output)
+            continue
+        key = output.shape, *((tuple(each.shape), each.cpu().numpy().tobytes()) for each in narrow)
+        if key not in layouts:
+            layouts[key] = layout_of(places)
+        outputs.append(replace(output, layout=layouts[key], lost=False))
+    return outputs
 
 
 def gradient_reach(gradient: Tensor) -> float:
@@ -95,14 +190,4 @@ def _score(returned: Any, target: Target) -> Tensor:
     try:
         return target(handed(target, Returned(returned, 1))).sum()
     except Exception:  # a function of the whole batch, or a target that does not fit: the real call will tell
-        return sum((tensor.sum() for tensor in _tensors(returned)), torch.zeros(()))
-
-
-def _tensors(returned: Any) -> list[Tensor]:
-    """Every floating-point tensor in what a model returned."""
-    if isinstance(returned, Tensor):
-        return [returned] if returned.is_floating_point() else []
-    entries = (
-        returned.values() if isinstance(returned, dict) else returned if isinstance(returned, list | tuple) else ()
-    )
-    return [tensor for entry in entries for tensor in _tensors(entry)]
+        return sum((tensor.sum() for _, tensor in entries(returned)), torch.zeros(()))

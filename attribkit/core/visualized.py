@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attribkit.core.errors import AttribkitError, InvalidInput
+from attribkit.core.exits import exits_refused
 from attribkit.core.model import HookedModel
 from attribkit.core.targets.target import Target
 from attribkit.core.visualization import Visualization, names
@@ -17,14 +18,16 @@ from attribkit.core.visualizer import Visualizer
 def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
     """Make the images, and keep the visualizer, its way there and what a careful reader should know."""
     try:
-        images, responses = _checked(draw(model, unit, blank), blank, draw)
+        with exits_refused(draw):
+            made = draw(model, unit, blank)
+        images, responses = _checked(made, blank, draw)
     except (RuntimeError, AssertionError, ValueError) as error:
         _blame_size(model, blank, error)
         raise
     mean, std = model.spec.normalisation(blank.shape[1]) or (None, None)
     told = names(unit, model.spec.labels, len(images))
-    made = Visualization(images, unit, draw, told, responses, mean, std, tuple(model.notes))
-    return replace(made, notes=(*made.notes, *_remarks(made)))
+    found = Visualization(images, unit, draw, told, responses, mean, std, tuple(model.notes))
+    return replace(found, notes=(*found.notes, *_remarks(found)))
 
 
 def blank_images(model: HookedModel, count: int, size: int | tuple[int, ...] | None) -> Tensor:

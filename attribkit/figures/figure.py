@@ -37,8 +37,9 @@ def caption(attributions: Sequence[Attribution]) -> str:
 
 
 def checked(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
-    """One or several attributions as a list, if they are of the same images, of so many axes."""
+    """One or several attributions as a list, channels first, if they are of the same images, of so many axes."""
     told = [attributions] if isinstance(attributions, Attribution) else list(attributions)
+    told = [each.channels_first() for each in told]
     if not told or len({tuple(each.x.shape) for each in told}) != 1:
         raise InvalidInput("A figure shows attributions of the same images; got none, or images of different shapes.")
     if told[0].x.ndim != axes:

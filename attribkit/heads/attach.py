@@ -114,11 +114,11 @@ def _layer(hooked: HookedModel, name: str | None, x: Tensor) -> Layer:
 
 def _before_pooling(model: nn.Module, layer: Layer, layers: Sequence[Layer]) -> Layer:
     """What a row of modules has before the pooling at its end: more cells, as in Zhou et al., sec. 3."""
-    row = model.get_submodule(layer.name)
+    row = model.get_submodule(layer.module)
     if not isinstance(row, nn.Sequential) or type(row[-1]).__module__ != nn.MaxPool2d.__module__:
         return layer
-    before = f"{layer.name}.{list(row._modules)[-2]}"
-    return next((each for each in reversed(layers) if each.name == before), layer)
+    before = f"{layer.module}.{list(row._modules)[-2]}"
+    return next((each for each in reversed(layers) if each.module == before), layer)
 
 
 def _read(classes: Any) -> tuple[tuple[str, ...] | None, int]:

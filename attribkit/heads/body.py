@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attribkit.core.entries import Path, entry
 from attribkit.core.errors import UnsupportedModel
-from attribkit.core.hooks import captured, first_tensor, frozen, observed
+from attribkit.core.hooks import Wanted, captured, frozen, observed
 from attribkit.core.layers import Layer
+from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.seed import sow
 
@@ -23,14 +25,16 @@ _ROUNDING = 16  # units in the last place of the largest value; equal operations
 class StoppedForward(nn.Module):
     """A model's own forward, left as soon as a layer has run.
 
-    model: the whole of it, or what the layer needs. layer: dotted; run: which of its runs in a forward, from 0.
+    model: the whole of it, or what the layer needs. layer: dotted; run: which of its runs in a forward, from 0; path:
+    the keys of the entry in what the layer returns.
     """
 
-    def __init__(self, model: nn.Module, layer: str, run: int = 0) -> None:
+    def __init__(self, model: nn.Module, layer: str, run: int = 0, path: Path = ()) -> None:
         super().__init__()
         self.model = model
         self.layer = layer
         self.run = run
+        self.path = path
 
     def forward(self, x: Images) -> Tensor:
         """What the layer puts out."""
@@ -54,7 +58,7 @@ class StoppedForward(nn.Module):
 
         def stop(_module: nn.Module, _args: object, output: object) -> None:
             nonlocal left
-            tensor = first_tensor(output)
+            tensor = entry(output, self.path)
             if left == 0 and tensor is not None:
                 raise _Reached(tensor)
             left -= 1
@@ -90,9 +94,13 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
 
 def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
     """What a layer puts out in the whole model; the model and the random state are left as they were."""
-    with frozen(model), captured([(model.get_submodule(layer.name), layer.run)]) as kept:
+    wanted = Wanted(model.get_submodule(layer.module), layer.run, layer.path)
+    with random_kept(), frozen(model), captured([wanted]) as kept:
         _run(model, x, training)
-    return kept[0][0].detach()
+    tensor = kept[0].tensor
+    if tensor is None:
+        raise UnsupportedModel(f"Layer {layer.name!r} was not run for images of shape {tuple(x.shape)}.")
+    return tensor.detach()
 
 
 def _calls(model: nn.Module, layer: Layer, x: Tensor) -> list[str]:
@@ -100,12 +108,12 @@ def _calls(model: nn.Module, layer: Layer, x: Tensor) -> list[str]:
     names: list[str] = []
     with frozen(model), torch.no_grad(), observed(model, lambda name, _module, _output: names.append(name)):
         model(x.clone())
-    ends = [i for i, name in enumerate(names) if name == layer.name]
+    ends = [i for i, name in enumerate(names) if name == layer.module]
     return names[: ends[layer.run] + 1]
 
 
 def _in_a_row(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
-    return copy.deepcopy(_row(model, layer.name, calls))
+    return copy.deepcopy(_row(model, layer.module, calls))
 
 
 def _row(model: nn.Module, path: str, calls: Sequence[str]) -> nn.Module:
@@ -127,7 +135,7 @@ def _unused(name: str, names: Container[str]) -> str:
 def _stopped(model: nn.Module, layer: Layer, calls: Sequence[str]) -> nn.Module:
     own = copy.deepcopy(model)
     _remove_what_follows(own, set(calls))
-    return StoppedForward(own, layer.name, layer.run)
+    return StoppedForward(own, layer.module, layer.run, layer.path)
 
 
 def _remove_what_follows(module: nn.Module, ran: set[str], prefix: str = "") -> None:
@@ -146,7 +154,7 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     """Whether the body puts out what the layer does in the whole model, in both modes."""
     for training in (False, True):
         wanted = layer_output(model, layer, x, training=training)
-        with frozen(body), torch.no_grad():
+        with random_kept(), frozen(body), torch.no_grad():
             try:
                 got = _run(body, x, training)
             except Exception:  # whatever a forward raises that was put together wrongly

@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from attribkit.core.broadcast import beside
 from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
-from attribkit.core.hooks import random_kept
+from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.cam_model import CAMModel
 from attribkit.heads.seed import sow
@@ -75,7 +75,7 @@ def train_head(
     rate = _checked(model, loader, mode, epochs, learning_rate)
     if device is not None:
         model.to(device)
-    with random_kept(model), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
+    with random_kept(), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
         sow(seed, _like(model).device)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         done = []

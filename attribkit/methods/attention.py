@@ -30,6 +30,7 @@ class Attention(Method):
 
     name: ClassVar[str] = "attention"
     source: ClassVar[str] = "Dosovitskiy et al., ICLR 2021; Vaswani et al., NeurIPS 2017, eq. 1"
+    needs_target: ClassVar[bool] = False
 
     block: int = -1  # which of the layers in execution order; negative counts from the last
     head: CountOrZero | None = None  # None fuses the heads
@@ -64,6 +65,7 @@ class AttentionRollout(Method):
 
     name: ClassVar[str] = "attention_rollout"
     source: ClassVar[str] = "Abnar and Zuidema, ACL 2020, eq. 1"
+    needs_target: ClassVar[bool] = False
 
     fusion: Fusion = "mean"
     discard_ratio: ShareBelowOne = 0.0  # share of each layer's weights, the smallest, that is set to zero

@@ -22,6 +22,7 @@ class AttentionGates(Method):
 
     name: ClassVar[str] = "attention_gates"
     source: ClassVar[str] = "Woo et al., ECCV 2018, eq. 3 (CBAM); Park et al., BMVC 2018, eq. 2 (BAM)"
+    needs_target: ClassVar[bool] = False
 
     gate: Name | None = None  # dotted name of the module that applies it; None is the mean of all
 

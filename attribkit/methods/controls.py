@@ -19,6 +19,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "a control"
+    needs_target: ClassVar[bool] = False
 
     seed: Seed = 0
 
@@ -34,6 +35,7 @@ class Centre(Method):
 
     name: ClassVar[str] = "centre"
     source: ClassVar[str] = "a control"
+    needs_target: ClassVar[bool] = False
 
     sigma: Positive = 0.25  # standard deviation along each axis, as a share of its length
 
@@ -49,6 +51,7 @@ class Edges(Method):
 
     name: ClassVar[str] = "edges"
     source: ClassVar[str] = "a control; Sobel and Feldman, 1968"
+    needs_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         slopes = [_slope(x, axis) for axis in range(2, x.ndim)]
@@ -61,6 +64,7 @@ class Constant(Method):
 
     name: ClassVar[str] = "constant"
     source: ClassVar[str] = "a control"
+    needs_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x.new_ones(len(x), 1, *x.shape[2:])
@@ -72,6 +76,7 @@ class InputNorm(Method):
 
     name: ClassVar[str] = "input_norm"
     source: ClassVar[str] = "a control"
+    needs_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x.norm(dim=1, keepdim=True)

@@ -6,8 +6,10 @@ from typing import ClassVar
 import torch
 
 from attribkit.core.model import HookedModel
-from attribkit.core.shapes import LayerMaps, Scores
-from attribkit.methods.layer_maps import LayerMethod
+from attribkit.core.reading import Reads
+from attribkit.core.shapes import Images, LayerMaps, Scores
+from attribkit.core.targets.target import Target
+from attribkit.methods.layer_maps import LayerMethod, averaged
 
 _FLAT = 0.01  # share of what the channels say, below which their mean says nothing
 
@@ -22,11 +24,20 @@ class EigenCAM(LayerMethod):
 
     name: ClassVar[str] = "eigencam"
     source: ClassVar[str] = "Muhammad and Yeasin, IJCNN 2020"
+    needs_target: ClassVar[bool] = False
 
-    def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
+    @property
+    def reads(self) -> Reads:
+        return Reads()  # no gradient, nor the score of a target
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note(
             "eigencam does not depend on the target: it shows what dominates the layer, not what speaks for a class"
         )
+        activations = [model.activation(x, layer, target) for layer in self.layers]
+        return averaged([self.to_map(model, each, each) for each in activations], x.shape[2:])
+
+    def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         points = activation.flatten(2).transpose(1, 2)  # (b, positions, d)
         centred = points - points.mean(1, keepdim=True)
         component = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]  # (b, d)

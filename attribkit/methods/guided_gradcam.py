@@ -11,7 +11,7 @@ from attribkit.core.options import Name
 from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.targets.target import Target
-from attribkit.methods.layer_maps import weighted
+from attribkit.methods.layer_maps import averaged, weighted
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,5 @@ class GuidedGradCAM(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         answers = model.read(x, target, self.reads)
-        activation, gradient = answers.layers[self.layer]
-        where = weighted(activation, gradient.flatten(2).mean(2)).relu()
-        return answers.gradients[rules.guided] * resized(where, x.shape[2:])
+        maps = [weighted(a, gradient.flatten(2).mean(2)).relu() for a, gradient in answers.layers[self.layer]]
+        return answers.gradients[rules.guided] * resized(averaged(maps, x.shape[2:]), x.shape[2:])

@@ -1,6 +1,7 @@
 """What the methods that read layers share: a map for each layer, and several made one."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,23 +24,33 @@ class LayerMethod(Method):
     alone, and resized to the images.
     """
 
-    layer: Name | OneOrMore[Name] | None = None  # dotted names; None is the last map of the image
+    layer: Name | OneOrMore[Name] | None = None  # None is the last map of the image, of each branch of the score
+
+    @property
+    def layers(self) -> tuple[str | None, ...]:
+        """The layers that are read, each once."""
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        return tuple(dict.fromkeys(layers))
 
     @property
     def reads(self) -> Reads:
-        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        return Reads(layers=tuple(dict.fromkeys(layers)))
+        return Reads(layers=self.layers)
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         read = model.read(x, target, self.reads).layers
-        maps = [self.to_map(model, *read[layer]) for layer in self.reads.layers]
-        if len(maps) == 1:
-            return maps[0]
-        return torch.stack([resized(_unit_range(each), x.shape[2:]) for each in maps]).mean(0)
+        pairs = [pair for layer in self.layers for pair in read[layer]]
+        return averaged([self.to_map(model, *pair) for pair in pairs], x.shape[2:])
 
     @abstractmethod
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         """The map of one layer; model takes notes."""
+
+
+def averaged(maps: Sequence[Scores], space: Sequence[int]) -> Scores:
+    """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack([resized(_unit_range(each), space) for each in maps]).mean(0)
 
 
 def summed(maps: LayerMaps) -> Scores:

@@ -7,6 +7,7 @@ from typing import Any
 from attribkit.core.spec import ModelSpec
 
 _IMAGES = ("pixel_values", "pixel_values_videos")  # how its models name what an image processor makes
+_FRAMES = ("num_frames", "frames_per_clip")  # how the configurations of models of clips (b, t, c, h, w) count
 
 
 def spec(model: Any) -> ModelSpec | None:
@@ -14,7 +15,9 @@ def spec(model: Any) -> ModelSpec | None:
     if not any(cls.__module__.startswith("transformers.") for cls in type(model).__mro__):
         return None
     config = getattr(model, "config", None)
-    return ModelSpec(image=_image(model), input_size=_input_size(config), labels=_labels(config))
+    image, clips = _image(model), _frames(config) is not None
+    axes = "btchw" if clips and image in _IMAGES else None
+    return ModelSpec(image=image, axes=axes, input_size=_input_size(config), labels=_labels(config))
 
 
 def _image(model: Any) -> str | None:
@@ -25,20 +28,19 @@ def _image(model: Any) -> str | None:
 
 
 def _input_size(config: Any) -> tuple[int, ...] | None:
-    """(c, *space) of images; None where the configuration does not tell it, or is one of clips."""
-    config = getattr(config, "vision_config", config)
+    """(c, *space); None where the configuration does not tell it."""
+    frames, config = _frames(config), getattr(config, "vision_config", config)
     channels, size = (getattr(config, name, None) for name in ("num_channels", "image_size"))
     sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(channels, int) or not isinstance(sides, list | tuple) or len(sides) != 2 or _frames(config):
+    if not isinstance(channels, int) or not isinstance(sides, list | tuple) or len(sides) != 2:
         return None
-    return (channels, *sides)
+    return (channels, *sides) if frames is None else (channels, frames, *sides)
 
 
 def _frames(config: Any) -> int | None:
-    """How many frames a model of clips takes."""
-    return next(
-        (n for name in ("num_frames", "frames_per_clip") if isinstance(n := getattr(config, name, None), int)), None
-    )
+    """How many frames a model of clips takes; None of a model of images."""
+    config = getattr(config, "vision_config", config)
+    return next((n for name in _FRAMES if isinstance(n := getattr(config, name, None), int)), None)
 
 
 def _labels(config: Any) -> Sequence[str] | None:

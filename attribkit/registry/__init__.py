@@ -6,8 +6,11 @@ from typing import Any, TypeVar, get_args
 from torch import nn
 
 from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, listed
+from attribkit.core.exits import exits_refused
+from attribkit.core.kinds import told
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
+from attribkit.core.printable import one_line
 from attribkit.core.spec import ModelSpec
 from attribkit.core.substrates import Imputer, Substrate
 from attribkit.core.visualizer import Visualizer
@@ -78,12 +81,16 @@ def model_spec(model: nn.Module) -> ModelSpec:
     for answer in reversed(loaded()[0].hook.attribkit_model_spec.get_hookimpls()):
         try:
             spec = answer.function(**dict.fromkeys(answer.argnames, model))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             spec = error
         if isinstance(spec, ModelSpec):
             return spec
         if spec is not None:
-            warnings.warn(f"Plugin {answer.plugin_name!r} gave no ModelSpec but {spec!r}.", PluginWarning, stacklevel=2)
+            warnings.warn(
+                f"Plugin {one_line(answer.plugin_name)!r} gave no ModelSpec but {told(spec)}.",
+                PluginWarning,
+                stacklevel=2,
+            )
     return ModelSpec()
 
 
@@ -109,7 +116,8 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
         if isinstance(name := options[option], str) and name not in _FILLINGS:
             options[option] = _imputer(name)
     try:
-        return cls(**options)
+        with exits_refused(cls.name):
+            return cls(**options)
     except TypeError as error:
         raise InvalidInput(
             f"{cls.name!r} cannot be made with these options: {error}; it has {listed(known)}."

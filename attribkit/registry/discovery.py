@@ -2,8 +2,9 @@
 
 import inspect
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,8 +18,10 @@ import attribkit.models
 import attribkit.visualizers
 from attribkit import __version__, hookspecs
 from attribkit.core.errors import AttribkitError, PluginWarning
+from attribkit.core.kinds import told
 from attribkit.core.method import Method
 from attribkit.core.metric import Metric
+from attribkit.core.printable import one_line
 from attribkit.core.substrates import Imputer
 from attribkit.core.visualizer import Visualizer
 
@@ -28,6 +31,8 @@ BUILTIN = {
     "metrics": attribkit.metrics,
     "models": attribkit.models,
 }
+_NAME = re.compile(r"\w[\w.+-]*")
+_LONGEST = 64  # characters of a name
 VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
 
 
@@ -61,10 +66,12 @@ def loaded() -> tuple[pluggy.PluginManager, list[Plugin]]:
     for entry in _wanted():
         distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.value, "")
         try:
+            check_name(entry.name, "The plugin")
             found.append(add(manager, entry.load(), Plugin(entry.name, distribution, version), found))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             warnings.warn(
-                f"Plugin {entry.name!r} of {distribution!r} was left out: {type(error).__name__}: {error}",
+                f"Plugin {told(entry.name)} of {told(distribution)} was left out: {type(error).__name__}: "
+                f"{one_line(str(error))}",
                 PluginWarning,
                 stacklevel=2,
             )
@@ -88,7 +95,7 @@ def add(manager: pluggy.PluginManager, module: Any, plugin: Plugin, before: list
             raise AttribkitError("it answers no hook; are its functions marked with @hookimpl?")
         plugin = replace(plugin, offers=tuple(_offers(manager, module)))
         _refuse_taken_names([*before, plugin])
-    except Exception:
+    except BaseException:
         manager.unregister(module)
         raise
     return plugin
@@ -107,10 +114,36 @@ def check_class(cls: Any, kind: type[Any], hook: str) -> None:
     """Refuse what cannot be used by name."""
     if not (isinstance(cls, type) and issubclass(cls, kind)) or inspect.isabstract(cls):
         raise AttribkitError(f"{hook}() must return classes derived from {kind.__name__}, got {cls!r}.")
+    if (name := getattr(cls, "name", None)) is not None:
+        check_name(name, _path(cls))
     missing = [word for word in ("name", "source") if not isinstance(getattr(cls, word, None), str)]
     if missing:
         raise AttribkitError(f'{_path(cls)} has no {missing[0]}: give the class `{missing[0]} = "..."`.')
     options_of(cls)
+    if kind is Metric:
+        _check_metric(cls)
+
+
+def check_name(name: Any, whose: str) -> None:
+    """Refuse what cannot be a word of a command, a table and a file's name at once."""
+    if not isinstance(name, str) or len(name) > _LONGEST or not _NAME.fullmatch(name):
+        raise AttribkitError(
+            f"{whose} is named {told(name)}: a name has up to {_LONGEST} letters, digits and characters of '_+-.', and "
+            "begins with a letter, a digit or '_'."
+        )
+
+
+def _check_metric(cls: type[Metric]) -> None:
+    """Refuse a metric that tables cannot describe."""
+    direction = getattr(cls, "higher_is_better", "missing")
+    if not (direction is None or isinstance(direction, bool)):
+        raise AttribkitError(f"{_path(cls)}.higher_is_better is {told(direction)}: give True, False or None.")
+    if not isinstance(cls.presets, Mapping) or not all(
+        isinstance(options, Mapping) for options in cls.presets.values()
+    ):
+        raise AttribkitError(f"{_path(cls)}.presets is {told(cls.presets)}: give a mapping of names to options.")
+    for preset in cls.presets:
+        check_name(preset, f"A preset of {_path(cls)}")
 
 
 def _refuse_taken_names(found: list[Plugin]) -> None:

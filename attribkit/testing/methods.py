@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attribkit.core.attribution import Attribution
 from attribkit.core.method import Method
+from attribkit.core.targets.no_target import NoTarget
 from attribkit.explainer import Explainer
 from attribkit.testing.state import (
     assert_described,
@@ -78,8 +79,13 @@ def check_heatmap_fits_images(method: Method, model: nn.Module, x: Tensor) -> No
 
 
 def check_target_is_the_prediction(method: Method, model: nn.Module, x: Tensor) -> None:
-    """No target means the class that the model scores highest."""
+    """No target means the class that the model scores highest; a method that needs none leaves it out."""
     explainer = Explainer(model)
+    if not method.needs_target:
+        attribution = explainer.attribute(x, method)
+        assert attribution.target == NoTarget(), f"recorded {attribution.target}, and needs no target"
+        _assert_close(attribution, explainer.attribute(x, method, target=2), "no target and a class")
+        return
     predicted = predicted_classes(model, x)
     attribution = explainer.attribute(x, method)
     assert attribution.target.index == tuple(predicted), f"explained {attribution.target}, predicted {predicted}"  # type: ignore[union-attr]

@@ -14,10 +14,13 @@ from attribkit import (
     Contrast,
     Counterfactual,
     Explainer,
+    Method,
     ModelSpec,
     MultiLabel,
+    NoTarget,
     Probability,
     Region,
+    registry,
 )
 from attribkit.testing import tiny_cnn
 
@@ -349,3 +352,117 @@ def test_rise_masks_the_probability_and_not_its_softmax():
         for each in (model, plain)
     ]
     torch.testing.assert_close(*deleted)
+
+
+# Methods that need no target
+
+NEED_NONE = ["eigencam", "random", "centre", "edges", "constant", "input_norm"]
+RETURNS = {
+    "an embedding": lambda y: y.flatten(2).mean(2),
+    "a map": lambda y: y,
+    "tokens": lambda y: y.flatten(2).transpose(1, 2),
+    "a dict": lambda y: {"tokens": y.flatten(2), "pooled": y.mean((2, 3))},
+    "a normalised embedding": lambda y: F.layer_norm(y.flatten(2).mean(2), (6,)),
+}
+
+
+class Backbone(nn.Module):
+    """A small CNN without classes, which returns its maps in some way."""
+
+    def __init__(self, end):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.last = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU())
+        self.end = end
+
+    def forward(self, x):
+        return self.end(self.last(self.stem(x)))
+
+
+def test_methods_that_need_no_target():
+    found = {name for name, method in registry.methods().items() if not method.needs_target}
+    assert found == {*NEED_NONE, "attention", "attention_rollout", "attention_gates"}
+    assert Method.needs_target  # of third parties, which need not know of it
+
+
+@pytest.mark.parametrize("returns", RETURNS)
+@pytest.mark.parametrize("method", NEED_NONE)
+def test_a_model_without_classes_is_explained_without_a_target(method, returns):
+    """The same map as with a target by hand; eigencam's is that of the layer that it names, by its SVD."""
+    model, x = Backbone(RETURNS[returns]).eval(), images()
+    explainer = Explainer(model)
+    found = explainer.attribute(x, method)
+    assert repr(found.target) == "NoTarget()"
+    by_hand = explainer.attribute(
+        x, method, target=lambda y: y["pooled"].sum(1) if returns == "a dict" else y.flatten(1).sum(1)
+    )
+    if returns != "a normalised embedding":  # whose sum is constant, so that its gradient is noise
+        torch.testing.assert_close(found.scores, by_hand.scores)
+    if method == "eigencam" and returns != "a map":
+        layer = next(note for note in found.notes if note.startswith("layer=")).split("'")[1]
+        maps = explainer.feature_maps(x, layer=layer).values
+        points = maps.flatten(2).transpose(1, 2)
+        points = points - points.mean(1, keepdim=True)
+        theirs = (points @ torch.linalg.svd(points, full_matrices=False).Vh[:, 0, :, None])[..., 0].reshape(
+            3, 1, *maps.shape[2:]
+        )
+        signs = torch.stack([each.relu() for each in (theirs, -theirs)])
+        same = [any(torch.allclose(found.scores[i], sign[i], atol=1e-5) for sign in signs) for i in range(3)]
+        assert all(same)
+
+
+@pytest.mark.parametrize("method", ["attention", "attention_rollout"])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_attention_of_a_vit_without_classes(method, pooled):
+    """The row of the class token, as for a class of the same body; all rows where the model returns tokens."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, depth=2, num_classes=0, global_pool="token" if pooled else ""
+    )
+    model.eval()
+    x = torch.randn(2, 3, 64, 64)
+    explainer = Explainer(model)
+    found = explainer.attribute(x, method)
+    assert repr(found.target) == "NoTarget()"
+    function = (lambda y: y[:, 3]) if pooled else (lambda y: y[..., 3].sum(1))
+    torch.testing.assert_close(found.scores, explainer.attribute(x, method, target=function).scores)
+    assert ("attention of token 0" in found.notes) == pooled
+    if method == "attention":
+        weights = explainer.attention(x)[-1].weights.mean(1)  # (b, queries, keys)
+        rows = weights[:, :1] if pooled else weights
+        torch.testing.assert_close(found.scores, rows.mean(1)[:, None, 1:].unflatten(2, (4, 4)))
+
+
+def test_no_target_is_scored():
+    """A control costs no forward; a target that is given is kept."""
+    model, x = tiny_cnn(), images()
+    explainer = Explainer(model)
+    found = explainer.attribute(x, "edges")
+    assert explainer.model.images_seen == 0
+    assert found.target == NoTarget()
+    assert explainer.attribute(x, "edges", target=3).target == ClassLogit(3)
+    compared = explainer.compare(x, ["edges", "gradcam", "eigencam"])
+    assert [type(each.target) for each in compared] == [NoTarget, ClassLogit, NoTarget]
+    assert all(each.target == NoTarget() for each in explainer.compare(x, ["edges", "eigencam"]))
+
+
+def test_metrics_of_maps_without_a_target():
+    """They are asked about the target of the maps beside them, or about what no target means: the predicted class."""
+    model, x = tiny_cnn(), images()
+    explainer = Explainer(model)
+    edges, gradcam = explainer.compare(x, ["edges", "gradcam"], targets=[None])
+    given = explainer.attribute(x, "edges", target=gradcam.target)
+    expected = explainer.evaluate(given, "deletion")
+    torch.testing.assert_close(explainer.evaluate(edges, "deletion"), expected)
+    torch.testing.assert_close(explainer.measure([edges, gradcam], ["deletion"])[0].values[0], expected)
+    other = explainer.attribute(x, "gradcam", target=2)
+    expected = explainer.evaluate(explainer.attribute(x, "edges", target=2), "deletion")
+    torch.testing.assert_close(explainer.measure([edges, other], ["deletion"])[0].values[0], expected)
+    backbone = Explainer(Backbone(RETURNS["tokens"]))
+    found = backbone.attribute(x, "edges")
+    assert backbone.evaluate(found, "complexity").isfinite().all()
+    assert backbone.evaluate(found, "max_sensitivity").isfinite().all()
+    with pytest.raises(AttribkitError, match="not class scores"):
+        backbone.evaluate(found, "deletion")

@@ -1,27 +1,48 @@
 """Saved attributions, the shapes of an attribution, options, and plugins that misbehave."""
 
+import csv
+import io
 import json
 import os
 import pickle
+import re
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from annotated_types import Ge, Interval
 from safetensors.torch import save, save_file
 from torch import nn
+from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Method, Probability, registry
+from attribkit import (
+    AttribkitError,
+    Attribution,
+    ClassLogit,
+    Complexity,
+    Explainer,
+    Imputer,
+    Method,
+    Probability,
+    Visualizer,
+    registry,
+)
+from attribkit.benchmark.tables.csv_files import FORMULA, csv_text, spreadsheet_text
+from attribkit.benchmark.tables.written import _for_spreadsheets
+from attribkit.cli import app
 from attribkit.core.blurs import FoldedBlur, GaussianBlur
 from attribkit.core.bounds import Rule
-from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.core.errors import InvalidInput, PluginWarning, UnreadableFile
 from attribkit.core.recorded import Recorded
 from attribkit.methods.gradcam import GradCAM
-from attribkit.testing import tiny_cnn
+from attribkit.registry import discovery
+from attribkit.testing import model_state, tiny_cnn
 from attribkit.testing.methods import check_refuses_wrong_options
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -104,6 +125,13 @@ DAMAGED = {
     "eight bits": {"scores": torch.rand(2, 1, 4, 4).to(torch.float8_e4m3fn)},
     "complex scores": {"scores": torch.rand(2, 1, 4, 4, dtype=torch.complex64)},
     "images of whole numbers": {"x": torch.ones(2, 3, 8, 8, dtype=torch.uint8)},
+    "axes of a number": {"record": changed(axes=4)},
+    "axes that are null": {"record": changed(axes=None)},
+    "axes without a batch": {"record": changed(axes="chw")},
+    "axes of one more": {"record": changed(axes="btchw")},
+    "axes of one less": {"record": changed(axes="bhc")},
+    "axes that scores lack": {"record": changed(axes="bhwc"), "scores": torch.rand(2, 1, 4)},
+    "axes without channels": {"record": changed(axes="bhw")},
     "a third tensor": {"more": torch.ones(1)},
 }
 
@@ -288,6 +316,10 @@ def test_saving_through_a_link_and_over_what_was_loaded(tmp_path):
         ({"target": ClassLogit((0, 1, 2))}, "speaks of 3 images, x has 2"),
         ({"target": 1}, "target=1 is no Target: write ClassLogit"),
         ({"method": "gradcam"}, "method='gradcam' is no Method"),
+        ({"axes": "bhc"}, r"scores \(2, 1, 4, 4\) do not have the axes 'bhc': give 3 axes"),
+        ({"axes": "btchw"}, "do not have the axes 'btchw'"),
+        ({"axes": "bhwc", "x": [1]}, "x list do not have the axes 'bhwc'"),
+        ({"axes": 4}, "axes=4 are no axes of images"),
         ({"notes": "a note"}, "notes='a note' must be a tuple of texts"),
         ({"notes": ["a note"]}, "must be a tuple of texts"),
     ],
@@ -522,3 +554,258 @@ def test_the_suite_sees_options_that_are_not_checked():
     with pytest.raises(AssertionError, match=r"anything=<object object at .*> was accepted: annotate anything with"):
         check_refuses_wrong_options(Loose(), tiny_cnn(), X)
     check_refuses_wrong_options(CLASSES["rise"](), tiny_cnn(), X)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from attribkit import Method, hookimpl
+
+{before}
+
+@dataclass(frozen=True)
+class Mine(Method):
+    name = {name}
+    source = "[red]me[/red] \x1b[2J"
+
+    def __call__(self, model, x, target):
+        {body}
+
+@hookimpl
+def attribkit_methods():
+    {hook}
+    return [Mine]
+
+@hookimpl
+def attribkit_model_spec(model):
+    {spec}
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Lay out a distribution as pip would, with one entry point; look for plugins anew."""
+
+    def put(entry="hostile", name="'mine'", before="", body="return model.gradient(x, target)", hook="", spec=""):
+        code = PLUGIN.format(before=before, name=name, body=body, hook=hook or "pass", spec=spec or "return None")
+        (tmp_path / "hostile.py").write_text(code)
+        info = tmp_path / "hostile-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[attribkit]\n{entry} = hostile\n")
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    monkeypatch.delitem(sys.modules, "hostile", raising=False)
+    discovery.loaded.cache_clear()
+    yield put
+    sys.modules.pop("hostile", None)
+    discovery.loaded.cache_clear()
+
+
+@pytest.mark.parametrize("where", ["before", "hook"])
+@pytest.mark.parametrize("error", ["SystemExit(3)", "SystemExit", "ValueError('\\x1b[2J\\nattribkit: all is well')"])
+def test_a_plugin_that_ends_the_program_is_left_out(install, where, error):
+    install(**{where: f"raise {error}"})
+    with pytest.warns(PluginWarning, match="^Plugin 'hostile' of 'hostile' was left out: .*$") as caught:
+        assert "gradcam" in registry.methods()
+    assert "mine" not in registry.methods()
+    assert str(caught[0].message).isprintable()
+
+
+def test_an_interrupt_is_no_fault_of_a_plugin(install):
+    install(before="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.methods()
+
+
+def test_a_hook_that_ends_the_program_while_a_model_is_described(install):
+    install(spec="raise SystemExit(4)")
+    with pytest.warns(PluginWarning, match=r"Plugin 'hostile:hostile' gave no ModelSpec but SystemExit\(4\)"):
+        explainer = Explainer(tiny_cnn())
+    assert torch.isfinite(explainer.attribute(torch.randn(1, 3, 16, 16)).scores).all()
+
+
+def test_a_file_that_ends_the_program(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit(5)")
+    with pytest.raises(InvalidInput, match=r"mine\.py' cannot be run: SystemExit: 5"):
+        registry.register_file(tmp_path / "mine.py")
+
+
+@pytest.mark.filterwarnings("ignore::attribkit.core.errors.PluginWarning")
+def test_a_method_that_ends_the_program_is_named(install):
+    install(body="raise SystemExit(7)")
+    explainer, before = Explainer(model := tiny_cnn()), model_state(tiny_cnn())["training flags"]
+    with pytest.raises(AttribkitError, match=r"Mine\(\) raised SystemExit\(7\), and only the program itself may end"):
+        explainer.attribute(torch.randn(1, 3, 16, 16), "mine")
+    assert model_state(model)["training flags"] == before
+
+
+class Exits:
+    """Whatever is asked of it."""
+
+    source = "nobody"
+
+    def __call__(self, *_):
+        raise SystemExit("[red]bye[/red]\n")
+
+
+@dataclass(frozen=True)
+class ExitingMetric(Exits, Complexity):
+    """Ends."""
+
+    name = "exiting"
+    higher_is_better = None
+
+
+@dataclass(frozen=True)
+class ExitingVisualizer(Exits, Visualizer):
+    """Ends."""
+
+    name = "exiting"
+
+
+@dataclass(frozen=True)
+class ExitsWhenMade(Complexity):
+    """Ends."""
+
+    name = "exits_when_made"
+    source = "nobody"
+    higher_is_better = None
+
+    def __post_init__(self):
+        raise SystemExit
+
+    def __call__(self, attribution):
+        return attribution.scores.flatten(1).sum(1)
+
+
+def test_metrics_and_visualizers_that_end_the_program_are_named():
+    explainer = Explainer(tiny_cnn())
+    found = explainer.attribute(torch.randn(1, 3, 16, 16), "gradcam", target=1)
+    for call, name in (
+        (lambda: explainer.evaluate(found, ExitingMetric()), "ExitingMetric"),
+        (lambda: explainer.evaluate(found, ExitsWhenMade), "exits_when_made"),
+        (lambda: explainer.visualize(1, ExitingVisualizer(), size=(3, 16, 16)), "ExitingVisualizer"),
+    ):
+        with pytest.raises(
+            AttribkitError, match=rf"{name}.* raised SystemExit\(.*\), and only the program itself"
+        ) as error:
+            call()
+        assert str(error.value).isprintable()
+
+
+BAD_NAMES = [
+    "",
+    " ",
+    "a b",
+    "a\nb",
+    "mine\n",
+    "\x1b[31mred",
+    "[red]x[/red]",
+    "a/b",
+    "..",
+    "a\\b",
+    "-x",
+    "=x",
+    "a:b",
+    "x" * 65,
+    3,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("kind", [Method, Complexity, Visualizer, Imputer], ids=lambda kind: kind.__name__)
+def test_names_that_are_no_words_are_refused(name, kind):
+    more = {"higher_is_better": None} if kind is Complexity else {}
+    members = {"name": name, "source": "me", "__call__": lambda *_: None, "__doc__": "Nothing.", **more}
+    cls = dataclass(frozen=True)(type("Mine", (kind,), members))
+    with pytest.raises(AttribkitError, match=r"Mine is named .*: a name has up to 64 letters, digits and") as error:
+        registry.register(cls)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("entry", ["a b", "[red]x", "../x", "\x1b[2Jx", "x" * 65])
+def test_plugins_whose_own_name_is_no_word_are_left_out(install, entry):
+    install(entry=entry)
+    with pytest.warns(PluginWarning, match="was left out: AttribkitError: The plugin is named") as caught:
+        assert "mine" not in registry.methods()
+    assert str(caught[0].message).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"higher_is_better": "yes"}, "higher_is_better is 'yes': give True, False or None"),
+        ({}, "higher_is_better is 'missing'"),
+        ({"higher_is_better": None, "presets": ["a"]}, r"presets is \['a'\]: give a mapping"),
+        ({"higher_is_better": None, "presets": {"a\n": {}}}, r"A preset of .*Mine is named 'a\\n'"),
+    ],
+)
+def test_metrics_that_no_table_can_describe_are_refused(members, words):
+    base = {"name": "mine_of_tables", "source": "me", "__call__": lambda *_: None, "__doc__": "Nothing."}
+    cls = dataclass(frozen=True)(type("Mine", (Complexity,), base | members))
+    with pytest.raises(AttribkitError, match=words):
+        registry.register(cls)
+
+
+@pytest.mark.parametrize("command", ["methods", "plugins"])
+def test_what_a_plugin_says_of_itself_is_shown_as_it_is(install, command):
+    install()
+    shown = CliRunner().invoke(app, [command])
+    assert shown.exit_code == 0, shown.output
+    assert "mine" in shown.output
+    assert "\x1b" not in shown.output
+    if command == "methods":
+        assert r"[red]me[/red] \x1b[2J" in shown.output
+
+
+def test_errors_on_the_command_line_move_no_cursor(tmp_path):
+    output = str(tmp_path / "out.png")
+    shown = CliRunner().invoke(app, ["explain", "[red]\x1b[2J.png", "--model", "zoo:cnn", "--output", output])
+    assert shown.exit_code == 2
+    assert "\x1b" not in shown.output
+    assert r"[red]\x1b[2J.png" in shown.output
+
+
+def read_back(cell):
+    """As the documentation of the tables has it: one apostrophe is taken away before what a formula begins with."""
+    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell[1:]) else cell
+
+
+TEXTS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n1",
+    " =1",
+    "'=1",
+    "''=1",
+    "'\t",
+    "\uff1d1",
+    "=",
+    "-",
+    "'quoted'",
+    "a=b",
+    "",
+    "'",
+    "1-2",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=repr)
+def test_cells_of_text_are_no_formulas(text):
+    record = {"method": text, "several": (text, "b"), "value": -1.5, "count": -2, "flag": None}
+    written = csv_text(record, [record])
+    (row,) = csv.DictReader(io.StringIO(written, newline=""))
+    assert (row["value"], row["count"], row["flag"]) == ("-1.5", "-2", "")
+    for cell in (row["method"], row["several"]):
+        assert not cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+        assert not cell.startswith(("\t", "\r", "\n"))
+    assert read_back(row["method"]) == text
+    assert read_back(row["several"]) == f"{text}; b"
+    rows = _for_spreadsheets(pa.table({"text": [text, None], "number": [-1.5, 2.0]}))
+    assert rows["text"].to_pylist() == [spreadsheet_text(text), None]
+    assert rows["number"].to_pylist() == [-1.5, 2.0]

@@ -34,13 +34,17 @@ from transformers import (
     SiglipModel,
     SwinConfig,
     SwinForImageClassification,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
     ViTConfig,
     ViTForImageClassification,
     YolosConfig,
     YolosForObjectDetection,
 )
 
-from attribkit import Explainer, Shared
+from attribkit import Explainer, ModelSpec, Shared
 
 transformers.logging.set_verbosity_error()
 
@@ -268,6 +272,7 @@ ATTENTION = {  # where the models return it
     "CLIP": lambda outputs: outputs.vision_model_output.attentions,
     "SigLIP": lambda outputs: outputs.vision_model_output.attentions,
     "SegFormer": lambda outputs: outputs.attentions,
+    "YOLOS": lambda outputs: outputs.attentions,
     "DETR": lambda outputs: outputs.encoder_attentions,
 }
 
@@ -298,6 +303,72 @@ def stitched(weights, images):
     for own, each in zip(tokens, weights.unflatten(0, (images, -1)).unbind(1), strict=True):
         whole[:, :, own[:, None], own[None]] = each
     return whole
+
+
+CLIPS = {
+    "VideoMAE": lambda: VideoMAEForVideoClassification(
+        VideoMAEConfig(**_VISION, num_frames=4, tubelet_size=2, num_labels=5)
+    ),
+    "TimeSformer": lambda: TimesformerForVideoClassification(TimesformerConfig(**_VISION, num_frames=4, num_labels=5)),
+}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips_have_their_frames_before_their_colours(name, declared):
+    """(b, t, c, h, w): the colours are reduced, never the frames; x, scores and gradients in the model's own axes."""
+    case = Case(CLIPS[name], shape=(2, 4, 3, 32, 32))
+    x, model = case.images(), case.model()
+    explainer = Explainer(model)
+    assert (explainer.model.spec.axes, explainer.model.spec.input_size) == ("btchw", (3, 4, 32, 32))
+    if not declared:  # as a model of a user's own, of which no configuration is known
+        explainer.model.spec = ModelSpec()
+    gradient = by_hand(case, x)
+    saliency = explainer.attribute(x, "saliency", target=1)
+    torch.testing.assert_close(saliency.scores, gradient.abs().amax(2, keepdim=True), rtol=1e-4, atol=1e-7)
+    assert saliency.heatmap().shape == (2, 4, 32, 32)
+    assert torch.equal(saliency.x, x)
+    assert any("are read as (b, t, c, h, w)" in note for note in saliency.notes) is not declared
+    product = explainer.attribute(x, "input_x_gradient", target=1)
+    torch.testing.assert_close(product.scores, x * gradient, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(product.heatmap(), (x * gradient).sum(2), rtol=1e-4, atol=1e-6)
+
+
+def test_attention_of_clips():
+    case = Case(CLIPS["VideoMAE"], shape=(2, 4, 3, 32, 32))
+    x, eager = case.images(), case.model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        returned = eager(pixel_values=x, output_attentions=True).attentions
+    found = Explainer(case.model()).attention(x)
+    assert [layer.keys.grid for layer in found] == [(2, 4, 4)] * 2
+    for layer, expected in zip(found, returned, strict=True):
+        torch.testing.assert_close(layer.weights, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_detection_tokens_are_queries_that_can_be_asked_for():
+    case = CASES["YOLOS"]
+    x, eager = case.images(), case.model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        returned = eager(pixel_values=x, output_attentions=True).attentions
+    for layer, expected in zip(Explainer(case.model()).attention(x), returned, strict=True):
+        for query in (0, 25, 27, 30):  # the class token, the first detection, others
+            torch.testing.assert_close(layer.of(query), expected[:, :, query, 1:25].unflatten(2, (4, 6)))
+
+
+@pytest.mark.parametrize("name", ["CLIP", "SigLIP"])
+def test_the_attention_of_the_text_is_left_out_and_blocks_nothing(name):
+    case = CASES[name]
+    found = Explainer(case.model()).attention(case.images(), inputs=case.inputs)
+    assert all(layer.name.startswith("vision_model.") for layer in found)
+    assert any("text_model.encoder.layers.0.self_attn" in note for note in found.notes)
+    if name == "CLIP":
+        rollout = Explainer(case.model()).attribute(case.images(), "attention_rollout", inputs=case.inputs).scores
+        tower = nn.ModuleDict({"model": case.model().vision_model})
+        tower.forward = lambda x: tower["model"](pixel_values=x).pooler_output
+        alone = Explainer(tower, spec=ModelSpec(embeds=True)).attribute(case.images(), "attention_rollout").scores
+        torch.testing.assert_close(rollout, alone, rtol=1e-4, atol=1e-6)
 
 
 def test_every_text_has_its_own_map():

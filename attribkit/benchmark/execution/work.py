@@ -22,9 +22,9 @@ from attribkit.benchmark.storage.rows import table
 from attribkit.benchmark.storage.store import Failure, Store
 from attribkit.core.attribution import Attribution
 from attribkit.core.devices import device_named, told_device
-from attribkit.core.hooks import random_kept
 from attribkit.core.method import Method
 from attribkit.core.progress import tracked
+from attribkit.core.randomness import random_kept
 from attribkit.core.truth import Truth
 from attribkit.explainer import Explainer
 from attribkit.loading import described
@@ -127,7 +127,7 @@ class Worker:
     def _seeded(self) -> Iterator[None]:
         """Each group begins with the same random numbers; the user's are put back."""
         seed = self.configuration.seed
-        with random_kept(self.explainer.model.module):
+        with random_kept():
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  # what a plugin may draw from
             torch.manual_seed(seed)

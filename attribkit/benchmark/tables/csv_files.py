@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from attribkit.benchmark.statistics.summary import Agreement, Comparison, Ranking, SanityCheck, Score, Summary
 from attribkit.benchmark.storage.files import write_text_whole
+
+# What spreadsheets take for the beginning of a formula, in cells of text; numbers are no text.
+FORMULA = "^([ '\t\r\n]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])"  # the wide forms too
 
 Record = Mapping[str, Any]
 
@@ -24,6 +28,14 @@ def write_csv(summary: Summary, folder: str | Path) -> list[Path]:
         write_text_whole(path, csv_text(columns, records))
         written.append(path)
     return written
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text that a spreadsheet would run as a formula, behind an apostrophe; any other as it is.
+
+    Whoever reads the file takes one apostrophe away where such a text follows it.
+    """
+    return f"'{text}" if re.match(FORMULA, text) else text
 
 
 def csv_text(columns: Iterable[str], records: Iterable[Record]) -> str:
@@ -79,6 +91,8 @@ def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, _prefix(key))
         elif isinstance(value, tuple | list):
-            yield prefix + key, "; ".join(map(str, value))
+            yield prefix + key, spreadsheet_text("; ".join(map(str, value)))
+        elif isinstance(value, str):
+            yield prefix + key, spreadsheet_text(value)
         else:
             yield prefix + key, "" if value is None or value != value else value

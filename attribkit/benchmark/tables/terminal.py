@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attribkit.benchmark.statistics.summary import Score, Summary
 from attribkit.benchmark.tables.panels import Column, Line, Panel, cell, panels
+from attribkit.core.printable import printable
 
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
@@ -22,11 +23,11 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _table(panel: Panel) -> Table:
-    table = Table(title=escape(panel.title), caption=escape(panel.caption), box=SIMPLE_HEAD, title_justify="left")
+    table = Table(title=_shown(panel.title), caption=_shown(panel.caption), box=SIMPLE_HEAD, title_justify="left")
     table.caption_justify = "left"
     table.add_column("method", no_wrap=True)
     for column in panel.columns:
-        table.add_column(escape(f"{column.title}{_ARROWS[column.higher_is_better]}"))
+        table.add_column(_shown(f"{column.title}{_ARROWS[column.higher_is_better]}"))
     remarks = any(line.remarks for line in (*panel.methods, *panel.controls))
     if remarks:
         table.add_column("beware")
@@ -37,11 +38,16 @@ def _table(panel: Panel) -> Table:
     return table
 
 
+def _shown(text: str) -> str:
+    """Text of a configuration or a plugin, of which the terminal interprets nothing."""
+    return escape(printable(text))
+
+
 def _rows(lines: tuple[Line, ...], columns: tuple[Column, ...], remarks: bool) -> Iterator[list[Text]]:
     for line in lines:
         cells = [_text(score, column.decimals) for score, column in zip(line.cells, columns, strict=True)]
-        told = [Text("; ".join(line.remarks), style="red")] if remarks else []
-        yield [Text(line.method), *cells, *told]
+        told = [Text(printable("; ".join(line.remarks)), style="red")] if remarks else []
+        yield [Text(printable(line.method)), *cells, *told]
 
 
 def _text(score: Score | None, decimals: int) -> Text:

@@ -1,6 +1,6 @@
 """What a user may give as a target, read; another target for each image among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,15 @@ class Each(Target):
     def kind(self) -> Any:
         kinds = list(dict.fromkeys(each.kind for each in self.targets))
         return kinds[0] if len(kinds) == 1 else ("each", *kinds)
+
+    @property
+    def layer_key(self) -> Hashable:
+        keys = tuple(each.layer_key for each in self.targets)
+        return None if None in keys else keys
+
+    @property
+    def is_local(self) -> bool:
+        return any(each.is_local for each in self.targets)
 
     @property
     def read_layer(self) -> str | None:

@@ -1,6 +1,6 @@
 """Embeddings as targets: how alike the model finds two images, or how strongly it responds at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,10 @@ class _OfEmbedding(Target):
     @property
     def kind(self) -> Any:
         return "embedding", self.layer
+
+    @property
+    def layer_key(self) -> Hashable:
+        return type(self), self.layer
 
     @property
     def read_layer(self) -> str | None:

@@ -121,6 +121,19 @@ def is_pooled(outputs: Any) -> bool:
     return isinstance(found, Tensor) and found.ndim > 2
 
 
+def every_output(outputs: Any) -> list[Tensor]:
+    """The tensors of floats that a model returned: named class scores or a named embedding, else all."""
+    named = None if isinstance(outputs, Tensor) else _by_name(outputs, (*_LOGITS, *_EMBEDDINGS))
+    return _floats(outputs if named is None else named)
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() and outputs.ndim > 0 else []
+    entries = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [each for entry in entries for each in _floats(entry)] if isinstance(outputs, Mapping | tuple | list) else []
+
+
 def detections(outputs: Any) -> Detections:
     """What was found in each image, as torchvision's detection models tell it."""
     if isinstance(outputs, list) and all(isinstance(e, Mapping) and set(_OF_A_DETECTION) <= e.keys() for e in outputs):
@@ -201,11 +214,17 @@ def _named(outputs: Any, names: Sequence[str]) -> Any:
     """The outputs themselves if they are a tensor, else what is called so in them, else a first entry."""
     if isinstance(outputs, Tensor):
         return outputs
+    found = _by_name(outputs, names)
+    if found is None and isinstance(outputs, tuple | list) and outputs:
+        found = outputs[0]
+    return found
+
+
+def _by_name(outputs: Any, names: Sequence[str]) -> Any:
+    """An attribute of that name, or the tensor under such a key."""
     found = _attribute(outputs, names)
     if found is None and isinstance(outputs, Mapping):
         found = next((outputs[name] for name in names if isinstance(outputs.get(name), Tensor)), None)
-    if found is None and isinstance(outputs, tuple | list) and outputs:
-        found = outputs[0]
     return found
 
 

@@ -1,6 +1,6 @@
 """A class in a region of a segmentation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,14 @@ class Region(Target):
     @property
     def count(self) -> int | None:
         return one_count(self, self.index, tuple(self.mask) if self.mask is not None and len(self.mask) > 1 else None)
+
+    @property
+    def layer_key(self) -> Hashable:
+        return "region"  # the choice does not depend on where it lies
+
+    @property
+    def is_local(self) -> bool:
+        return True
 
     @property
     def is_open(self) -> bool:

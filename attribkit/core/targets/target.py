@@ -1,7 +1,7 @@
 """What is explained: a score per image, computed from the model's outputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.classes import Labels
+from attribkit.core.targets.functions import key_of_function
 
 Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
 
@@ -31,6 +32,20 @@ class Target(ABC):
     def kind(self) -> Any:
         """Equal for targets that read the same part of a model's outputs."""
         return type(self)
+
+    @property
+    def layer_key(self) -> Hashable:
+        """What the choice of a layer depends on; None where that is not known, and the choice holds for one call.
+
+        By default the target itself, if it is a frozen dataclass that is compared by its fields.
+        """
+        parameters = getattr(type(self), "__dataclass_params__", None)
+        return self if parameters and parameters.frozen and parameters.eq else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it scores a part of the output's space, as a region of a segmentation."""
+        return False
 
     @property
     def read_layer(self) -> str | None:
@@ -90,7 +105,11 @@ class Scored(Target):
 
     @property
     def kind(self) -> Any:
-        return getattr(self.function, "__code__", type(self.function))
+        return "function", self.function
+
+    @property
+    def layer_key(self) -> Hashable:
+        return key_of_function(self.function)
 
     def __call__(self, outputs: Any) -> PerImage:
         scores = self.function(outputs)
