@@ -218,7 +218,6 @@ def mixed(a):
         (attention, "attention Bmm"),  # which kernel runs depends on the device and the memory layout
         (attention_by_hand, "Bmm"),
         (along_rows, "attention Bmm"),
-        (mixed, "Mm"),
     ],
 )
 def test_the_whole_image_and_through_what(function, operation):
@@ -227,6 +226,12 @@ def test_the_whole_image_and_through_what(function, operation):
     assert found.whole_image_because in operation.split()
     assert found.size is found.stride is found.start is None
     assert field(model, "before", 32, images=1).size == (3, 3)
+
+
+def test_a_dense_mixture_of_all_cells_has_no_grid():
+    """Its units lie nowhere on the image; they had a field, the whole image, when the shape alone made them a grid."""
+    with pytest.raises(UnsupportedModel, match="do not lie on the image"):
+        field(Gated(mixed), "after", 32, images=1)
 
 
 def test_the_module_in_which_it_becomes_the_whole_image():
@@ -261,13 +266,12 @@ def test_what_cannot_be_followed_is_never_a_number(function):
     assert found.whole_image_because == ""
 
 
-def test_what_is_copied_to_all_units_is_no_field_of_each():
+def test_what_is_copied_to_all_units_is_no_grid():
     model = Gated(lambda a: F.avg_pool2d(a, 8)[..., :1, :1].expand(-1, -1, 16, 16))
-    assert field(model, "after", 32, images=1).unknown_because.endswith("it works on a grid of one cell")
-    model.after = nn.Identity()
-    found = field(model, "after", 32, images=1)
-    assert found.size is None
-    assert found.unknown_because == "what was read at one place is copied to others"
+    for after in (model.after, nn.Identity()):
+        model.after = after
+        with pytest.raises(InvalidInput, match="has no grid"):
+            field(model, "after", 32, images=1)
 
 
 def test_shuffles_of_channels_are_followed():

@@ -13,6 +13,7 @@ from attribkit.core.layouts import Extent, Layout
 from attribkit.core.places.coordinates import Coordinates, Places, Sampling, clustered, narrowed, unchanging
 
 _OWN = 0.55  # of a cell; centres within that of an even grid over the image are drawn there, as all libraries do
+_MISSING = 0.75  # of a cell; a grid that lacks more is a part of one
 _UNEVEN = 0.3  # of a step from centre to centre
 _STRETCHED = 1.3  # images; cells that would cover more are a sample of a grid, not one
 
@@ -24,12 +25,17 @@ def layout_of(places: Places) -> Layout | None:
     exchanged or mirrored; so may tokens, (b, n, d), after or between others that come from no place. Frames of a clip
     may stand along the first axis. A grid that covers a part of the image has an extent.
     """
-    shape, centres = places.rows[0].shape, narrowed((places.rows[0], *places.centres))[1:]
+    shape, rows = places.rows[0].shape, narrowed(places.rows)
+    spread, centres = rows[1:], narrowed(places.put(rows).at_centres().rows)[1:]
     if len(shape) == len(centres) + 2:
         for kind, channels in (("channels first", 1), ("channels last", len(shape) - 1)):
             grid = tuple(shape[axis] for axis in range(1, len(shape)) if axis != channels)
-            alone = _without(centres, channels)
-            if alone is not None and (layout := _of_map(alone, kind, grid, places.sampling)):
+            alone, even = _without(centres, channels), _without(spread, channels)
+            if alone is None or even is None or math.prod(grid) < 2 or len(alone[0]) > 1:
+                continue
+            if _is_all_over(even, alone, grid, places.sampling):
+                return Layout(kind, grid)
+            if layout := _of_map(alone, kind, grid, places.sampling):
                 return layout
     if len(shape) == len(centres) + 1 and len(centres) == 3 and shape[0] > 1:
         return _of_frames(places)
@@ -68,10 +74,6 @@ def _of_map(
     centres: Sequence[Tensor], kind: str, cells: tuple[int, ...], sampling: Sequence[Sampling]
 ) -> Layout | None:
     """The grid of the cells of a map; centres: (1, *cells), narrowed."""
-    if math.prod(cells) < 2 or len(centres[0]) > 1:
-        return None
-    if _is_all_over(centres, cells, sampling):
-        return Layout(kind, cells)
     wide = [each.expand(1, *cells) for each in centres]
     found = _ordered([each.flatten(1) for each in wide], sampling) if _is_box(~wide[0][0].isnan()) else None
     return found and Layout(kind, found[0], order=_unless_plain(found[1], math.prod(cells)), extent=found[2])
@@ -124,11 +126,19 @@ def _ordered(
     return tuple(map(len, found[0])), order, None if all(map(_is_own, found[0], sampling)) else extent
 
 
-def _is_all_over(centres: Sequence[Tensor], grid: tuple[int, ...], sampling: Sequence[Sampling]) -> bool:
-    """Whether each cell, (b, *grid), lies where its index puts it on a grid over the whole image."""
-    for axis, (centre, cells) in enumerate(zip(centres, grid, strict=True)):
-        index = torch.arange(cells, device=centre.device)[(...,) + (None,) * (len(grid) - 1 - axis)]
-        if not bool(((centre * cells - index - 0.5).abs() <= _OWN).all()):
+def _is_all_over(
+    spread: Sequence[Tensor], centres: Sequence[Tensor], grid: tuple[int, ...], sampling: Sequence[Sampling]
+) -> bool:
+    """Whether each cell lies where its index puts it on a grid over the whole image.
+
+    spread, centres: coordinates and centres, (b, *grid). Cells that were made of a larger one may share its place.
+    """
+    for axis, (even, centre, cells) in enumerate(zip(spread, centres, grid, strict=True)):
+        index = torch.arange(cells, device=even.device)[(...,) + (None,) * (len(grid) - 1 - axis)]
+        if not bool(((even * cells - index - 0.5).abs() <= _OWN).all()):
+            return False
+        largest = max(1 / cells, sampling[axis].pitch)
+        if bool(((centre - even).abs() > _OWN * largest).any()):
             return False
         if _is_part(float(centre.min()), float(centre.max()), cells, sampling[axis]):
             return False
@@ -164,7 +174,7 @@ def _is_own(centres: Tensor, sampling: Sampling) -> bool:
 def _is_part(first: float, last: float, count: int, sampling: Sampling) -> bool:
     """Whether so many cells are less than the image has along an axis."""
     step = (last - first) / (count - 1) / abs(sampling.scale) if count > 1 else sampling.pitch
-    return count * step < 1 - 0.5 * step
+    return count * step < 1 - _MISSING * max(step, sampling.pitch)
 
 
 def _unless_plain(order: list[int], count: int) -> tuple[int, ...] | None:
