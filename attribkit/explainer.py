@@ -238,7 +238,11 @@ class Explainer:
     def check(
         self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
     ) -> list[Finding]:
-        """Look for what would make an answer wrong for this model; an empty list is good news. Costs six forwards.
+        """Look for what would make an answer wrong for this model; an empty list is good news.
+
+        Later answers about images of this size carry what is found of the model: randomness, scores that depend on the
+        rest of the batch, and a gradient that is not the derivative of the score. Costs ten
+        forwards, and up to eighty of single images.
 
         x: a few typical images, at least two; None is noise of the size that the model was made for. target, inputs: as
         for `attribute`.

@@ -83,6 +83,17 @@ class Constant(Method):
 
 
 @dataclass(frozen=True)
+class Undefined(Method):
+    """Gives scores that are no numbers."""
+
+    name = "undefined"
+    source = "a test"
+
+    def __call__(self, model, x, target):
+        return x * float("nan")
+
+
+@dataclass(frozen=True)
 class Meddling(Method):
     """Leaves the model's parameters changed."""
 
@@ -99,7 +110,7 @@ class Meddling(Method):
     ("method", "status", "text"),
     [
         (Constant(), "wrong", "the same everywhere"),
-        (Constant(value=float("nan")), "refused", "finite"),
+        (Undefined(), "refused", "finite"),
         (Constant(side=4), "wrong", "scores of shape"),
         (Meddling(), "wrong", "the model is not as it was"),
     ],

@@ -130,6 +130,8 @@ def test_core_files_import_each_other_in_one_direction():
         "gates",
         "asking",
         "model",
+        "slopes",
+        "diagnosis",
         "method",
         "visualizer",
         "blurs",

@@ -22,7 +22,7 @@ from attribkit.core.placement import Extents
 from attribkit.core.places.checked import checked
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading
 from attribkit.core.shapes import Images, PerImage
-from attribkit.core.signs import Signs
+from attribkit.core.signs import FirstScore, Signs
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.class_outputs import OutputReader, Returned, probabilities, read_scores
 from attribkit.core.targets.logits import Predicted
@@ -147,6 +147,25 @@ class AskedModel:
     def images_seen(self) -> int:
         """How many images went through the model since it was wrapped."""
         return self._learnt.images
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Let images go through the model that do not count as seen."""
+        seen = self._learnt.images
+        try:
+            yield
+        finally:
+            self._learnt.images = seen
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many images go through the model at a time; None is all of them."""
+        return self._learnt.batch_size
+
+    @property
+    def diagnoses(self) -> dict[Hashable, Any]:
+        """What was found to make scores or gradients of the model unreliable; see `core.diagnosis`."""
+        return self._learnt.diagnoses
 
     def __call__(self, x: Images) -> Any:
         """What the model returns; differentiable where x is."""
@@ -301,7 +320,15 @@ class AskedModel:
         if own:
             pairs = list(zip(put, asked, strict=True))
             self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
+            self._keep_first_scores(pairs)
         return answers, [remarks(each, images=own) for each in asked]
+
+    def _keep_first_scores(self, pairs: Sequence[tuple[Target, Sequence[Question]]]) -> None:
+        for target, (first, *_) in pairs:
+            if first.first_score is not None:
+                meant = self._meaning(target) or target
+                first_score = FirstScore(self._x.data_ptr(), meant, first.first_score, first.images)
+                self.signs.first_scores.append(first_score)
 
     def _returned(self, outputs: Any, images: int) -> Returned:
         """What the model returned for so many images, with what is known of its class scores."""

@@ -40,6 +40,7 @@ class Question:
         self.evidence: list[Tensor] = []
         self.remarks: list[Remark] = []
         self.finite: Tensor | None = None  # whether the scores are, once asked
+        self.first_score: Tensor | None = None  # of the first of the images
 
     def __call__(self, outputs: Any) -> Tensor:
         written = [tensor for tensor in tensors_in(outputs) if not tensor.is_inference()]  # those have no version
@@ -60,6 +61,7 @@ class Question:
             self.evidence = self.target.evidence(outputs) if self.is_open else []
             self.remarks = self.target.remarks(outputs)
             self.finite = scores.isfinite().all()
+            self.first_score = scores[:1].detach()
         return scores
 
 
@@ -77,12 +79,13 @@ class Learnt:
     layers: dict[Hashable, FoundLayers] = field(default_factory=dict)  # by the size and what the target adds
     readers: dict[Hashable, Tensor] = field(default_factory=dict)  # the tokens that are read, by the same
     checked: dict[Hashable, Layout | None] = field(default_factory=dict)  # those that shapes suggest, after a look
+    diagnoses: dict[Hashable, Any] = field(default_factory=dict)  # by the key of `core.diagnosis`
     state: ModelState | None = None  # of the model, when the first of them was found
 
     def forget_if_changed(self, module: nn.Module) -> None:
-        """Drop the layers that were found before the model was changed."""
+        """Drop what was found before the model was changed."""
         if self.state is None or not self.state.is_unchanged():
-            for found in (self.forwards, self.layers, self.readers, self.checked):
+            for found in (self.forwards, self.layers, self.readers, self.checked, self.diagnoses):
                 found.clear()
             self.state = ModelState(module)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attribkit.core.asking import LayersDiffer
 from attribkit.core.attribution import Attribution, resized
+from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError
 from attribkit.core.exits import exits_refused
 from attribkit.core.image_axes import ImageAxes
@@ -31,7 +32,8 @@ def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) 
         model.signs.check(explain)
         _check_scores(scores, x, explain)
     scores = precise(scores.detach()).contiguous()
-    notes = (*model.inputs.notes(), *model.notes, *model.signs.notes(), *_remarks(scores, x.dtype))
+    found = diagnosis_of(model, x, target).notes if model.signs.ran else []
+    notes = (*model.inputs.notes(), *model.notes, *found, *_remarks(scores, x.dtype))
     return Attribution(scores, x, target, explain, notes, extent=_extent(explain, model, scores))
 
 

@@ -59,7 +59,7 @@ def find_layout(
     channels first is taken unless the family says otherwise, and the layout is marked as ambiguous.
     """
     base = tuple(pixels / side for pixels, side in zip(space, patch or (1,) * len(space), strict=True))
-    if len(shape) == len(space) + 2:
+    if len(shape) == len(space) + 2 and math.prod(shape[2:]) > 1:  # else pooled to one cell, channels first
         orders = [Layout("channels first", shape[2:]), Layout("channels last", shape[1:-1])]
         misfits = [_misfit(layout.grid, base) for layout in orders]
         if min(misfits) < math.inf:

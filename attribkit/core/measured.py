@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.attribution import Attribution
+from attribkit.core.diagnosis import diagnosis_of
 from attribkit.core.errors import AttribkitError, InvalidInput
 from attribkit.core.exits import exits_refused
 from attribkit.core.hooks import frozen
@@ -33,6 +34,7 @@ class Measured:
     metric: Metric
     values: Float[Tensor, "m b"]
     details: Mapping[str, Tensor] = field(default_factory=dict)  # by name, (m, b, ...): curves, shares of ties ...
+    notes: tuple[str, ...] = ()  # what a careful reader should know of the model, where it was asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +56,15 @@ class Measuring:
                 options_channels_first(metric, self.model.spec.axes),
                 self._target_of_none(metric, attributions),
             )
-            found = measured(asked, self.model, [self._own(each, target) for each in attributions], self.told)
-        return found if asked is metric else replace(found, metric=metric)
+            own = [self._own(each, target) for each in attributions]
+            found = measured(asked, self.model, own, self.told)
+            return replace(found, metric=metric, notes=self._notes(own[0].target))
+
+    def _notes(self, target: Any) -> tuple[str, ...]:
+        """What was found of the model, once it was asked."""
+        if not isinstance(target, Target) or not self.model.signs.ran:
+            return ()
+        return tuple(diagnosis_of(self.model, self.x, target).notes)
 
     def _own(self, attribution: Attribution, target: Any) -> Attribution:
         """The same of the very images that the model is explaining, channels first, checked once.

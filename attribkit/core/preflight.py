@@ -7,10 +7,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attribkit.core.asking import LayersDiffer
+from attribkit.core.diagnosis import (
+    Diagnosis,
+    batch_dependence,
+    batch_rounding,
+    drawn_in_vain,
+    generators,
+    key_of,
+    moved_generators,
+    precision_of,
+    randomness,
+    wrong_gradient,
+)
 from attribkit.core.errors import AttribkitError, UnsupportedModel
 from attribkit.core.inputs import Inputs
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
+from attribkit.core.slopes import wrong_slopes
 from attribkit.core.targets.target import Target
 
 
@@ -26,39 +40,63 @@ class Finding:
 
 
 def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> list[Finding]:
-    """Every finding of every check below; the model is frozen, x holds at least two images; inputs: a row for each."""
+    """Every finding of every check below; the model is frozen, x holds at least two images; inputs: a row for each.
+
+    What is found of the model itself is kept, so that later answers about images of this size carry it.
+    """
     findings: list[Finding] = []
-    for check in _CHECKS:
+    kept: dict[str, str] = {}
+    for kind, check in _CHECKS:
+        if kind and "randomness" in kept:
+            continue  # scores that differ by chance tell nothing of batches and slopes
         asked = model.explaining(x, inputs)
         try:
-            findings += [Finding("note", text) for text in check(asked, x, asked.resolved(target)) + asked.notes]
+            found = check(asked, x, asked.resolved(target))
+            findings += [Finding("note", text) for text in found + asked.notes]
+            if kind and found:
+                kept[kind] = found[0]
         except AttribkitError as error:
             findings.append(Finding("error", str(error)))
             if not isinstance(
                 error, UnsupportedModel
             ):  # the question itself is wrong; the other checks would repeat it
                 break
+    model.diagnoses[key_of(model, x)] = Diagnosis(**kept)
+    if len(x) < 2:
+        findings.append(Finding("note", "whether images disturb each other was not tested: give at least two"))
     return list(dict.fromkeys(findings))
 
 
 def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    if torch.equal(model.score(x, target), model.score(x, target)):
+    before = generators(x)
+    first, second = model.score(x, target), model.score(x, target)
+    if torch.equal(first, second):
         return []
-    return [
-        "two forwards of the same images differ: something random is active in evaluation mode (functional dropout?)"
-    ]
+    moved = moved_generators(before, generators(x))
+    return [randomness(float((first - second).abs().max()), float(first.abs().max()), moved)]
+
+
+def _draws_nothing(model: HookedModel, x: Tensor, target: Target) -> list[str]:
+    before = generators(x)
+    model.score(x, target)
+    once = generators(x)
+    model.score(x, target)
+    moved = moved_generators(before, once)
+    return [drawn_in_vain(moved)] if moved and moved_generators(once, generators(x)) else []
 
 
 def _images_are_independent(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    if len(x) < 2:
-        return ["whether images disturb each other was not tested: give at least two"]
     images = [slice(i, i + 1) for i in range(len(x))]
     apart = torch.cat([model.part(each).score(x[each], target.part(each)) for each in images])
     together = model.score(x, target)
-    if torch.allclose(apart, together, rtol=1e-3, atol=1e-4):
-        return []
-    gap = float((apart - together).abs().max())
-    return [f"an image's score changes by up to {gap:.2g} with the batch that it is in: explain images one by one"]
+    gap, scale = float((apart - together).abs().max()), float(apart.abs().max())
+    return [batch_dependence(gap, scale)] if gap > scale * batch_rounding(precision_of(model, x)) else []
+
+
+def _gradient_is_the_derivative(model: HookedModel, x: Tensor, target: Target) -> list[str]:
+    slopes = wrong_slopes(model, x, target)
+    model.notes.clear()
+    return [wrong_gradient(slopes)] if slopes else []
 
 
 def _gradient_reaches_the_images(model: HookedModel, x: Tensor, target: Target) -> list[str]:
@@ -72,14 +110,20 @@ def _gradient_reaches_the_images(model: HookedModel, x: Tensor, target: Target) 
 
 
 def _default_layer_sees(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    model.activation_and_gradient(x, target)  # leaves its own notes where the gradient does not reach
+    try:
+        model.activation_and_gradient(x, target)  # leaves its own notes where the gradient does not reach
+    except LayersDiffer:
+        for one, own in model.one_by_one(target):
+            one.activation_and_gradient(one.images, own)
     model.notes[:] = [note for note in model.notes if not note.startswith("layer=")]  # the choice itself is no finding
     return []
 
 
-_CHECKS: list[Callable[[HookedModel, Tensor, Any], list[str]]] = [
-    _repeats_itself,
-    _images_are_independent,
-    _gradient_reaches_the_images,
-    _default_layer_sees,
+_CHECKS: list[tuple[str | None, Callable[[HookedModel, Tensor, Any], list[str]]]] = [  # with the kind of a Diagnosis
+    ("randomness", _repeats_itself),
+    ("draws", _draws_nothing),
+    ("batch", _images_are_independent),
+    (None, _gradient_reaches_the_images),
+    (None, _default_layer_sees),
+    ("gradient", _gradient_is_the_derivative),
 ]

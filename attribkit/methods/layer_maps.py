@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from attribkit.core.attribution import resized
 from attribkit.core.broadcast import extremes
@@ -48,7 +49,7 @@ class LayerMethod(Method):
         """The map of one layer; model takes notes."""
 
 
-def averaged(maps: Sequence[Scores], space: Sequence[int], extents: Sequence[Extent | None]) -> Scores:
+def averaged(maps: Sequence[Tensor], space: Sequence[int], extents: Sequence[Extent | None]) -> Tensor:
     """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged.
 
     extents: where each lies on the images.

@@ -62,7 +62,8 @@ class OutputReader:
         if by_values == "logits" or (linked and by_values == "probabilities"):
             return "logits", linked or "softmax", False
         if scores.grad_fn is None and returned.graph is not None:
-            scores = find(returned.graph())
+            with torch.enable_grad():  # axes that are given back keep the graph
+                scores = find(returned.graph())
         kind = kind_by_graph(scores, by_values, sums_to_one)
         unsure = kind == "logits" and by_values == "probabilities" and scores.grad_fn is None
         return kind, linked or "softmax", unsure

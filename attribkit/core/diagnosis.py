@@ -1,0 +1,220 @@
+"""What makes the scores or the gradient of a model unreliable, found by a few forwards and kept for later calls."""
+
+import random
+from collections.abc import Hashable, Sequence, Set
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attribkit.core.model import HookedModel
+from attribkit.core.randomness import other_threads
+from attribkit.core.shapes import Images
+from attribkit.core.signs import Signs, random_state
+from attribkit.core.slopes import Slope
+from attribkit.core.targets.target import Scored, Target
+
+_REPEATS = 3  # forwards of one image, where the first two differ
+_SUSPICIOUS = 2e-5  # share of the scores by which forwards of one image may differ before they are looked at closely
+_ROUNDING = 1e-4  # share of the scores by which a forward alone and one in a batch may differ
+_EPSILONS = 4, 16  # the same two in units of the precision, where it is low
+_SOURCES = {
+    "torch": "torch's, as functional dropout does",
+    "python": "those of Python's random",
+    "numpy": "those of NumPy's global generator",
+}
+_UNSEEN = "from a source that is no global generator, such as os.urandom, the time or a generator of its own"
+_REMEDY = "turn that off, or average several explanations"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found of a model; each is a sentence, or None."""
+
+    randomness: str | None = None
+    draws: str | None = None
+    batch: str | None = None
+    gradient: str | None = None
+
+    def __or__(self, other: "Diagnosis") -> "Diagnosis":
+        """Both; of two findings of a kind, this one's."""
+        mine = {name: text for name, text in vars(self).items() if text is not None}
+        return replace(other, **mine)
+
+    @property
+    def notes(self) -> list[str]:
+        """The sentences."""
+        return [text for text in (self.randomness, self.draws, self.batch, self.gradient) if text is not None]
+
+
+def diagnosis_of(model: HookedModel, x: Images, target: Target) -> Diagnosis:
+    """What is known of the model that was asked about x, or is found by two small forwards once per size and target.
+
+    What `check` found of images of this size is a part of it.
+    """
+    known = model.diagnoses
+    key = key_of(model, x, target)
+    if key not in known:
+        known[key] = diagnosed(model, x, target)
+    found: Diagnosis = known[key] | known.get(key_of(model, x), Diagnosis())
+    return found if found.randomness or not model.signs.draws else replace(found, draws=draws({"torch"}))
+
+
+def key_of(model: HookedModel, x: Images, target: Target | None = None) -> Hashable:
+    """What a diagnosis depends on, beside the model; without a target, that of all targets."""
+    asked = target and (target.layer_key if isinstance(target, Scored) else target.kind)
+    return tuple(x.shape[1:]), x.dtype, model.inputs.kind, asked
+
+
+def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
+    """Whether the score of the first image is random, or depends on the other images of its batch.
+
+    The image is run alone (unless the model was asked about it alone already) and in a batch of two; where the scores
+    agree, these are all. target: what it means is settled.
+    """
+    runs = _Runs(model, x, target)
+    try:
+        samples = runs.taken or [runs.alone()]
+        together = runs.beside_another() if model.batch_size != 1 else [runs.alone()]
+        scale = max(abs(each) for each in [*samples, *together])
+        scale = max([scale, *(abs(together[0] - each) for each in together[1:])])
+        gap = _spread([*samples, together[0]])
+        if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.drawn:
+            return Diagnosis()
+        return _explained_gap(runs, gap, scale)
+    except Exception:  # of a model or target that takes no other image, or no batch of two: it is not run again
+        return Diagnosis()
+
+
+def randomness(gap: float, scale: float, sources: Set[str]) -> str:
+    """The sentence on forwards of one image that differ; sources: of the numbers that were drawn."""
+    return (
+        f"two forwards of the same images differ, scores of {scale:.2g} by up to {gap:.2g}: the model draws random "
+        f"numbers in evaluation mode ({_named(sources)}); {_REMEDY}"
+    )
+
+
+def draws(sources: Set[str]) -> str:
+    """The sentence on numbers that were drawn, where forwards were not compared."""
+    return f"the model draws random numbers in evaluation mode ({_named(sources)}): other scores each time; {_REMEDY}"
+
+
+def drawn_in_vain(sources: Set[str]) -> str:
+    """The sentence on numbers that were drawn where forwards of one image gave the same score."""
+    return (
+        f"the model draws random numbers in evaluation mode ({_named(sources)}), though forwards of one image gave the "
+        f"same score; {_REMEDY}"
+    )
+
+
+def wrong_gradient(slopes: Sequence[Slope]) -> str:
+    """The sentence on a gradient that is not the derivative of the score."""
+    worst = max(slopes, key=lambda slope: abs(slope.measured - slope.by_gradient))
+    return (
+        f"the gradient is not the derivative of the score: along a direction the score changes at a rate of "
+        f"{worst.measured:.2g}, by its gradient at {worst.by_gradient:.2g} (a straight-through estimator, a detach, a "
+        "gradient reversal or a backward of its own?): methods that use gradients explain another function; use "
+        "occlusion, rise or ablationcam"
+    )
+
+
+def batch_dependence(gap: float, scale: float) -> str:
+    """The sentence on a score that depends on the other images of the batch."""
+    return (
+        f"an image's score of {scale:.2g} changes by up to {gap:.2g} with the other images of its batch: explain "
+        "images one by one, Explainer(model, batch_size=1)"
+    )
+
+
+class _Runs:
+    """Forwards of the first image, alone and beside another, and what they drew."""
+
+    def __init__(self, model: HookedModel, x: Images, target: Target) -> None:
+        first = slice(0, 1)
+        self.image = x[first].detach()
+        self.target = target.part(first)
+        known = (each for each in model.signs.first_scores if each.image == x.data_ptr() and each.images == 1)
+        self.taken = [float(each.score) for each in known if each.target is target or each.target == target]
+        self.precision = precision_of(model, x)
+        self.drawn: set[str] = set()  # which global generators moved
+        self._model = model.part(first)
+        self._model.signs, self._model.notes = Signs(), []
+
+    def alone(self) -> float:
+        """The score of the image in a forward of its own."""
+        return self._scores(self.image, self.target)[0]
+
+    def beside_another(self) -> list[float]:
+        """The scores of the image, and of another one that stands before it in the same batch."""
+        pair = torch.cat([_another(self.image), self.image])
+        return self._scores(pair, self.target.repeated(2) or self.target)[::-1]
+
+    def _scores(self, images: Tensor, target: Target) -> list[float]:
+        others, before = other_threads(), generators(images)
+        with self._model.uncounted():
+            scores: list[float] = self._model.score(images, target).tolist()
+        moved = moved_generators(before, generators(images))
+        self.drawn |= moved if others == other_threads() else set()  # else they may be numbers of others
+        return scores
+
+
+def _explained_gap(runs: _Runs, gap: float, scale: float) -> Diagnosis:
+    """Why the scores of the first image differ between forwards, or what was drawn."""
+    again, states = [], []
+    for _ in range(_REPEATS):
+        again.append(runs.alone())
+        states.append(generators(runs.image))
+    spread = _spread(again)
+    if spread > _tolerance(runs.precision, scale, _SUSPICIOUS / 2, _EPSILONS[0]):
+        return Diagnosis(randomness=randomness(max(spread, gap), scale, runs.drawn))
+    reseeded = not moved_generators(states[-2], states[-1])
+    found = Diagnosis(draws=drawn_in_vain(runs.drawn) if runs.drawn and not reseeded else None)
+    if gap > scale * batch_rounding(runs.precision):
+        return replace(found, batch=batch_dependence(gap, scale))
+    return found
+
+
+def generators(x: Tensor) -> dict[str, Hashable]:
+    """The states of the global random generators of Python, NumPy and PyTorch, of the device that x is on."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what is watched
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), np.asarray(keys).tobytes(), *rest),
+        "torch": random_state(x.device).numpy().tobytes(),
+    }
+
+
+def moved_generators(before: dict[str, Hashable], after: dict[str, Hashable]) -> set[str]:
+    """Those whose state is another."""
+    return {name for name, state in before.items() if state != after[name]}
+
+
+def _named(sources: Set[str]) -> str:
+    return " and ".join(_SOURCES[each] for each in sorted(sources)) or _UNSEEN
+
+
+def _another(image: Tensor) -> Tensor:
+    """Another image: mirrored, darker, with more contrast, and a range a little wider to both sides."""
+    low, high = image.aminmax()
+    return torch.where(high > low, low - 0.25 * (high - low) + 1.3 * (image.flip(-1) - low), image - 1)
+
+
+def batch_rounding(precision: float) -> float:
+    """The share of a score by which a forward alone and one in a batch may differ, in a precision."""
+    return max(_ROUNDING, _EPSILONS[1] * precision)
+
+
+def precision_of(model: HookedModel, x: Tensor) -> float:
+    """The machine epsilon of the coarsest type that the model computes in, as far as can be told."""
+    types = {x.dtype, *(each.dtype for each in model.module.parameters() if each.is_floating_point())}
+    tf32 = x.device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return max([torch.finfo(each).eps for each in types] + [2.0**-11] * tf32)
+
+
+def _tolerance(precision: float, scale: float, share: float, epsilons: int) -> float:
+    return scale * max(share, epsilons * precision)
+
+
+def _spread(samples: Sequence[float]) -> float:
+    return max(samples) - min(samples)
