@@ -14,8 +14,8 @@ _NEAR = 8.0  # pixels between the patch's centre and the map's
 def check_position(method: Method) -> None:
     """A method whose map shows where the score comes from finds a bright patch, wherever it is.
 
-    The model is a detector of brightness, and the images are dark but for the patch. Not for methods that know nothing of
-    the model, such as the controls. Raises AssertionError.
+    The model is a detector of brightness, and the images are dark but for the patch. Not for methods that know nothing
+    of the model, such as the controls. Raises AssertionError.
     """
     model = bright_patch_detector()
     for place in ((0, 0), (0, 32), (16, 0), (8, 24)):
@@ -27,17 +27,15 @@ def check_position(method: Method) -> None:
 
 
 def bright_patch_detector() -> nn.Module:
-    """A small network whose second class is scored by how bright the brightest parts are; (b, 3, 24, 40) to 2 classes."""
+    """A small network whose second class is scored by its bright parts; (b, 3, 24, 40) to 2 classes."""
     with torch.random.fork_rng([]):
-        model = nn.Sequential(
-            nn.Conv2d(3, 2, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
-        )
+        detectors, head = nn.Conv2d(3, 2, 4, stride=4), nn.Linear(2, 2)
     with torch.no_grad():
-        model[0].weight.fill_(1 / 48)  # the mean of a cell's pixels
-        model[0].bias.copy_(torch.tensor([-0.5, -0.25]))
-        model[4].weight.copy_(torch.tensor([[0.0, 0.0], [10.0, 5.0]]))
-        model[4].bias.zero_()
-    return model.eval()
+        detectors.weight.fill_(1 / detectors.weight[0].numel())  # the mean of a cell's pixels
+        detectors.bias = nn.Parameter(torch.tensor([-0.5, -0.25]))
+        head.weight.copy_(torch.tensor([[0.0, 0.0], [200.0, 100.0]]))
+        head.bias.copy_(torch.tensor([4.0, 0.0]))  # a dark image is of the first class
+    return nn.Sequential(detectors, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
 
 
 def bright_patch(place: tuple[int, int]) -> Tensor:
@@ -49,8 +47,8 @@ def bright_patch(place: tuple[int, int]) -> Tensor:
 
 
 def centre_of(heatmap: Tensor) -> Tensor:
-    """The row and the column of the centre of a map's larger values, those above half of the largest."""
-    weights = heatmap.clamp(min=0)
-    weights = weights.where(weights >= weights.max() / 2, 0)
+    """The row and the column of the centre of a map's larger values, those in the upper third of its range."""
+    weights = heatmap - heatmap.min()
+    weights = weights.where(weights >= weights.max() * 2 / 3, 0)
     places = torch.meshgrid(*(torch.arange(float(side)) for side in heatmap.shape), indexing="ij")
     return torch.stack([(weights * each.to(weights)).sum() for each in places]) / weights.sum()

@@ -385,7 +385,7 @@ def test_crops_along_the_first_axis_are_refused():
 CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # they know nothing of the model, by design
 NO_MASK = {"deconvnet"}  # its map does not depend on which units the image makes active
 TOKENS = {"attention", "attention_rollout", "gradient_rollout", "attention_gates"}  # there are none in the detector
-QUICK = {"rise": {"masks": 200, "cells": 6}, "occlusion": {"patch": 4, "stride": 4}}
+QUICK = {"rise": {"masks": 500, "cells": 6}, "occlusion": {"patch": 4, "stride": 4}}
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.methods()) - CONTROLS - TOKENS - NO_MASK))
