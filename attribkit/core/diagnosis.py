@@ -1,17 +1,14 @@
 """What makes the scores or the gradient of a model unreliable, found by a few forwards and kept for later calls."""
 
-import random
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attribkit.core.model import HookedModel
-from attribkit.core.randomness import other_threads
 from attribkit.core.shapes import Images
-from attribkit.core.signs import Signs, random_state
+from attribkit.core.signs import Signs
 from attribkit.core.slopes import Slope
 from attribkit.core.targets.target import Scored, Target
 
@@ -30,16 +27,17 @@ _REMEDY = "turn that off, or average several explanations"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found of a model; each is a sentence, or None."""
+    """What was found of a model: sentences, or None."""
 
     randomness: str | None = None
     draws: str | None = None
     batch: str | None = None
     gradient: str | None = None
+    seeds: bool = False  # whether each forward seeds the generators that it draws from
 
     def __or__(self, other: "Diagnosis") -> "Diagnosis":
         """Both; of two findings of a kind, this one's."""
-        mine = {name: text for name, text in vars(self).items() if text is not None}
+        mine = {name: text for name, text in vars(self).items() if text}
         return replace(other, **mine)
 
     @property
@@ -58,7 +56,8 @@ def diagnosis_of(model: HookedModel, x: Images, target: Target) -> Diagnosis:
     if key not in known:
         known[key] = diagnosed(model, x, target)
     found: Diagnosis = known[key] | known.get(key_of(model, x), Diagnosis())
-    return found if found.randomness or not model.signs.draws else replace(found, draws=draws({"torch"}))
+    told = found.randomness or found.draws or found.seeds
+    return found if told or not model.signs.drawn else replace(found, draws=draws(model.signs.drawn))
 
 
 def key_of(model: HookedModel, x: Images, target: Target | None = None) -> Hashable:
@@ -80,7 +79,7 @@ def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
         scale = max(abs(each) for each in [*samples, *together])
         scale = max([scale, *(abs(together[0] - each) for each in together[1:])])
         gap = _spread([*samples, together[0]])
-        if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.drawn:
+        if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.signs.drawn:
             return Diagnosis()
         return _explained_gap(runs, gap, scale)
     except Exception:  # of a model or target that takes no other image, or no batch of two: it is not run again
@@ -137,9 +136,9 @@ class _Runs:
         known = (each for each in model.signs.first_scores if each.image == x.data_ptr() and each.images == 1)
         self.taken = [float(each.score) for each in known if each.target is target or each.target == target]
         self.precision = precision_of(model, x)
-        self.drawn: set[str] = set()  # which global generators moved
         self._model = model.part(first)
-        self._model.signs, self._model.notes = Signs(), []
+        self.signs = self._model.signs = Signs()
+        self._model.notes = []
 
     def alone(self) -> float:
         """The score of the image in a forward of its own."""
@@ -151,43 +150,22 @@ class _Runs:
         return self._scores(pair, self.target.repeated(2) or self.target)[::-1]
 
     def _scores(self, images: Tensor, target: Target) -> list[float]:
-        others, before = other_threads(), generators(images)
         with self._model.uncounted():
             scores: list[float] = self._model.score(images, target).tolist()
-        moved = moved_generators(before, generators(images))
-        self.drawn |= moved if others == other_threads() else set()  # else they may be numbers of others
         return scores
 
 
 def _explained_gap(runs: _Runs, gap: float, scale: float) -> Diagnosis:
     """Why the scores of the first image differ between forwards, or what was drawn."""
-    again, states = [], []
-    for _ in range(_REPEATS):
-        again.append(runs.alone())
-        states.append(generators(runs.image))
-    spread = _spread(again)
+    again = [runs.alone() for _ in range(_REPEATS)]
+    spread, drawn = _spread(again), runs.signs.drawn
     if spread > _tolerance(runs.precision, scale, _SUSPICIOUS / 2, _EPSILONS[0]):
-        return Diagnosis(randomness=randomness(max(spread, gap), scale, runs.drawn))
-    reseeded = not moved_generators(states[-2], states[-1])
-    found = Diagnosis(draws=drawn_in_vain(runs.drawn) if runs.drawn and not reseeded else None)
+        return Diagnosis(randomness=randomness(max(spread, gap), scale, drawn))
+    seeds = bool(drawn) and not runs.signs.drawn_anew
+    found = Diagnosis(draws=drawn_in_vain(drawn) if drawn and not seeds else None, seeds=seeds)
     if gap > scale * batch_rounding(runs.precision):
         return replace(found, batch=batch_dependence(gap, scale))
     return found
-
-
-def generators(x: Tensor) -> dict[str, Hashable]:
-    """The states of the global random generators of Python, NumPy and PyTorch, of the device that x is on."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what is watched
-    return {
-        "python": random.getstate(),
-        "numpy": (str(kind), np.asarray(keys).tobytes(), *rest),
-        "torch": random_state(x.device).numpy().tobytes(),
-    }
-
-
-def moved_generators(before: dict[str, Hashable], after: dict[str, Hashable]) -> set[str]:
-    """Those whose state is another."""
-    return {name for name, state in before.items() if state != after[name]}
 
 
 def _named(sources: Set[str]) -> str:

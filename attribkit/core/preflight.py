@@ -13,9 +13,7 @@ from attribkit.core.diagnosis import (
     batch_dependence,
     batch_rounding,
     drawn_in_vain,
-    generators,
     key_of,
-    moved_generators,
     precision_of,
     randomness,
     wrong_gradient,
@@ -68,21 +66,16 @@ def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> 
 
 
 def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    before = generators(x)
     first, second = model.score(x, target), model.score(x, target)
     if torch.equal(first, second):
         return []
-    moved = moved_generators(before, generators(x))
-    return [randomness(float((first - second).abs().max()), float(first.abs().max()), moved)]
+    return [randomness(float((first - second).abs().max()), float(first.abs().max()), model.signs.drawn)]
 
 
 def _draws_nothing(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    before = generators(x)
-    model.score(x, target)
-    once = generators(x)
-    model.score(x, target)
-    moved = moved_generators(before, once)
-    return [drawn_in_vain(moved)] if moved and moved_generators(once, generators(x)) else []
+    for _ in range(2):
+        model.score(x, target)
+    return [drawn_in_vain(model.signs.drawn_anew)] if model.signs.drawn_anew else []
 
 
 def _images_are_independent(model: HookedModel, x: Tensor, target: Target) -> list[str]:

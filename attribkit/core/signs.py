@@ -1,9 +1,11 @@
 """Signs that an answer is not sound, gathered while a model runs, without waiting for the device, and read once."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,19 +27,25 @@ class Signs:
 
     def __init__(self) -> None:
         self.ran = False  # whether there was a forward
-        self.draws = False  # whether one drew from torch's global random numbers
+        self.drawn: set[str] = set()  # the global random generators that forwards drew from
+        self.drawn_anew: set[str] = set()  # those of them that two forwards in turn left in different states
         self.first_scores: list[FirstScore] = []
+        self._left: dict[str, Hashable] | None = None  # the states of the generators after the last forward
         self._finite: Tensor | None = None  # whether every score was, so far
 
     @contextmanager
     def of_forward(self, device: torch.device) -> Iterator[None]:
         """Watch one forward on a device."""
         others = other_threads()
-        before = random_state(device)
+        before = _generators(device)
         yield
+        after = _generators(device)
         self.ran = True
-        changed = not torch.equal(before, random_state(device))
-        self.draws = self.draws or (changed and others == other_threads())  # else they may be numbers of others
+        if others == other_threads():  # else they may be numbers of others
+            moved = _moved(before, after)
+            self.drawn |= moved
+            self.drawn_anew |= moved & _moved(self._left or after, after)
+        self._left = after
 
     def of_scores(self, finite: Tensor) -> None:
         """Take note of whether the scores of a forward are all finite."""
@@ -52,6 +60,17 @@ class Signs:
             )
 
 
-def random_state(device: torch.device) -> Tensor:
-    """The state of torch's global random generator of a device."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+def _generators(device: torch.device) -> dict[str, Hashable]:
+    """The states of the global random generators of Python, NumPy and PyTorch, the last one of a device."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what is watched
+    of_torch = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), np.asarray(keys).tobytes(), *rest),
+        "torch": of_torch.numpy().tobytes(),
+    }
+
+
+def _moved(before: dict[str, Hashable], after: dict[str, Hashable]) -> set[str]:
+    """Those whose state is another."""
+    return {name for name, state in before.items() if state != after[name]}
