@@ -256,7 +256,7 @@ def _classes(explainer: Explainer, probabilities: Tensor, sides: bool, target: s
         check_index(target, 1)
         index = 1  # the output itself speaks for the positive side
     check_index(index, probabilities.shape[1])
-    return torch.full((len(probabilities), 1), index)
+    return torch.full((len(probabilities), 1), index, device="cpu")
 
 
 def _label(explainer: Explainer, index: int) -> str:

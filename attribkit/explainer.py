@@ -336,7 +336,13 @@ class Explainer:
         """Images of noise, of the size that the model was made for."""
         if self.model.spec.input_size is None:
             raise InvalidInput("The size of this model's images is not known: pass some, x of shape (b, c, *space).")
-        noise = torch.randn(images, *self.model.spec.input_size, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            images,
+            *self.model.spec.input_size,
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float32,
+            device="cpu",
+        )
         noise = noise.to(next(self.model.module.parameters()))
         return noise if self.model.spec.axes is None else ImageAxes(self.model.spec.axes).restored(noise)
 

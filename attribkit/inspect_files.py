@@ -57,7 +57,9 @@ def inspect_layer(
 
 def _noise_like(x: Tensor) -> Tensor:
     """Images of noise, over which the effective field is averaged: no photograph's edges in it."""
-    return torch.randn(_NOISE_IMAGES, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    return torch.randn(
+        _NOISE_IMAGES, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    ).to(x)
 
 
 def _filters(explainer: Explainer, layer: str) -> Filters | None:

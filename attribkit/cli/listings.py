@@ -65,7 +65,7 @@ def layers(
     from attribkit.explainer import Explainer
 
     loaded = load(model, model_arg, weights=None, pretrained=False, quiet=True)
-    x = torch.zeros(1, *loaded.preprocessing.shape)
+    x = torch.zeros(1, *loaded.preprocessing.shape, dtype=torch.float32, device="cpu")
     rows = [
         {
             "layer": layer.name,

@@ -26,7 +26,7 @@ from attribkit.core.signs import FirstScore, Signs
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.class_outputs import OutputReader, Returned, probabilities, read_scores
 from attribkit.core.targets.logits import Predicted
-from attribkit.core.targets.outputs import LayerOutput, embedding, precise
+from attribkit.core.targets.outputs import LayerOutput, as_precise_as, embedding, precise
 from attribkit.core.targets.target import Target
 
 
@@ -44,7 +44,7 @@ class AskedModel:
     """A frozen model, and the batch of images that it is asked about.
 
     A batch that does not fit into memory is cut into chunks that do, and the size that fits is remembered. Results have
-    the model's precision, or float32 where the model computes in half of that. What it is asked about is the explained
+    the type of the images, or float32 where that is half of it. What it is asked about is the explained
     images, or versions of all of them, one whole batch after the other; of some of them, `part` gives the model.
     """
 
@@ -55,7 +55,7 @@ class AskedModel:
         self.signs = Signs()  # what its forwards let see in passing
         self._learnt = Learnt(batch_size, any(isinstance(each, nn.Conv2d) for each in module.modules()))
         self.usual_axes: set[Hashable] = set()  # shapes of images that a forward takes as (b, c, *space)
-        self._x: Tensor = torch.empty(0)  # the images that are being explained
+        self._x: Tensor = torch.empty(0, dtype=torch.float32, device="cpu")  # the images that are being explained
         self.inputs = Inputs()  # what they go through the model with
         self._chunk: Inputs | None = None  # what those go with that are being run
         self._meant: list[tuple[Target, Target]] = []  # open targets, and what they mean for x
@@ -321,6 +321,7 @@ class AskedModel:
             pairs = list(zip(put, asked, strict=True))
             self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
             self._keep_first_scores(pairs)
+        answers = [as_precise_as(x, each) for each in answers]
         return answers, [remarks(each, images=own) for each in asked]
 
     def _keep_first_scores(self, pairs: Sequence[tuple[Target, Sequence[Question]]]) -> None:

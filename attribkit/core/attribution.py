@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from attribkit.core import saved
+from attribkit.core.axes import LINEAR
 from attribkit.core.devices import device_named
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.fitting import check_axes, check_count, check_extent, check_notes, check_tensors
@@ -31,7 +32,6 @@ from attribkit.core.targets.target import Target
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
 _SHOWN = 8  # pictures in a notebook
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes of space
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +188,9 @@ def resized(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> 
         return _drawn(maps, size, extent)
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    if len(size) not in _LINEAR:
-        raise InvalidInput(f"Maps of {len(size)} axes of space cannot be resized: at most {max(_LINEAR)} can.")
-    large = F.interpolate(maps, tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    if len(size) not in LINEAR:
+        raise InvalidInput(f"Maps of {len(size)} axes of space cannot be resized: at most {max(LINEAR)} can.")
+    large = F.interpolate(maps, tuple(size), mode=LINEAR[len(size)], align_corners=False)
     low, high = (each.view(*maps.shape[:2], *(1,) * len(size)) for each in maps.flatten(2).aminmax(dim=2))
     return large.clamp(low, high)
 
@@ -199,7 +199,7 @@ def _drawn(maps: Tensor, size: Sequence[int], extent: Extent) -> Tensor:
     """The same on a part of the image."""
     for axis, (pixels, (start, end)) in enumerate(zip(size, extent, strict=True), start=2):
         cells = maps.shape[axis]
-        share = ((torch.arange(pixels, device=maps.device) + 0.5) / pixels - start) / (end - start)
+        share = ((torch.arange(pixels, device=maps.device, dtype=torch.float32) + 0.5) / pixels - start) / (end - start)
         place = (share * cells - 0.5).clamp(0, cells - 1).to(maps.dtype)
         before = place.floor().long().clamp(max=max(cells - 2, 0))
         shape = (-1, *(1,) * (maps.ndim - 1 - axis))

@@ -1,4 +1,4 @@
-"""Options that are sizes: one number for every axis of space, or one for each."""
+"""The axes of space: options that are sizes along them, and how maps are interpolated."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -7,6 +7,7 @@ from typing import Any
 from attribkit.core.errors import InvalidInput
 from attribkit.core.options import Count, OneOrMore
 
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # modes of torch's interpolate, by the number of axes of space
 PerAxis = Count | OneOrMore[Count]  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
 
 

@@ -53,9 +53,11 @@ class FoldedBlur(Options):
     def kernel(self) -> Tensor:
         """The weights along one axis, (size,), in double precision."""
         radius = int(_TAIL * self.sigma + 0.5)
-        places = (torch.arange(-radius, radius + 1) + self.size // 2) % (2 * self.size)
+        places = (torch.arange(-radius, radius + 1, device="cpu") + self.size // 2) % (2 * self.size)
         folded = torch.minimum(places, 2 * self.size - 1 - places)
-        return torch.zeros(self.size, dtype=torch.float64).index_add(0, folded, _gaussian(radius, self.sigma))
+        return torch.zeros(self.size, dtype=torch.float64, device="cpu").index_add(
+            0, folded, _gaussian(radius, self.sigma)
+        )
 
 
 Blur = GaussianBlur | FoldedBlur
@@ -77,12 +79,12 @@ def _along_axes(x: Images, matrix: Callable[[int], Tensor]) -> Images:
 
 def _gaussian(radius: int, sigma: float) -> Tensor:
     """Weights that sum to one, (2 * radius + 1,)."""
-    places = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    places = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
     return torch.softmax(-((places / sigma) ** 2) / 2, dim=0)
 
 
 def _wide(length: int) -> Tensor:
-    place = torch.arange(length, dtype=torch.float32) / (_SHARE * length)
+    place = torch.arange(length, dtype=torch.float32, device="cpu") / (_SHARE * length)
     return torch.softmax(-((place[:, None] - place) ** 2) / 2, dim=1)
 
 
@@ -103,10 +105,10 @@ def _mirrored(kernel: Tensor, length: int) -> Tensor:
 def _around(kernel: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """For each pixel of a line the places that the kernel reads, and its weights, (length, size) both."""
     radius = len(kernel) // 2
-    places = torch.arange(length)[:, None] + torch.arange(-radius, radius + 1)
+    places = torch.arange(length, device="cpu")[:, None] + torch.arange(-radius, radius + 1, device="cpu")
     return places, kernel.expand(length, -1)
 
 
 def _matrix(places: Tensor, weights: Tensor) -> Tensor:
     length = len(places)
-    return torch.zeros(length, length, dtype=weights.dtype).scatter_add(1, places, weights)
+    return torch.zeros(length, length, dtype=weights.dtype, device="cpu").scatter_add(1, places, weights)

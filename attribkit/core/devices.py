@@ -15,7 +15,7 @@ def device_named(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).tolist()
+        torch.zeros(1, device=name, dtype=torch.float32).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InvalidInput(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return torch.device(name)
@@ -33,7 +33,7 @@ def sent(
 ) -> Tensor:
     """A number, or several in a row, as a tensor on a device; from pinned memory, so that nobody waits for a GPU."""
     pinned = device.type == "cuda" and torch.cuda.is_available()  # tensors can be there in name only
-    return torch.tensor(numbers, dtype=dtype, pin_memory=pinned).to(device, non_blocking=pinned)
+    return torch.tensor(numbers, dtype=dtype, pin_memory=pinned, device="cpu").to(device, non_blocking=pinned)
 
 
 def _processor() -> str:

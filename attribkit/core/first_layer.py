@@ -123,7 +123,7 @@ def _argument(args: Sequence[Any], given: dict[str, Any], place: int, name: str,
 
 def _of_axes(x: Tensor) -> Places:
     """For each axis of the images, where along it every element is, 0 to 1."""
-    axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape]
+    axes = [(torch.arange(side, device=x.device, dtype=torch.float32) + 0.5) / side for side in x.shape]
     return Places(tuple(axis.view(-1, *(1,) * (x.ndim - 1 - i)).expand(x.shape) for i, axis in enumerate(axes)))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attribkit.core.entries import Path
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
+from attribkit.core.graph import RECOMPUTED, is_recomputed
 from attribkit.core.layer_choice import Choice, Chooser, is_inside_attention, unjustified
 from attribkit.core.layer_names import LayerName, lengths_of, matches
 from attribkit.core.layouts import Layout
@@ -162,7 +163,7 @@ def find_layers(
         chosen = _named(maps, spec, model) if spec.layer else Chooser(trace, maps, model).choose(target)
         choice = _chosen(chosen, tensors)
     except UnsupportedModel as refusal:
-        choice = refusal
+        choice = UnsupportedModel(RECOMPUTED) if is_recomputed(trace.nodes) else refusal
     watched = trace.dependence
     return FoundLayers(tuple(tensors.values()), choice, watched.branches, watched.arranges, trace.has_one_head)
 

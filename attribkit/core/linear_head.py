@@ -9,8 +9,8 @@ from torch.autograd.graph import Node
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.graph import operation, reachable
 from attribkit.core.layouts import Layout
+from attribkit.core.reading import gradients_of
 from attribkit.core.shapes import LayerMaps
-from attribkit.core.straightened import straightened
 
 _WEIGHTED = {"Addmm", "Mm", "Bmm", "Convolution", "Linear"}
 _LINEAR = _WEIGHTED | {
@@ -22,17 +22,17 @@ _LINEAR = _WEIGHTED | {
 _BY_A_NUMBER = {"Mul", "Div"}  # linear where only one side depends on the layer
 
 
-def class_weights(score: Tensor, output: Tensor, layout: Layout) -> tuple[LayerMaps, Tensor]:
+def class_weights(score: Tensor, output: Tensor, layout: Layout, layer: str) -> tuple[LayerMaps, Tensor]:
     """The maps that are averaged and their weights (b, d), where the score is linear in their averages.
 
-    output: the layer's output, at which the score's graph starts. A ReLU may stand between the layer and the average,
-    or behind the last convolution; the maps are those behind the one and before the other. Raises UnsupportedModel.
+    output: of the layer of this name, at which the score's graph starts. A ReLU may stand between the layer and the
+    average, or behind the last convolution; the maps are those behind the one and before the other. Raises
+    UnsupportedModel.
     """
     relus = _checked(score.grad_fn)
     handles = [relu.register_hook(_passes_at(layout.to_grid(output).shape[2:])) for relu in relus]
     try:
-        with straightened(score):
-            (derivative,) = torch.autograd.grad(score.sum(), [output], retain_graph=True)
+        (derivative,) = gradients_of(score, [output], [layer], keep=True)
     finally:
         for handle in handles:
             handle.remove()

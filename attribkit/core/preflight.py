@@ -43,7 +43,7 @@ def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> 
     What is found of the model itself is kept, so that later answers about images of this size carry it.
     """
     findings: list[Finding] = []
-    kept: dict[str, str] = {}
+    kept: dict[str, Any] = {}
     for kind, check in _CHECKS:
         if kind and "randomness" in kept:
             continue  # scores that differ by chance tell nothing of batches and slopes

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from attribkit.core.chunks import Question, RunsDiffer
 from attribkit.core.errors import InvalidInput, UnsupportedModel
+from attribkit.core.graph import RECOMPUTED
 from attribkit.core.hooks import Captured, Wanted, captured
 from attribkit.core.layouts import Layout
 from attribkit.core.rules import Rule, applied
@@ -206,11 +207,10 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
         try:
             with straightened(score):
                 gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
-        except CheckpointError as error:
-            raise UnsupportedModel(
-                "The model recomputes its activations (gradient checkpointing), which hooks cannot follow: turn it "
-                "off, in timm by model.set_grad_checkpointing(False)."
-            ) from error
+        except RuntimeError as error:
+            if isinstance(error, CheckpointError) or "torch.utils.checkpoint" in str(error):
+                raise UnsupportedModel(RECOMPUTED) from error
+            raise
     cut = [layer for layer, gradient in zip(layers, gradients, strict=True) if gradient is None]
     if cut:
         where = "the images" if cut[0] is None else f"layer {cut[0]!r}"

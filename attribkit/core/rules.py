@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from attribkit.core.errors import UnsupportedModel
-from attribkit.core.graph import operation, reachable
+from attribkit.core.graph import RECOMPUTED, is_recomputed, operation, reachable
 
 Rule = Callable[[Node], RemovableHandle]  # attaches itself to the graph's node of a ReLU
 
@@ -69,6 +69,8 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
         yield []
         return
     nodes = reachable(start)
+    if is_recomputed(nodes):
+        raise UnsupportedModel(RECOMPUTED)
     relus = [node for node in nodes if node.name() == _RELU]
     others = Counter(name for name in map(_other, nodes) if name)
     told = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))

@@ -101,14 +101,19 @@ def _score(model: HookedModel, x: Tensor, target: Target) -> float:
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+    return torch.randn(x.shape, generator=generator, dtype=torch.float64, device="cpu").to(x.device)
 
 
 def _directions(x: Tensor, size: float, generator: torch.Generator) -> Iterator[Tensor]:
     """Of every pixel for itself, smooth over the image, and that of more contrast; about as large as the image."""
     yield size * _noise(x, generator)
     cells = torch.randn(
-        1, x.shape[1], *(min(_COARSE, side) for side in x.shape[2:]), generator=generator, dtype=torch.float64
+        1,
+        x.shape[1],
+        *(min(_COARSE, side) for side in x.shape[2:]),
+        generator=generator,
+        dtype=torch.float64,
+        device="cpu",
     )
     for axis, side in enumerate(x.shape[2:], start=2):
         cells = cells.repeat_interleave(-(-side // cells.shape[axis]), axis).narrow(axis, 0, side)

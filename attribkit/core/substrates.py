@@ -85,8 +85,14 @@ def _noise(x: Images, kind: str, seed: int) -> Images:
     """Noise of the CPU's generator, so that every device has the same."""
     generator = torch.Generator().manual_seed(seed)
     if kind == "noise":
-        return torch.randn(x.shape[1:], generator=generator).to(x).expand_as(x)
-    return torch.rand(x.shape[1:], generator=generator).mul_(2).sub_(1).to(x).expand_as(x)
+        return torch.randn(x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x).expand_as(x)
+    return (
+        torch.rand(x.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+        .mul_(2)
+        .sub_(1)
+        .to(x)
+        .expand_as(x)
+    )
 
 
 def inpainted(x: Images, holes: Tensor) -> Images:

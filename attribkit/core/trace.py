@@ -76,7 +76,7 @@ class Trace:
         self.score = _score(returned, target)
         self.returned = {tensor.grad_fn for _, tensor in entries(returned)}
         self.widths = {tensor.shape[1] for _, tensor in entries(returned) if tensor.ndim > 1}  # classes, mostly
-        self._nodes = reachable(self.score.grad_fn)
+        self.nodes = reachable(self.score.grad_fn)
 
     def runs(self, output: Output) -> int:
         """How often the module of an output ran."""
@@ -84,7 +84,7 @@ class Trace:
 
     def matters(self, output: Output) -> bool:
         """Whether the score depends on the output at all."""
-        return output.edge is not None and output.edge.node in self._nodes
+        return output.edge is not None and output.edge.node in self.nodes
 
     def carries_all(self, output: Output) -> bool:
         """Whether every path from the score to the image goes through the output."""
@@ -99,12 +99,12 @@ class Trace:
 
     def avoids_pooling(self, output: Output) -> bool:
         """Whether a path from the output to the image passes no pooling to a fixed size."""
-        pooled = {node for node in self._nodes if operation(node).startswith("AdaptiveAvgPool")}
+        pooled = {node for node in self.nodes if operation(node).startswith("AdaptiveAvgPool")}
         return self.matters(output) and self._sees_image(reachable(output.edge.node, pooled))  # type: ignore[union-attr]
 
     def selects(self, outputs: Iterable[Output]) -> bool:
         """Whether values decide where the score's gradient is zero at these outputs: at a ReLU above them, say."""
-        model = set().union(*map(reachable, self.returned)) & self._nodes
+        model = set().union(*map(reachable, self.returned)) & self.nodes
         above = [model - reachable(output.edge.node) for output in outputs if output.edge]
         return any(operation(node) in _SELECTIVE for nodes in above for node in nodes)
 
@@ -190,4 +190,6 @@ def _score(returned: Any, target: Target) -> Tensor:
     try:
         return target(handed(target, Returned(returned, 1))).sum()
     except Exception:  # a function of the whole batch, or a target that does not fit: the real call will tell
-        return sum((tensor.sum() for _, tensor in entries(returned)), torch.zeros(()))
+        return sum(
+            (tensor.sum() for _, tensor in entries(returned)), torch.zeros((), dtype=torch.float32, device="cpu")
+        )

@@ -19,7 +19,9 @@ def pixel_sides(size: Size, preprocessing: Preprocessing) -> Float[Tensor, " 2"]
     """Height and width of a pixel that the model sees, in pixels of an image of this size."""
     resize = preprocessing.geometry.transforms[0]
     resized = resize(_tracked(np.array([[0.0, 0.0, size.width, size.height]]), size)).canvas_size
-    return torch.tensor(size) / torch.tensor(resized)
+    return torch.tensor(size, dtype=torch.float32, device="cpu") / torch.tensor(
+        resized, dtype=torch.float32, device="cpu"
+    )
 
 
 def seen_boxes(boxes: Corners, size: Size, preprocessing: Preprocessing) -> SeenBoxes:

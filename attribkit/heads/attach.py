@@ -76,7 +76,9 @@ def _images(hooked: HookedModel, x: Tensor | None) -> Tensor:
         check_images(x, hooked)
         return torch.cat([x, x.flip(-1)])[:2]  # one alone is too few for batch normalisation
     size = hooked.spec.input_size or _SIZE
-    noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(_like(hooked))
+    noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(
+        _like(hooked)
+    )
     if hooked.spec.input_size is None:
         _check_that_it_runs(hooked, noise)
     return noise

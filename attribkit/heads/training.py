@@ -153,7 +153,9 @@ class _Tally:
 
 def _flipped(x: Images) -> Images:
     """Each image mirrored along its last axis, or not."""
-    mirrored = torch.rand(len(x)) < 0.5  # drawn on the CPU, so that a seed means the same on every device
+    mirrored = (
+        torch.rand(len(x), dtype=torch.float32, device="cpu") < 0.5
+    )  # drawn on the CPU, so that a seed means the same on every device
     return torch.where(beside(mirrored.to(x.device), x), x.flip(-1), x)
 
 

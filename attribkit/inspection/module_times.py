@@ -43,5 +43,5 @@ def module_times(model: nn.Module) -> Iterator[ModuleTimes]:
 
 def _now() -> int:
     with torch.enable_grad():
-        node = torch.empty(0, requires_grad=True).view(0).grad_fn
+        node = torch.empty(0, requires_grad=True, dtype=torch.float32, device="cpu").view(0).grad_fn
     return int(node._sequence_nr())  # type: ignore[union-attr]

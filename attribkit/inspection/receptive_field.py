@@ -131,7 +131,7 @@ def _per_unit(field: Field, grid: tuple[int, ...]) -> list[Reach]:
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (2.0 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
+    return (2.0 * torch.randint(2, like.shape, generator=generator, device="cpu") - 1).to(like)
 
 
 def _result(

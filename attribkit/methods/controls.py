@@ -25,7 +25,9 @@ class Random(Method):
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         random = torch.Generator().manual_seed(self.seed)
-        noise = torch.rand(1, 1, *x.shape[2:], generator=random, dtype=torch.float32)  # the same for every precision
+        noise = torch.rand(
+            1, 1, *x.shape[2:], generator=random, dtype=torch.float32, device="cpu"
+        )  # the same for every precision
         return noise.to(x).expand(len(x), -1, *x.shape[2:])
 
 

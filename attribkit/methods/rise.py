@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.core.axes import PerAxis, at_most, per_axis, times
+from attribkit.core.axes import LINEAR, PerAxis, at_most, per_axis, times
 from attribkit.core.method import Method
 from attribkit.core.model import HookedModel
 from attribkit.core.options import Count, InnerShare, Seed
@@ -75,9 +75,11 @@ class RISE(Method):
     def _mask(self, space: torch.Size, random: torch.Generator) -> Tensor:
         cells = self._cells(space)
         cell = [-(-side // count) for side, count in zip(space, cells, strict=True)]  # pixels, rounded up
-        grid = (torch.rand(1, 1, *cells, generator=random) < self.probability).float()
+        grid = (
+            torch.rand(1, 1, *cells, generator=random, dtype=torch.float32, device="cpu") < self.probability
+        ).float()
         size = [(count + 1) * each for count, each in zip(cells, cell, strict=True)]
-        mask = F.interpolate(grid, size, mode="bilinear" if len(space) == 2 else "trilinear", align_corners=False)[0]
+        mask = F.interpolate(grid, size, mode=LINEAR[len(space)], align_corners=False)[0]
         for axis, (side, most) in enumerate(zip(space, cell, strict=True), start=1):
-            mask = mask.narrow(axis, int(torch.randint(most, (), generator=random)), side)
+            mask = mask.narrow(axis, int(torch.randint(most, (), generator=random, device="cpu")), side)
         return mask

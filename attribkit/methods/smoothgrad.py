@@ -43,7 +43,10 @@ class SmoothGrad(Method):
         if flat and self.sigma:
             model.note(f"images {flat} are of one value, and noise is a share of their range: it is none for them")
         random = torch.Generator().manual_seed(self.seed)
-        noises = (torch.randn(x.shape[1:], generator=random).to(x) for _ in range(self.samples))
+        noises = (
+            torch.randn(x.shape[1:], generator=random, dtype=torch.float32, device="cpu").to(x)
+            for _ in range(self.samples)
+        )
         total, squares = torch.zeros_like(x), torch.zeros_like(x)
         for gradient in model.gradients((x + scale * noise for noise in noises), target):
             total += gradient / self.samples

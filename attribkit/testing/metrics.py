@@ -76,7 +76,7 @@ def check_metric_repeats_itself(metric: Metric, model: nn.Module, x: Tensor) -> 
     """The same call gives the same numbers, whatever was drawn from the global random number generators before."""
     explainer, maps = _explained(model, x)
     first = _measured(explainer, metric, maps)
-    torch.rand(1)
+    torch.rand(1, dtype=torch.float32, device="cpu")
     np.random.rand()  # noqa: NPY002  # the global state is what must not matter
     again = _measured(explainer, metric, maps)
     assert torch.equal(first.nan_to_num(), again.nan_to_num()), "two calls gave different numbers"

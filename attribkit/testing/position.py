@@ -21,7 +21,7 @@ def check_position(method: Method) -> None:
     for place in ((0, 0), (0, 32), (16, 0), (8, 24)):
         image = bright_patch(place)
         found = centre_of(Explainer(model).attribute(image, method, target=1).heatmap()[0])
-        wanted = torch.tensor(place, dtype=torch.float32) + (_PATCH - 1) / 2
+        wanted = torch.tensor(place, dtype=torch.float32, device="cpu") + (_PATCH - 1) / 2
         far = float((found - wanted).abs().max())
         assert far <= _NEAR, f"the patch is at {wanted.tolist()} (row, column) and the map's centre at {found.tolist()}"
 
@@ -32,15 +32,17 @@ def bright_patch_detector() -> nn.Module:
         detectors, head = nn.Conv2d(3, 2, 4, stride=4), nn.Linear(2, 2)
     with torch.no_grad():
         detectors.weight.fill_(1 / detectors.weight[0].numel())  # the mean of a cell's pixels
-        detectors.bias = nn.Parameter(torch.tensor([-0.5, -0.25]))
-        head.weight.copy_(torch.tensor([[0.0, 0.0], [200.0, 100.0]]))
-        head.bias.copy_(torch.tensor([4.0, 0.0]))  # a dark image is of the first class
+        detectors.bias = nn.Parameter(torch.tensor([-0.5, -0.25], dtype=torch.float32, device="cpu"))
+        head.weight.copy_(torch.tensor([[0.0, 0.0], [200.0, 100.0]], dtype=torch.float32, device="cpu"))
+        head.bias.copy_(
+            torch.tensor([4.0, 0.0], dtype=torch.float32, device="cpu")
+        )  # a dark image is of the first class
     return nn.Sequential(detectors, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
 
 
 def bright_patch(place: tuple[int, int]) -> Tensor:
     """A dark image, (1, 3, 24, 40), with a bright patch of 8 by 8 pixels at a row and a column."""
-    image = torch.zeros(1, 3, *_SIDES)
+    image = torch.zeros(1, 3, *_SIDES, dtype=torch.float32, device="cpu")
     row, column = place
     image[..., row : row + _PATCH, column : column + _PATCH] = 1.0
     return image
@@ -50,5 +52,7 @@ def centre_of(heatmap: Tensor) -> Tensor:
     """The row and the column of the centre of a map's larger values, those in the upper third of its range."""
     weights = heatmap - heatmap.min()
     weights = weights.where(weights >= weights.max() * 2 / 3, 0)
-    places = torch.meshgrid(*(torch.arange(float(side)) for side in heatmap.shape), indexing="ij")
+    places = torch.meshgrid(
+        *(torch.arange(float(side), dtype=torch.float32, device="cpu") for side in heatmap.shape), indexing="ij"
+    )
     return torch.stack([(weights * each.to(weights)).sum() for each in places]) / weights.sum()

@@ -28,7 +28,7 @@ def tiny_cnn() -> nn.Module:
 
 def images() -> Tensor:
     """Three images of noise for `tiny_cnn`."""
-    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float32, device="cpu")
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def check_visualizer_fits_model(visualizer: Visualizer, model: nn.Module, size: 
 def check_visualizer_responses(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
     """The last responses are what the model says of the images, each of its own class."""
     made = _visualized(visualizer, model, size, [0, 2])
-    classes = torch.tensor([0, 2]).repeat(len(made) // 2)
-    scores = outputs_of(model, made.images).cpu().float()[torch.arange(len(made)), classes]
+    classes = torch.tensor([0, 2], device="cpu").repeat(len(made) // 2)
+    scores = outputs_of(model, made.images).cpu().float()[torch.arange(len(made), device="cpu"), classes]
     gap = float((scores - made.responses[-1].cpu()).abs().max())
     assert gap <= 1e-3 * max(1.0, float(scores.abs().max())), f"responses differ from the model's scores by {gap:.2g}"
 
@@ -82,7 +82,7 @@ def check_visualizer_responses(visualizer: Visualizer, model: nn.Module, size: t
 def check_visualizer_repeats_itself(visualizer: Visualizer, model: nn.Module, size: tuple[int, ...]) -> None:
     """The same call gives the same images, whatever was drawn from the global random number generators before."""
     first = _visualized(visualizer, model, size).images
-    torch.rand(1)
+    torch.rand(1, dtype=torch.float32, device="cpu")
     np.random.rand()  # noqa: NPY002  # the global state is what must not matter
     assert torch.equal(first, _visualized(visualizer, model, size).images), "two calls gave different images"
 

@@ -70,7 +70,9 @@ class ActivationMaximization(Visualizer):
     def _canvas(self, model: HookedModel, blank: Images, generator: torch.Generator) -> Canvas:
         """The images before the first step."""
         parametrisation = _PARAMETRISATIONS[self.parametrisation]((len(blank) * self.count, *blank.shape[1:]))
-        first = _STARTS[self.start] * torch.randn(parametrisation.parameters_shape, generator=generator)
+        first = _STARTS[self.start] * torch.randn(
+            parametrisation.parameters_shape, generator=generator, dtype=torch.float32, device="cpu"
+        )
         stages = [parametrisation, *self._stages(model, blank.shape[1])]
         return Canvas(first.to(precise(blank)).requires_grad_(), stages)
 

@@ -47,15 +47,17 @@ class RandomMovement:
         """Where each image is read, in the coordinates of affine_grid: last axis first, -1 to 1 over each."""
         count, axes = len(images), images.ndim - 2
         angle = math.radians(self.rotate) * self._uniform(count)
-        matrices = torch.eye(axes, dtype=torch.float64).repeat(count, 1, 1)
+        matrices = torch.eye(axes, dtype=torch.float64, device="cpu").repeat(count, 1, 1)
         matrices[:, 0, 0], matrices[:, 0, 1] = angle.cos(), -angle.sin()
         matrices[:, 1, 0], matrices[:, 1, 1] = angle.sin(), angle.cos()
         matrices /= (1 + self.scale * self._uniform(count))[:, None, None]
-        most = torch.tensor((self._most() * axes)[:axes])[:, None]
+        most = torch.tensor((self._most() * axes)[:axes], device="cpu")[:, None]
         largest = int(most.max())
-        shift = torch.randint(-largest, largest + 1, (count, axes, 1), generator=self.generator)
+        shift = torch.randint(-largest, largest + 1, (count, axes, 1), generator=self.generator, device="cpu")
         shift = (shift * most / max(1, largest)).round()  # one draw for all axes
-        half = torch.tensor(images.shape[:1:-1], dtype=torch.float64) / 2  # pixels from the centre to the border
+        half = (
+            torch.tensor(images.shape[:1:-1], dtype=torch.float64, device="cpu") / 2
+        )  # pixels from the centre to the border
         matrices = matrices * half / half[:, None]
         return torch.cat([matrices, shift / half[:, None]], dim=2).to(images)
 
@@ -65,4 +67,4 @@ class RandomMovement:
 
     def _uniform(self, count: int) -> Tensor:
         """Numbers between -1 and 1."""
-        return 2 * torch.rand(count, generator=self.generator, dtype=torch.float64) - 1
+        return 2 * torch.rand(count, generator=self.generator, dtype=torch.float64, device="cpu") - 1

@@ -46,10 +46,10 @@ class Shard:
 
     def truth(self) -> Truth:
         """Where the objects are; nowhere, where nobody told."""
-        mask = torch.zeros(len(self.samples), *self.x.shape[2:], dtype=torch.bool)
-        pixel = torch.ones(len(self.samples), self.x.ndim - 2)
+        mask = torch.zeros(len(self.samples), *self.x.shape[2:], dtype=torch.bool, device="cpu")
+        pixel = torch.ones(len(self.samples), self.x.ndim - 2, dtype=torch.float32, device="cpu")
         most = max((len(sample.boxes) for sample in self.samples if sample.boxes is not None), default=0)
-        boxes = torch.full((len(self.samples), most, 4), torch.nan)
+        boxes = torch.full((len(self.samples), most, 4), torch.nan, dtype=torch.float32, device="cpu")
         for place, sample in enumerate(self.samples):
             pixel[place] = sample.pixel
             if sample.mask is not None:

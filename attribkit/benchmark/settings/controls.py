@@ -43,7 +43,7 @@ class OwnNoise(Method):
 
     def _noise(self, name: str, x: Images) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
-        return torch.rand(1, *x.shape[2:], generator=generator).to(x)
+        return torch.rand(1, *x.shape[2:], generator=generator, dtype=torch.float32, device="cpu").to(x)
 
 
 @dataclass(frozen=True, eq=False)

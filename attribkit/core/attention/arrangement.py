@@ -73,7 +73,7 @@ class Tokens:
             if 0 <= token < self.prefix or self.count - self.suffix <= token < self.count:
                 return token
         elif len(token) == len(self.grid) and all(0 <= at < n for at, n in zip(token, self.grid, strict=True)):
-            cells = torch.arange(math.prod(self.grid)).view(self.grid)
+            cells = torch.arange(math.prod(self.grid), device="cpu").view(self.grid)
             return self.prefix + int(cells[token])
         raise InvalidInput(f"There is no token {token}; there are {self}.")
 

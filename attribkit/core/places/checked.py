@@ -53,13 +53,18 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
     """The index, from -1 to 1 along each axis, of the cells that see each block of the image, (axes, *blocks)."""
     if not output.requires_grad:
         return None
-    like = torch.zeros(output.shape, device=output.device, requires_grad=True)
+    like = torch.zeros(output.shape, device=output.device, requires_grad=True, dtype=torch.float32)
     with torch.enable_grad():
         on_grid = layout.to_grid(like)
     generator = torch.Generator().manual_seed(0)
-    signs = 2.0 * torch.randint(2, (on_grid.shape[1],), generator=generator) - 1
-    signs = signs.to(output.device).view(-1, *(1,) * len(layout.grid))  # a plain sum is constant behind some norms
-    ramps = [torch.ones((), device=output.device), *(_ramp(layout, axis, output.device) for axis in axes)]
+    signs = 2 * torch.randint(2, (on_grid.shape[1],), generator=generator, device="cpu") - 1
+    signs = signs.to(output.device, torch.float32).view(
+        -1, *(1,) * len(layout.grid)
+    )  # a plain sum is constant behind some norms
+    ramps = [
+        torch.ones((), device=output.device, dtype=torch.float32),
+        *(_ramp(layout, axis, output.device) for axis in axes),
+    ]
     derivatives: list[Tensor] = []
     for ramp in ramps:
         (weights,) = torch.autograd.grad(on_grid, like, (signs * ramp).expand_as(on_grid), retain_graph=True)
@@ -79,7 +84,7 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
 
 
 def _ramp(layout: Layout, axis: int, device: torch.device) -> Tensor:
-    steps = torch.linspace(-1, 1, layout.grid[axis], device=device)
+    steps = torch.linspace(-1, 1, layout.grid[axis], device=device, dtype=torch.float32)
     return steps.view(-1, *(1,) * (len(layout.grid) - 1 - axis))
 
 
@@ -92,8 +97,8 @@ def _centres(found: Tensor, axes: int) -> Tensor:
 def _cells(layout: Layout) -> Tensor:
     """The number of each cell's element in the output, on the grid."""
     if layout.order is not None:
-        return torch.tensor(layout.order).view(layout.grid)
-    return layout.prefix + torch.arange(math.prod(layout.grid)).view(layout.grid)
+        return torch.tensor(layout.order, device="cpu").view(layout.grid)
+    return layout.prefix + torch.arange(math.prod(layout.grid), device="cpu").view(layout.grid)
 
 
 def _rearranged(layout: Layout, mirrored: list[int], exchanged: list[int], cells: Tensor) -> Layout:

@@ -68,8 +68,8 @@ class Places:
 
 def of_images(x: Tensor) -> Places:
     """The places of the pixels' own centres."""
-    axes = [(torch.arange(side, device=x.device) + 0.5) / side for side in x.shape[2:]]
-    numbers = torch.arange(len(x), device=x.device, dtype=torch.float32)
+    steps = [torch.arange(side, device=x.device, dtype=torch.float32) for side in (len(x), *x.shape[2:])]
+    numbers, *axes = steps[0], *((each + 0.5) / len(each) for each in steps[1:])
     grids = torch.meshgrid(numbers, *axes, indexing="ij")
     pixels = tuple(Sampling(pitch=1 / side) for side in x.shape[2:])
     return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids), sampling=pixels)
@@ -77,7 +77,9 @@ def of_images(x: Tensor) -> Places:
 
 def nowhere(like: Tensor, axes: int) -> Coordinates:
     """No place for each element of a tensor; axes: of space."""
-    return (torch.full((1,) * like.ndim, math.nan, device=like.device).expand(like.shape),) * (1 + axes)
+    return (torch.full((1,) * like.ndim, math.nan, device=like.device, dtype=torch.float32).expand(like.shape),) * (
+        1 + axes
+    )
 
 
 def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
@@ -219,7 +221,7 @@ def _resampled(coordinate: Tensor, axis: int, cells: int) -> Tensor:
     old = coordinate.shape[axis]
     if old < 2:
         return coordinate.expand(*coordinate.shape[:axis], cells, *coordinate.shape[axis + 1 :])
-    place = (torch.arange(cells, device=coordinate.device) + 0.5) * old / cells - 0.5
+    place = (torch.arange(cells, device=coordinate.device, dtype=torch.float32) + 0.5) * old / cells - 0.5
     before = place.floor().long().clamp(0, old - 2)
     share = (place - before)[(...,) + (None,) * (coordinate.ndim - 1 - axis)]
     low, high = coordinate.index_select(axis, before), coordinate.index_select(axis, before + 1)

@@ -151,7 +151,7 @@ def _is_even(centres: Tensor) -> bool:
     if count < 2:
         return True
     step = (centres[-1] - centres[0]) / (count - 1)
-    even = centres[0] + step * torch.arange(count, device=centres.device)
+    even = centres[0] + step * torch.arange(count, device=centres.device, dtype=torch.float32)
     return bool(((centres - even).abs() <= _UNEVEN * step).all()) and float(step) * count <= _STRETCHED
 
 

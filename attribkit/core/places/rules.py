@@ -147,7 +147,7 @@ def _in_a_row(known: Sequence[Places | None], lengths: Sequence[int], axis: int,
     followed = iter(together([places for places in known if places]))
     known = [next(followed) if places else None for places in known]
     one = next(places for places in known if places)
-    empty = (torch.full((1,) * output.ndim, math.nan, device=output.device),) * len(one.rows)
+    empty = (torch.full((1,) * output.ndim, math.nan, device=output.device, dtype=torch.float32),) * len(one.rows)
     parts = [narrowed(places.rows) if places else empty for places in known]
     sides = [max(part[0].shape[i] for part in parts) for i in range(output.ndim)]
     shapes = [(*sides[:axis], length, *sides[axis + 1 :]) for length in lengths]

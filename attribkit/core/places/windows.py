@@ -99,7 +99,7 @@ def line_along(coordinate: Tensor, axis: int) -> Line | None:
     first, last = int(index[0]), int(index[-1])
     step = float(values[last] - values[first]) / (last - first)
     line = Line(float(values[first]) - step * first, step, last - first + 1)
-    straight = line.start + step * torch.arange(len(values), device=values.device)
+    straight = line.start + step * torch.arange(len(values), device=values.device, dtype=torch.float32)
     far = ((coordinate - straight[(...,) + (None,) * (coordinate.ndim - 1 - axis)]).abs() > _UNEVEN * abs(step)).any()
     return None if step == 0 or bool(far) else line
 

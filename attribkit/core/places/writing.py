@@ -54,7 +54,7 @@ def added(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) 
     if given is None or before is None:
         return None
     kwargs = {key: value for key, value in kwargs.items() if key != "alpha"}
-    empty = torch.zeros(args[0].shape, device=args[0].device)
+    empty = torch.zeros(args[0].shape, device=args[0].device, dtype=torch.float32)
 
     def total(each: Tensor) -> Tensor:
         summed: Tensor = function(empty.clone(), *args[1:number], each.contiguous(), **kwargs)
@@ -108,7 +108,11 @@ def _changed(before: Places | None, given: Places | None, value: Any, change: Ca
     """The places after a change of each coordinate of the first by that of the value."""
     if before is None:
         return None
-    empty = torch.full(value.shape, math.nan, device=value.device) if isinstance(value, Tensor) else math.nan
+    empty = (
+        torch.full(value.shape, math.nan, device=value.device, dtype=torch.float32)
+        if isinstance(value, Tensor)
+        else math.nan
+    )
 
     def changed(olds: Coordinates, news: Coordinates | None) -> Coordinates:
         values: Any = news or [empty] * len(olds)

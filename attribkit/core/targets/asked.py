@@ -67,7 +67,9 @@ class Each(Target):
 
     def evidence(self, outputs: Any) -> list[Tensor]:
         return [
-            self._for_all(each).evidence(handed(each, outputs))[i] if each.is_open else torch.empty(0)
+            self._for_all(each).evidence(handed(each, outputs))[i]
+            if each.is_open
+            else torch.empty(0, dtype=torch.float32, device="cpu")
             for i, each in enumerate(self.targets)
         ]
 

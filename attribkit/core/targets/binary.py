@@ -141,7 +141,7 @@ class OneOfTwo(Target):
 
     def evidence(self, outputs: Any) -> list[Tensor]:
         found = read_scores(outputs)
-        return list(torch.full((len(found.scores),), int(found.is_single)))
+        return list(torch.full((len(found.scores),), int(found.is_single), device="cpu"))
 
     def settled(self, evidence: Sequence[Tensor]) -> "Target":
         return self._meant(bool(evidence[0]))

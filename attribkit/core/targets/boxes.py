@@ -100,7 +100,7 @@ def _boxes(given: Any) -> Any:
     try:
         numbers = torch.as_tensor(given).detach().double()
     except (TypeError, ValueError, RuntimeError):
-        numbers = torch.empty(0)
+        numbers = torch.empty(0, dtype=torch.float32, device="cpu")
     boxes = tuple(tuple(each) for each in torch.atleast_2d(numbers).tolist()) if numbers.ndim in (1, 2) else ()
     if not boxes or not all(map(_is_box, boxes)):
         raise InvalidInput(

@@ -42,4 +42,4 @@ class NoTarget(Target):
 def _combined(output: Tensor) -> PerImage:
     """A sum of each image's numbers with fixed weights, which no normalisation makes constant."""
     flat = precise(output.reshape(len(output), -1))
-    return flat @ torch.arange(flat.shape[1], device=flat.device).add(1).cos().to(flat)
+    return flat @ torch.arange(flat.shape[1], device=flat.device, dtype=torch.float32).add(1).cos().to(flat)

@@ -236,6 +236,14 @@ def _got(outputs: Any, found: Any) -> str:
     return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(outputs).__name__
 
 
+def as_precise_as(x: Tensor, tensor: Tensor) -> Tensor:
+    """A result in the type of the images x, or in float32 where that is half of it; what is no number stays as it is.
+
+    So scores, maps and gradients of one call have one type, whatever types the model computes in.
+    """
+    return tensor.to(torch.promote_types(x.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+
+
 def precise(tensor: Tensor) -> Tensor:
     """In float32 what was computed in half of it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -72,8 +72,8 @@ def labels_of(cells: Settled, space: tuple[int, ...]) -> tuple[Int[Tensor, "*spa
     """The number of each pixel's cell, from 0, and how many there are; on the CPU, so that no device is waited for."""
     if isinstance(cells, GivenCells):
         return cells.tensor, int(cells.tensor.max()) + 1
-    labels = torch.zeros(space, dtype=torch.long)
+    labels = torch.zeros(space, dtype=torch.long, device="cpu")
     for axis, (side, count) in enumerate(zip(space, cells, strict=True)):
-        along = torch.arange(side) * count // side
+        along = torch.arange(side, device="cpu") * count // side
         labels = labels * count + along[(..., *(None,) * (len(space) - axis - 1))]
     return labels, math.prod(cells)

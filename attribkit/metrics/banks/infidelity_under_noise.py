@@ -47,7 +47,10 @@ class InfidelityUnderNoise(Faithfulness):
     def noises(self, x: Images) -> Iterator[Float[Tensor, "1 c *space"]]:
         """What is subtracted from the images, one after the other; the same for every image."""
         generator = torch.Generator().manual_seed(self.seed)
-        return (self.sigma * torch.randn(1, *x.shape[1:], generator=generator).to(x) for _ in range(self.samples))
+        return (
+            self.sigma * torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x)
+            for _ in range(self.samples)
+        )
 
     def _left(self, model: HookedModel, x: Images, target: Target) -> Float[Tensor, "k b"]:
         """The score of each noisy version, asked once for all maps and metrics."""

@@ -48,7 +48,7 @@ class SensitivityN(OnBank):
         if isinstance(self.sizes, tuple):
             return self.sizes
         largest = max(1, int(_LARGEST * cells))
-        spread = torch.logspace(0, math.log10(largest), self.sizes, dtype=torch.float64)
+        spread = torch.logspace(0, math.log10(largest), self.sizes, dtype=torch.float64, device="cpu")
         return tuple(spread.round().long().unique().tolist())
 
     def _found(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b sizes"]:

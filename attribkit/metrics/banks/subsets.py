@@ -30,7 +30,7 @@ class Single(Subsets):
     """Each cell alone."""
 
     def __call__(self, cells: int, seed: int) -> Subset:
-        return torch.eye(cells, dtype=torch.bool)
+        return torch.eye(cells, dtype=torch.bool, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,16 @@ class OfSize(Subsets):
         if self.size > cells:
             raise InvalidInput(f"Subsets of {self.size} of {cells} cells: choose sizes from 1 to {cells}.")
         if math.comb(cells, self.size) <= self.count:
-            chosen = torch.tensor(list(itertools.combinations(range(cells), self.size)))
+            chosen = torch.tensor(list(itertools.combinations(range(cells), self.size)), device="cpu")
         else:
             # The size is part of the seed, lest the subsets of one size lie in those of the next.
             generator = torch.Generator().manual_seed((1_000_003 * seed + self.size) % 2**63)
-            chosen = torch.rand(self.count, cells, generator=generator).topk(self.size).indices
-        return torch.zeros(len(chosen), cells, dtype=torch.bool).scatter(1, chosen, True)
+            chosen = (
+                torch.rand(self.count, cells, generator=generator, dtype=torch.float32, device="cpu")
+                .topk(self.size)
+                .indices
+            )
+        return torch.zeros(len(chosen), cells, dtype=torch.bool, device="cpu").scatter(1, chosen, True)
 
 
 @dataclass(frozen=True)
@@ -60,4 +64,9 @@ class Independent(Subsets):
     count: int
 
     def __call__(self, cells: int, seed: int) -> Subset:
-        return torch.rand(self.count, cells, generator=torch.Generator().manual_seed(seed)) < self.share
+        return (
+            torch.rand(
+                self.count, cells, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu"
+            )
+            < self.share
+        )

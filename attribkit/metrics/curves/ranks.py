@@ -29,7 +29,7 @@ def _places(units: int, ties: Ties, seed: int, device: torch.device) -> Tensor:
     """The order in which equal units come; the random one is the CPU's, so that every device has the same."""
     with torch.inference_mode(False):  # those who come later may be elsewhere
         if ties == "random":
-            return torch.randperm(units, generator=torch.Generator().manual_seed(seed)).to(device)
+            return torch.randperm(units, generator=torch.Generator().manual_seed(seed), device="cpu").to(device)
         return torch.arange(units, device=device) if ties == "first" else torch.arange(units, device=device).flip(0)
 
 

@@ -92,7 +92,7 @@ class Walk:
             first, last = last, first
         ends: dict[int, Callable[[], PerImage]] = {0: first, ranking.units: last}
         heights = [ends[count]() if count in ends else next(scores) for count in counts]
-        stacked = torch.stack(heights, 1) if heights else torch.empty(len(x), 0, device=x.device)
+        stacked = torch.stack(heights, 1) if heights else torch.empty(len(x), 0, device=x.device, dtype=torch.float32)
         return Curve(stacked, counts, ranking.units, ranking.tie_share)
 
     def _removed(self, ranks: Tensor, count: int) -> Tensor:

@@ -30,7 +30,7 @@ class TopKIntersection(Localization):
     def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
         mask = truth.mask.flatten(1)
         if self.k > mask.shape[1]:
-            return torch.full((len(mask),), torch.nan, device=mask.device)
+            return torch.full((len(mask),), torch.nan, device=mask.device, dtype=torch.float32)
         count = torch.full((len(mask),), self.k, device=mask.device)
         share = expected_inside(self.heatmap_on(attribution, truth).flatten(1), mask, count) / self.k
         size = mask.double().mean(1)

@@ -39,4 +39,4 @@ def _may_be_probabilities(target: Any) -> Bool[Tensor, " images"]:
     """Whether scores between 0 and 1 are probabilities by what is asked, and not by chance; of all images, or each."""
     asked = scored_as(target, "probability")
     each = asked.targets if isinstance(asked, Each) else (asked,)
-    return torch.tensor([isinstance(one, Probability | Binary | Box | Scored) for one in each])
+    return torch.tensor([isinstance(one, Probability | Binary | Box | Scored) for one in each], device="cpu")

@@ -31,4 +31,4 @@ class LocalLipschitz(Robustness):
         return (found[..., 0] / found[..., 1]).amax(0)
 
     def _noise(self, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=random) * self.sigma
+        return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu") * self.sigma

@@ -38,7 +38,7 @@ def uniform_moves(
     """The moves under noise that is uniform up to the radius; asked once for all metrics that read the same."""
 
     def noise(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-        return (2 * torch.rand(shape, generator=random) - 1) * radius
+        return (2 * torch.rand(shape, generator=random, dtype=torch.float32, device="cpu") - 1) * radius
 
     key = ("uniform moves", attribution, metric.reduce, radius, samples, seed)
     return model.remembered(key, lambda: moves(metric, model, attribution, noise, samples, seed))

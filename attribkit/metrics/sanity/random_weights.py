@@ -112,9 +112,11 @@ def _says_something(tensor: Tensor) -> bool:
 
 def _random_like(own: Tensor, random: torch.Generator) -> Tensor:
     if own.ndim < 2:
-        return own.flatten()[torch.randperm(own.numel(), generator=random).to(own.device)].reshape(own.shape)
+        return own.flatten()[torch.randperm(own.numel(), generator=random, device="cpu").to(own.device)].reshape(
+            own.shape
+        )
     scale = own.double().square().mean().sqrt()
-    return torch.randn(own.shape, generator=random).to(own.device) * scale
+    return torch.randn(own.shape, generator=random, dtype=torch.float32, device="cpu").to(own.device) * scale
 
 
 def _generator(*key: Any) -> torch.Generator:

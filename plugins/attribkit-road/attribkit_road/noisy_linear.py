@@ -27,7 +27,9 @@ class NoisyLinear(Imputer):
     def __call__(self, x, removed):
         precise = x if x.dtype == torch.float64 else x.float()
         filled = linearly_filled(precise, removed.expand(len(x), -1, *x.shape[2:]), self.tolerance).to(x.dtype)
-        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(self.seed)).to(x)
+        noise = torch.randn(
+            x.shape[1:], generator=torch.Generator().manual_seed(self.seed), dtype=torch.float32, device="cpu"
+        ).to(x)
         return torch.where(removed, filled + self.noise * noise, x)
 
 

@@ -60,7 +60,9 @@ class Road(Faithfulness):
 def ranks(heatmaps: Tensor, seed: int) -> Tensor:
     """The place of each pixel by decreasing value, from 0, (b, *space); ties in one seeded order for all images."""
     values = heatmaps.flatten(1) + 0  # no -0, which is 0
-    shuffled = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(seed)).to(values.device)
+    shuffled = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(seed), device="cpu").to(
+        values.device
+    )
     order = shuffled[values[:, shuffled].sort(dim=1, descending=True, stable=True).indices]
     places = torch.arange(values.shape[1], device=values.device).expand_as(order)
     return torch.empty_like(order).scatter(1, order, places).reshape(heatmaps.shape)
