@@ -5,13 +5,20 @@ two workers of xdist fill two cores. ATTRIBKIT_TEST_THREADS=2 runs the tests wit
 """
 
 import os
+import random
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 
-from attribkit import zoo
+# The shape checks draw random numbers: from a generator of their own, since models are watched for the global one.
+_GLOBAL, random.getrandbits = random.getrandbits, random.Random(0).getrandbits
+import beartype  # noqa: E402, F401
+
+random.getrandbits = _GLOBAL
+
+from attribkit import zoo  # noqa: E402
 
 
 def pytest_configure(config):

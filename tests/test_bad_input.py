@@ -166,7 +166,9 @@ def test_what_a_cpu_says_of_too_little_memory_halves_the_batch(words):
 
     model.register_forward_pre_hook(small_memory)
     torch.testing.assert_close(Explainer(model).attribute(x, "saliency").scores, reference)
-    assert sizes == [2, 6, 3, 3]  # two go up to the first convolution, which tells the order of axes
+    # two up to the first convolution, for the order of axes; one for the trace; six, then three and three; one alone and
+    # two together for the diagnosis
+    assert sizes == [2, 1, 6, 3, 3, 1, 2]
 
 
 def test_what_onednn_says_of_one_image_is_left_as_it_is():

@@ -107,7 +107,7 @@ class Blind(Random):
 @pytest.mark.parametrize(
     ("model", "level", "words"),
     [
-        (Random, "note", "something random is active"),
+        (Random, "note", "two forwards of the same images differ"),
         (Neighbours, "note", "changes by up to"),
         (Detached, "error", "No gradient leads"),
         (Blind, "note", "exactly zero for images [0, 1, 2]"),

@@ -55,19 +55,23 @@ def test_it_costs_one_forward_and_the_prediction_none():
     explainer = Explainer(model, spec=ModelSpec(layer="relu"))
     forwards = []
     model.register_forward_hook(lambda *_: forwards.append(1))
+    explainer.attribute(torch.randn(2, 3, 8, 8), "gradcam")  # the first call costs more
+    forwards.clear()
     attribution = explainer.attribute(x, "gradcam")
     assert len(forwards) == 1
     assert attribution.target.index == tuple(model(x).argmax(1).tolist())
 
 
-def test_choosing_the_layer_costs_one_forward_once():
+def test_the_first_call_costs_four_forwards_and_later_ones_cost_one():
     model, x = Head(), torch.randn(2, 3, 8, 8)
     explainer = Explainer(model)
     forwards = []
     model.register_forward_hook(lambda *_: forwards.append(1))
+    explainer.attribute(x, "gradcam")
+    assert len(forwards) == 4  # the trace of one image, the batch, the first image alone and beside another
     for _ in range(3):
         explainer.attribute(x, "gradcam")
-    assert len(forwards) == 1 + 3
+    assert len(forwards) == 4 + 3
 
 
 def test_a_volume():

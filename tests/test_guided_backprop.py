@@ -69,8 +69,8 @@ def test_closed_forms_on_one_relu():
     guided = (passed * last.clamp(min=0)) @ first
     deconv = last.clamp(min=0).expand(5, -1) @ first
     explainer = Explainer(model)
-    torch.testing.assert_close(explainer.attribute(x, "guided_backprop", target=1).scores.flatten(1), guided)
-    torch.testing.assert_close(explainer.attribute(x, "deconvnet", target=1).scores.flatten(1), deconv)
+    torch.testing.assert_close(explainer.attribute(x, "guided_backprop", target=0).scores.flatten(1), guided)
+    torch.testing.assert_close(explainer.attribute(x, "deconvnet", target=0).scores.flatten(1), deconv)
 
 
 def test_the_plain_gradient_afterwards_is_plain():

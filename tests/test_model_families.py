@@ -293,7 +293,7 @@ def test_a_first_convolution_that_was_exchanged():
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
 @pytest.mark.parametrize("layer", [None, "early"])
-def test_choosing_the_layer_costs_one_forward_once(name, layer):
+def test_the_first_call_costs_four_forwards_at_most_and_later_ones_cost_one(name, layer):
     model, x, ran = make(name), torch.randn(1, 3, 224, 224), []
     model.register_forward_hook(lambda *_: ran.append(1))
     explainer, options = Explainer(model), {"layer": EARLY[name]} if layer else {}
@@ -302,7 +302,7 @@ def test_choosing_the_layer_costs_one_forward_once(name, layer):
         explainer.attribute(x, method, **options)
         forwards.append(len(ran))
         ran.clear()
-    assert forwards[0] <= 2
+    assert forwards[0] <= 4
     assert forwards[1:] == [1, 1]
 
 

@@ -136,7 +136,7 @@ def test_noise_is_as_strong_as_the_weights():
 @pytest.mark.parametrize("order", ["cascading", "independent"])
 def test_a_map_that_does_not_read_the_model_is_caught(kind, order, cnn):
     explainer, x = Explainer(cnn), images(2, 3, 64, 64)
-    attribution = explainer.attribute(x, "edges")
+    attribution = explainer.attribute(x, "edges", target=[1, 2])
     metrics = [ParameterRandomisation(order=order, similarity=kind, stages=2), ClassRandomisation(similarity=kind)]
     for found in explainer.measure([attribution], metrics):
         assert found.values.tolist() == [[1, 1]]

@@ -73,7 +73,7 @@ class AskedModel:
         """
         model = self.again()
         model._x, model.inputs, model._meant, model._answers = x, inputs or Inputs(), [], []
-        model.signs, model._kept, model._layers, model._extents = Signs(), {}, {}, Extents()
+        model.signs, model._kept, model._layers = Signs(), {}, {}
         model._reader = OutputReader(self.spec.outputs)
         self._learnt.forget_if_changed(self.module)
         return model
@@ -116,7 +116,7 @@ class AskedModel:
     def again(self: Model) -> Model:
         """The same, for another method: knowing what this one knows, with notes of its own."""
         model = copy.copy(self)
-        model.notes = []
+        model.notes, model._extents = [], Extents()
         return model
 
     def on(self: Model, module: nn.Module) -> Model:
@@ -176,8 +176,8 @@ class AskedModel:
         self._learnt.images += len(x)
         self._shown = x[:1].detach(), inputs.part(slice(0, 1))
         try:
+            args, keywords = self.spec.arguments(images, inputs.arguments())
             with self.signs.of_forward(x.device):
-                args, keywords = self.spec.arguments(images, inputs.arguments())
                 return self.module(*args, **keywords)
         except Exception as error:
             error.add_note(f"({OWN_FORWARD}, on images of shape {tuple(x.shape)})")

@@ -64,11 +64,17 @@ def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) ->
             return explain(model, x, question)
         except LayersDiffer:
             pass
-    maps = [explain(one, one.images, own) for one, own in model.one_by_one(question)]
+    maps = [_of_one(explain, one, own) for one, own in model.one_by_one(question)]
     if len({tuple(each.shape[2:]) for each in maps}) > 1:
         model.note("the layer that is read differs between the images: the maps were resized to the images")
         maps = [resized(each, x.shape[2:]) for each in maps]
     return torch.cat(maps)
+
+
+def _of_one(explain: Method, model: HookedModel, question: Any) -> Tensor:
+    scores = explain(model, model.images, question)
+    _check_scores(scores, model.images, explain)
+    return scores
 
 
 def _check_scores(scores: Any, x: Tensor, method: Method) -> None:

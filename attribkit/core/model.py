@@ -60,6 +60,7 @@ class HookedModel(AskedModel):
         known = self._known(x, target, reads)
         answers = known.copied(reads) if known else self._read(x, [target], reads)[0]
         self._note_all(answers.notes(reads))
+        self._extents.add(answers.extents, reads.layers)
         return answers
 
     def gradient(self, x: Images, target: Target, rule: Rule | None = None) -> Images:
@@ -254,6 +255,7 @@ class HookedModel(AskedModel):
         for each, notes in zip(answers, told, strict=True):
             for name, model in models.items():
                 each.layer_notes[name] = model.notes + each.layer_notes[name]
+                each.extents.add(model._extents, [name])
             each.target_notes.extend(notes)
         return answers
 
@@ -270,7 +272,7 @@ class HookedModel(AskedModel):
             yield group, target.repeated(len(group)) or target
 
 
-def _joined(maps: Sequence[LayerMaps]) -> LayerMaps:
+def _joined(maps: Sequence[Tensor]) -> LayerMaps:
     """The maps of single images as a batch."""
     shapes = dict.fromkeys(tuple(each.shape[1:]) for each in maps)
     if len(shapes) > 1:

@@ -1,6 +1,6 @@
 """Where the grids of the layers that were read lie on the images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from attribkit.core.errors import UnsupportedModel
@@ -20,6 +20,12 @@ class Extents:
         own = self.by_layer.setdefault(layer, [])
         if (layout.grid, layout.extent) not in own:
             own.append((layout.grid, layout.extent))
+
+    def add(self, others: "Extents", layers: Iterable[str | None]) -> None:
+        """Remember those of some layers as well."""
+        for layer in layers:
+            own = self.by_layer.setdefault(layer, [])
+            own.extend(each for each in others.by_layer.get(layer, []) if each not in own)
 
     def of(self, layer: str | None, grid: Sequence[int] | None = None) -> Extent | None:
         """Where a layer's grid lies; None is all over the images, and for scores on another grid than its own.

@@ -14,6 +14,7 @@ from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.graph import RECOMPUTED
 from attribkit.core.hooks import Captured, Wanted, captured
 from attribkit.core.layouts import Layout
+from attribkit.core.placement import Extents
 from attribkit.core.rules import Rule, applied
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.straightened import straightened
@@ -51,6 +52,7 @@ class Answers:
     layer_notes: dict[str | None, list[str]]
     gradient_notes: dict[Rule | None, list[str]]
     target_notes: list[str] = field(default_factory=list)
+    extents: Extents = field(default_factory=Extents)  # of the layers
 
     def layer(self, name: str | None) -> tuple[LayerMaps, LayerMaps]:
         """Activation and d score / d activation of the one layer of this name."""

@@ -32,7 +32,8 @@ _CLASS_BY_CLASS = {  # operations that leave the classes apart, or pick one
     "Permute", "Relu", "ReshapeAlias", "Select", "Squeeze", "Sub", "Sum", "T", "ToCopy", "Transpose", "UnsafeView",
     "Unsqueeze", "View",
 }  # fmt: skip
-_JOINING = {"Cat", "Exp", "LogSoftmax", "Sigmoid", "Slice", "Softmax", "Stack"}
+_NORMALISING = {"LogSoftmax", "Sigmoid", "Softmax"}
+_JOINING = {"Cat", "Exp", "Slice", "Stack"} | _NORMALISING
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ class Trace:
             node = ahead.pop()
             if node is None or operation(node) in _PRODUCTS:
                 continue
-            if operation(node) not in _CLASS_BY_CLASS:
+            if operation(node) not in _CLASS_BY_CLASS | _NORMALISING:
                 return False
             ahead.extend(following for following, _ in node.next_functions)
         return True
