@@ -114,6 +114,8 @@ class Chooser:
     def _why_no_branch(self, frontier: Sequence[Output]) -> str:
         if frontier:
             return f"the score goes through {frontier[0].name!r} in part, and through no map in the rest"
+        if not self.maps:
+            return "none puts out a map of the image, a grid of two cells or more"
         return "none of them carries the whole score, and they are tokens that its gradient reaches in part"
 
     def _is_readable(self, output: Output) -> bool:
