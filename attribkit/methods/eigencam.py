@@ -43,7 +43,7 @@ class EigenCAM(LayerMethod):
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         points = activation.flatten(2).transpose(1, 2)  # (b, positions, d)
         centred = points - points.mean(1, keepdim=True)
-        component = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]  # (b, d)
+        component = torch.linalg.svd(centred.nan_to_num(), full_matrices=False).Vh[:, 0]  # (b, d); NaN stays in scores
         scores = torch.einsum("bpd,bd->bp", centred, component)
         products, cubes = (scores[..., None] * centred).flatten(1), scores.pow(3)
         agreement, skew = products.sum(1, keepdim=True), cubes.sum(1, keepdim=True)

@@ -4,6 +4,7 @@ Sections: pytorch-grad-cam, torch-cam, captum, zennit and Quantus. Where attribk
 tested, and docs/parity.md says why.
 """
 
+import contextlib
 import copy
 import functools
 import gc
@@ -284,9 +285,10 @@ PEERS_CAMS = {"gradcam": "GradCAM", "hirescam": "HiResCAM", "layercam": "LayerCA
 
 
 @pytest.mark.parametrize("method", PEERS_CAMS)
-@pytest.mark.parametrize("layers", [["layer4.1"], ["layer4.1", "layer4.0"]])
-@pytest.mark.parametrize("size", [(40, 32), (32, 128)])
-def test_on_one_row_or_column_heatmaps_are_those_of_pytorch_grad_cam(resnet, size, layers, method):
+@pytest.mark.parametrize(
+    ("size", "layers"), [((40, 32), ["layer4.1", "layer4.0"]), ((32, 128), ["layer4.1"]), ((32, 40), ["layer4.0"])]
+)
+def test_on_one_row_or_column_heatmaps_are_those_of_pytorch_grad_cam(resnet, explainers, size, layers, method):
     peers = pytest.importorskip("pytorch_grad_cam")
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).double()
     category = int(resnet(x).sum(0).argmax())
@@ -294,7 +296,7 @@ def test_on_one_row_or_column_heatmaps_are_those_of_pytorch_grad_cam(resnet, siz
     def loud(outputs):
         return 1e6 * outputs[..., category]
 
-    found = Explainer(resnet).attribute(x, method, target=loud, layer=layers).heatmap()
+    found = explainers(resnet).attribute(x, method, target=loud, layer=layers).heatmap()
     with getattr(peers, PEERS_CAMS[method])(resnet, [resnet.get_submodule(each) for each in layers]) as cam:
         theirs = cam(input_tensor=x, targets=[loud, loud])
     np.testing.assert_allclose(unit_range(found), theirs, rtol=0, atol=1e-5)
@@ -380,22 +382,27 @@ def test_no_detection_scores_zero_and_a_note_says_so():
     assert any("no detection of the class overlaps the box" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("method", ["eigencam", "gradcam"])
-def test_a_layer_that_is_not_a_number_is_refused_and_nothing_is_written_into_it(method):
-    class Broken(nn.Module):
+class Spoilt(nn.Module):
+    """Puts out a value that is not a number."""
+
+    def forward(self, x):
+        return x.where(x < x.amax((1, 2, 3), keepdim=True), math.nan)
+
+
+@pytest.mark.parametrize("method", ["eigencam", "gradcam", "layercam", "scorecam"])
+def test_a_layer_that_is_not_a_number_is_refused_and_images_are_left_alone(method):
+    class Mended(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+            self.first, self.spoilt, self.head = nn.Conv2d(3, 4, 3), Spoilt(), nn.Linear(4, 2)
 
         def forward(self, x):
-            self.kept = self.first(x)
-            self.kept = self.kept.where(self.kept < 0.5, math.nan)
-            return self.head(self.kept.nan_to_num().mean((2, 3)))
+            return self.head(self.spoilt(self.first(x)).nan_to_num().mean((2, 3)))
 
-    model, x = nn.Sequential(Broken()).eval(), torch.randn(1, 3, 8, 8)
+    x = torch.randn(1, 3, 8, 8)
     seen = x.clone()
-    found = Explainer(model).attribute(x, method, target=0, layer="0.first")
-    assert bool(found.scores.isfinite().all())
+    with pytest.raises(AttribkitError, match=r"not finite|NaN"):
+        Explainer(Mended()).attribute(x, method, target=0, layer="spoilt")
     assert torch.equal(x, seen)
 
 
@@ -449,20 +456,18 @@ NETS = {
 
 
 @pytest.mark.parametrize("method", TORCHCAM)
-@pytest.mark.parametrize("classes", [1, [1, 2]])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("batch", "classes"), [(1, 1), (2, 1), (2, [1, 2])])
 @pytest.mark.parametrize("net", NETS)
-def test_raw_maps_are_those_of_torchcam(net, batch, classes, method):
+def test_raw_maps_are_those_of_torchcam(net, explainers, batch, classes, method):
     build, before, behind, shape = NETS[net]
     torch.manual_seed(0)
     model, x = build(), torch.rand(2, *shape).double()[:batch]
-    classes = classes if isinstance(classes, int) else classes[:batch]
     layer = behind if method == "cam" and behind else before
     if method == "cam" and layer != behind:
         with pytest.raises(AttribkitError, match="needs a score that is a weighted sum of averaged channels"):
-            Explainer(model).attribute(x, method, target=classes, layer="0.0")
+            explainers(model).attribute(x, method, target=classes, layer="0.0")
         return
-    found = Explainer(model).attribute(x, method, target=classes, layer=layer)
+    found = explainers(model).attribute(x, method, target=classes, layer=layer)
     heads = {"mobilenet_v2": "classifier.1", "fully convolutional": "1"}
     options = {"fc_layer": heads.get(net, "2")} if method == "cam" else {}
     if net == "in-place ReLU":  # torch-cam reads what the ReLU wrote, with the gradient from before it
@@ -489,8 +494,7 @@ def test_other_methods_have_maps_of_images_and_clips(net, method):
     close(found.scores, expected)
 
 
-@pytest.mark.parametrize("layer", ["0.1", "0.3"])
-@pytest.mark.parametrize("classes", [1, [1, 2]])
+@pytest.mark.parametrize(("layer", "classes"), [("0.1", 1), ("0.3", [1, 2])])
 @pytest.mark.parametrize("method", [*OF_FORWARDS, "occlusion", "rise", "smoothgrad", "integrated_gradients"])
 def test_chunks_of_three_and_of_sixty_four_give_the_same(method, classes, layer):
     model, x = small_net(), torch.rand(2, 3, 8, 8).double()
@@ -539,15 +543,14 @@ def test_hooks_modes_and_gradients_are_as_they_were(call, method):
         parameter.requires_grad_(i % 2 == 0)
         parameter.grad = torch.ones_like(parameter)
     asked, error = CALLS[call]
+    if method == "eigencam" and call == "a class that is not there":
+        error = None  # it asks for no class
     few = {"smoothgrad": {"samples": 4}, "rise": {"masks": 16, "cells": 3}}.get(method, {})
-    failing = fails_at(3, model) if error is ZeroDivisionError else None
+    failing = fails_at(1, model) if error is ZeroDivisionError else None
     before = state(model)
     values = copy.deepcopy(model.state_dict())
-    try:
+    with pytest.raises(error) if error else contextlib.nullcontext():
         Explainer(model).attribute(x, method, **asked, **few)
-        assert error is not AttribkitError or method == "eigencam"  # which asks for no class
-    except (AttribkitError, ZeroDivisionError) as raised:
-        assert error is not None and isinstance(raised, error)
     after = state(model)
     assert before[:2] == after[:2]
     for (flag, gradient), (flag_after, gradient_after) in zip(before[2], after[2], strict=True):
@@ -574,7 +577,10 @@ WRONG = {
     "a class that is a text": ({"target": "0"}, "this model's labels are not known"),
     "a truth value": ({"target": True}, "target=True is no class"),
     "an option of another library": ({"target_layer": "0.3"}, "No option of 'gradcam' is named 'target_layer'"),
-    "a function that returns two scores": ({"target": lambda y: y[:, :2]}, r"it must return one score per image, \(b,\)"),
+    "a function that returns two scores": (
+        {"target": lambda y: y[:, :2]},
+        r"it must return one score per image, \(b,\)",
+    ),
     "a function that returns a number": ({"target": lambda y: 1}, "returned int; it must return one score"),
     "a score without a gradient": ({"target": lambda y: y[:, 0].detach()}, "no gradient leads from the score"),
     "the name of no method": ({"method": "gradcan"}, "Did you mean 'gradcam'"),
@@ -653,14 +659,21 @@ def test_functions_of_structured_outputs_may_differ_from_image_to_image(method):
     assert float(expected.scores.max()) > 0
 
 
-@pytest.mark.parametrize("layer", [None, ["0.1", "0.3"]])
-def test_the_map_of_several_layers_is_the_mean_of_theirs_in_the_range_0_to_1(layer):
-    model, x = nn.Sequential(small_net()[0][:2], nn.AvgPool2d(2), *small_net()[0][2:], nn.Flatten(), nn.Linear(16, 3)), None
-    model, x = model.double(), torch.rand(2, 3, 8, 8).double()
-    if layer is None:
-        single = Explainer(model).attribute(x, "layercam", target=1, layer=["3"]).scores
-        assert torch.equal(single, Explainer(model).attribute(x, "layercam", target=1, layer="3").scores)
-        return
+def net_of_two_sizes():
+    """Its two convolutions see the image and half of it."""
+    body = small_net()[0]
+    return nn.Sequential(body[:2], nn.AvgPool2d(2), *body[2:], nn.Flatten(), nn.Linear(16, 3)).double()
+
+
+def test_a_list_of_one_layer_has_the_map_of_that_layer():
+    explainer, x = Explainer(net_of_two_sizes()), torch.rand(2, 3, 8, 8).double()
+    one, of_a_list = (explainer.attribute(x, "layercam", target=1, layer=layer).scores for layer in ("3", ["3"]))
+    assert one.shape[2:] == (4, 4)
+    assert torch.equal(one, of_a_list)
+
+
+def test_the_map_of_several_layers_is_the_mean_of_theirs_in_the_range_0_to_1():
+    model, x = net_of_two_sizes(), torch.rand(2, 3, 8, 8).double()
     found = Explainer(model).attribute(x, "layercam", target=1, layer=["0", "3"]).scores
     parts = []
     for name in ("0", "3"):
@@ -736,14 +749,11 @@ def test_score_cam_of_tokens_is_that_of_their_grid(transformer):
 
 
 @pytest.mark.parametrize(
-    ("name", "layer"), [("resnet18", "layer4"), ("mobilenet_v3_large", "features"), ("vgg11_bn", "features")]
+    ("name", "layer"), [("resnet18", "layer4"), ("mobilenet_v3_large", "features"), ("vgg11", "features")]
 )
 def test_the_layer_that_people_name_is_chosen(name, layer):
     build = torchvision.models.get_model_builder(name)
-    if name.startswith("vgg"):
-        model = NarrowVGG()
-    else:
-        model = build(num_classes=10)
+    model = NarrowVGG() if name == "vgg11" else build(num_classes=10)
     chosen = [each for each in Explainer(model).layers(torch.randn(1, 3, 96, 96)) if each.chosen]
     assert [each.name for each in chosen] == [layer]
 
@@ -800,7 +810,7 @@ def test_the_drop_of_a_sum_is_what_the_map_hides():
 
 
 def test_a_map_that_is_not_a_number_is_refused_before_it_is_measured():
-    with pytest.raises(AttribkitError, match="NaN|finite"):
+    with pytest.raises(AttribkitError, match=r"NaN|finite"):
         Explainer(Total()).evaluate(mapped([[[[math.nan, 0], [0, 0]]]], QUARTERS), "deletion")
 
 
@@ -855,14 +865,19 @@ ONE_CONVOLUTION = {  # method, options, whether ones are added to the image, the
     "guided backpropagation": ("guided_backprop", {}, False, GUIDED),
     "guided backpropagation with a second input": ("guided_backprop", {}, True, GUIDED_OF_TWO),
     "occlusion of all": ("occlusion", {"patch": 4, "stride": 4}, True, [[67.0] * 4] * 4),
-    "occlusion of the halves": ("occlusion", {"patch": (2, 4), "stride": (2, 1)}, True, [[17.0] * 4] * 2 + [[67.0] * 4] * 2),
+    "occlusion of the halves": (
+        "occlusion",
+        {"patch": (2, 4), "stride": (2, 1)},
+        True,
+        [[17.0] * 4] * 2 + [[67.0] * 4] * 2,
+    ),
     "occlusion with a stride for each axis": (
         "occlusion",
         {"patch": (2, 3), "stride": (2, 1)},
         True,
         [[17.0] * 4] * 2 + [[64, 65.5, 65.5, 67]] * 2,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("learns", [True, False])
@@ -919,7 +934,12 @@ class Layers(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.linear0, self.linear1, self.relu, self.linear2 = nn.Linear(3, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+        self.linear0, self.linear1, self.relu, self.linear2 = (
+            nn.Linear(3, 3),
+            nn.Linear(3, 4),
+            nn.ReLU(),
+            nn.Linear(4, 2),
+        )
         with torch.no_grad():
             for module, weight, bias in (
                 (self.linear0, torch.eye(3), [0.0] * 3),
@@ -978,7 +998,7 @@ VECTORS = {  # method, options, numbers, their attribution
         [[1.5, 2.0, 1.3], [0.5, 0.1, 2.3], [15, 20, 13]],
         [[4.5, 6, 3.9], [1.5, 0.3, 6.9], [56.875, 75.8333, 49.2917]],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", VECTORS)
@@ -1079,8 +1099,12 @@ INPUT_METHODS = {
     "integrated_gradients": ("IntegratedGradients", {"steps": 20}, {"n_steps": 20, "method": "gausslegendre"}),
     "guided_backprop": ("GuidedBackprop", {}, {}),
     "deconvnet": ("Deconvolution", {}, {}),
-    "occlusion": ("Occlusion", {"patch": (3, 2), "stride": (2, 2)}, {"sliding_window_shapes": (2, 3, 2), "strides": (2, 2, 2)}),
-}  # fmt: skip
+    "occlusion": (
+        "Occlusion",
+        {"patch": (3, 2), "stride": (2, 2)},
+        {"sliding_window_shapes": (2, 3, 2), "strides": (2, 2, 2)},
+    ),
+}
 
 
 class Rectified(Scaled):
@@ -1107,7 +1131,9 @@ def test_attributions_with_further_arguments_are_those_of_captum(case, target, m
     found = Explainer(model).attribute(x, method, target=target, inputs=more, **options).scores
     labels = torch.tensor(target if isinstance(target, list) else [target] * 2)
     further = tuple(more.get(key, usual) for key, usual in (("weights", None), ("factors", (1.0, 1.0)), ("power", 1)))
-    expected = getattr(attr, name)(model).attribute(x, target=labels, additional_forward_args=further, **theirs).detach()
+    expected = (
+        getattr(attr, name)(model).attribute(x, target=labels, additional_forward_args=further, **theirs).detach()
+    )
     if method == "saliency":
         expected = expected.abs().amax(1, keepdim=True)
     elif method == "occlusion":
@@ -1144,7 +1170,9 @@ def test_targets_are_given_as_lists_tensors_and_arrays(make):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layers", ["conv", "linear"])
-@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "integrated_gradients", "guided_backprop", "deconvnet"])
+@pytest.mark.parametrize(
+    "method", ["saliency", "input_x_gradient", "integrated_gradients", "guided_backprop", "deconvnet"]
+)
 def test_what_a_unit_responds_to_is_what_captum_says_of_the_neuron(layers, method):
     attr = pytest.importorskip("captum.attr")
     model, x = Rectified().double(), torch.randn(2, 2, 6, 7).double()
@@ -1381,8 +1409,8 @@ def test_disjoint_patches_cover_each_pixel_once(patch):
     x = torch.rand(1, 3, 6, 6).double() + 1
     _, seen = watched(Explainer(linear_model()), x, "occlusion", patch=patch, stride=patch)
     hidden = seen[(seen == 0).flatten(1).any(1)]
-    rows_, columns = (patch, patch) if isinstance(patch, int) else patch
-    assert len(hidden) == 36 // (rows_ * columns)
+    lines, columns = (patch, patch) if isinstance(patch, int) else patch
+    assert len(hidden) == 36 // (lines * columns)
     close((x - hidden).sum(0), x)
 
 
@@ -1399,27 +1427,27 @@ def test_a_patch_of_the_whole_image_gives_every_pixel_the_fall_of_the_score(base
 @pytest.mark.parametrize("rule", ["guided_backprop", "deconvnet"])
 def test_the_rules_of_relus_are_those_of_their_matrices(rule):
     torch.manual_seed(4)
-    first_, second_ = nn.Linear(48, 20).double(), nn.Linear(20, 3).double()
-    model = nn.Sequential(nn.Flatten(), first_, nn.ReLU(), second_)
+    hidden, outer = nn.Linear(48, 20).double(), nn.Linear(20, 3).double()
+    model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), outer)
     x = torch.randn(2, 3, 4, 4).double()
-    back = second_.weight[1].relu().expand(2, 20)
-    open_ = (first_(x.flatten(1)) > 0).double()
-    expected = (back * open_ if rule == "guided_backprop" else back) @ first_.weight
+    back = outer.weight[1].relu().expand(2, 20)
+    opened = (hidden(x.flatten(1)) > 0).double()
+    expected = (back * opened if rule == "guided_backprop" else back) @ hidden.weight
     close(Explainer(model).attribute(x, rule, target=1).scores, expected.detach())
 
 
 # Quantus ------------------------------------------------------------------------------------------------------------
 
 
-def mask_of(rows_):
+def mask_of(lines):
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
-    mask[:, :rows_] = True
+    mask[:, :lines] = True
     return mask
 
 
-def bright(rows_):
+def bright(lines):
     maps = torch.zeros(1, 1, 8, 8)
-    maps[:, :, :rows_] = 1 + torch.rand(1, 1, rows_, 8)
+    maps[:, :, :lines] = 1 + torch.rand(1, 1, lines, 8)
     return maps
 
 
@@ -1435,11 +1463,11 @@ LOCALISED = {  # rows of the object, rows that are bright, and what the metric s
     ("metric", "case"), [(metric, case) for metric, cases in LOCALISED.items() for case in cases], ids=str
 )
 def test_bright_maps_on_objects_have_their_known_localisation(metric, case):
-    rows_, lit, expected = case
+    lines, lit, expected = case
     x = torch.rand(1, 3, 8, 8)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     attribution = Attribution(bright(lit), x, ClassLogit(0), Saliency())
-    assert Explainer(model).evaluate(attribution, metric, mask=mask_of(rows_)).tolist() == pytest.approx([expected])
+    assert Explainer(model).evaluate(attribution, metric, mask=mask_of(lines)).tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("metric", ["pointing_game", "relevance_mass", "relevance_rank", "localization_auc"])
