@@ -161,7 +161,7 @@ def answers():
 
 
 @pytest.mark.parametrize("method", [*OF_GRADIENTS, "cam"])
-@pytest.mark.parametrize(("layer", "target"), [("layer4.1", None), ("layer4.1", 7), ("layer4.0", 7)])
+@pytest.mark.parametrize(("layer", "target"), [("layer4.1", None), ("layer4.0", 7)])
 @pytest.mark.parametrize("size", GRIDS)
 def test_a_resnet_has_maps_on_grids_of_one_row_or_column(resnet, explainers, answers, size, layer, target, method):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).double()
@@ -235,8 +235,7 @@ def slowly(method, model, layer, x, score):
 
 
 @pytest.mark.parametrize("method", OF_FORWARDS)
-@pytest.mark.parametrize("target", [None, 3])
-@pytest.mark.parametrize("layer", ["features.20", None])
+@pytest.mark.parametrize(("layer", "target"), [("features.20", None), (None, 3)])
 @pytest.mark.parametrize("size", [(64, 32), (32, 128)])
 def test_methods_of_forwards_have_maps_on_grids_of_one_row_or_column(vgg, size, layer, target, method):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).double()
@@ -285,9 +284,7 @@ PEERS_CAMS = {"gradcam": "GradCAM", "hirescam": "HiResCAM", "layercam": "LayerCA
 
 
 @pytest.mark.parametrize("method", PEERS_CAMS)
-@pytest.mark.parametrize(
-    ("size", "layers"), [((40, 32), ["layer4.1", "layer4.0"]), ((32, 128), ["layer4.1"]), ((32, 40), ["layer4.0"])]
-)
+@pytest.mark.parametrize(("size", "layers"), [((40, 32), ["layer4.1", "layer4.0"]), ((32, 128), ["layer4.1"])])
 def test_on_one_row_or_column_heatmaps_are_those_of_pytorch_grad_cam(resnet, explainers, size, layers, method):
     peers = pytest.importorskip("pytorch_grad_cam")
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).double()
@@ -447,7 +444,7 @@ def net_of_mobilenet():
 
 
 NETS = {
-    "mobilenet_v2": (net_of_mobilenet, "features.18.0", "features.18.2", (3, 64, 96)),
+    "mobilenet_v2": (net_of_mobilenet, "features.18.0", "features.18.2", (3, 64, 64)),
     "an image": (small_net, "0.2", "0.3", (3, 12, 10)),
     "in-place ReLU": (lambda: small_net(inplace=True), "0.2", None, (3, 12, 10)),
     "fully convolutional": (fully_convolutional, "0.2", "0.3", (3, 12, 10)),
