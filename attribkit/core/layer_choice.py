@@ -114,6 +114,8 @@ class Chooser:
     def _why_no_branch(self, frontier: Sequence[Output]) -> str:
         if frontier:
             return f"the score goes through {frontier[0].name!r} in part, and through no map in the rest"
+        if not self.maps:
+            return "none puts out a map of the image, a grid of two cells or more"
         return "none of them carries the whole score, and they are tokens that its gradient reaches in part"
 
     def _is_readable(self, output: Output) -> bool:
@@ -145,12 +147,16 @@ class Chooser:
         return last, "the last of the coarsest maps, where the encoder ends; finer maps are beside the prediction"
 
     def _refuse_unreadable(self, last: Output) -> None:
-        """A later output that still has space, in an order that cannot be read, would be the better layer."""
+        """A later output that still has space, in an order that cannot be read, would be the better layer.
+
+        A pooling is never chosen, so that one that cannot be read, such as 1x4 cells repeated to 7x7, is no better.
+        """
         later = self.trace.outputs[self.trace.outputs.index(last) + 1 :]
         for output in later:
             spacious = sum(axis >= _FEW for axis in output.shape) >= 2
             unread = output not in self.maps and not is_inside_attention(output.name) and self.trace.matters(output)
-            if spacious and unread and (output.lost or self.trace.carries_all(output)):
+            pooled = isinstance(output.module, _POOLING)
+            if spacious and unread and not pooled and (output.lost or self.trace.carries_all(output)):
                 why = f"{output.name!r} comes after {last.name!r}, and its shape {output.shape} does not tell its grid"
                 raise unjustified(self.model, self.maps, why)
 

@@ -107,9 +107,9 @@ class FoundLayers:
         """
         wanted = LayerName.parse(name, modules)
         if wanted.module not in modules:
-            known = sorted(
-                modules, key=lambda each: [tensor.module for tensor in self.tensors].count(each), reverse=True
-            )
+            ran = [tensor.module for tensor in self.tensors]
+            named = filter(None, modules)  # the model itself has no name
+            known = sorted(named, key=lambda each: (-ran.count(each), each))
             raise UnknownName("layer", wanted.module, known, "Explainer.layers() tells which have a grid.")
         own = [each for each in self.tensors if each.module == wanted.module]
         if not own:

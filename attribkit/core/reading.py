@@ -1,5 +1,6 @@
 """What a method asks of the images as they are, and one forward that answers it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,12 @@ def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]
     shape = tuple(kept.tensor.shape)
     if layer.layout is None and shape[0] != len(x):
         raise _rows_of_several(layer, shape, len(x))
+    if layer.layout is None and _is_one_cell(shape, x.ndim):
+        raise InvalidInput(
+            f"Layer {layer.name!r} has no grid: its output of shape {shape} is a single cell, which tells no place on "
+            f"images of shape {tuple(x.shape)}. Give larger images, or choose an earlier layer: Explainer.layers() "
+            "lists those that have a grid."
+        )
     if layer.layout is None:
         raise InvalidInput(
             f"Layer {layer.name!r} has no grid: its output of shape {shape} is no map of images of shape "
@@ -175,6 +182,11 @@ def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]
             raise RunsDiffer
         raise _rows_of_several(layer, shape, len(x))
     return kept.tensor, layer.layout
+
+
+def _is_one_cell(shape: tuple[int, ...], axes: int) -> bool:
+    """Whether an output has an axis of channels, first or last, and a single cell along the axes of space."""
+    return len(shape) == axes and 1 in (math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
 def _rows_of_several(layer: ReadLayer, shape: tuple[int, ...], images: int) -> UnsupportedModel:
