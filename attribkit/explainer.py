@@ -165,7 +165,9 @@ class Explainer:
                 )
             with frozen(self.model.module):
                 blank = blank_images(self.model, wanted.count or 1, size)
-                model = self.model.explaining(blank, self._inputs(inputs, blank))
+                more = self._inputs(inputs, blank)
+                image_axes(blank, self.model, more)  # refuses a size that the first layer does not take
+                model = self.model.explaining(blank, more)
                 return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
 
     def evaluate(

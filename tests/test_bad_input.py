@@ -166,8 +166,8 @@ def test_what_a_cpu_says_of_too_little_memory_halves_the_batch(words):
 
     model.register_forward_pre_hook(small_memory)
     torch.testing.assert_close(Explainer(model).attribute(x, "saliency").scores, reference)
-    # two up to the first convolution, for the order of axes; one for the trace; six, then three and three; one alone and
-    # two together for the diagnosis
+    # two up to the first convolution, for the order of axes; one for the trace; six, then three and three; for the
+    # diagnosis one alone and two together
     assert sizes == [2, 1, 6, 3, 3, 1, 2]
 
 

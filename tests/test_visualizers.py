@@ -513,7 +513,7 @@ def test_families_tell_mean_and_std():
         (1, {"size": None}, InvalidInput, "pass size=(c, *space)"),
         (1, {"size": 16}, InvalidInput, "pass size=(c, *space)"),
         (1, {"size": (3, 0, 4)}, InvalidInput, "is no size of images"),
-        (1, {"size": (16, 16)}, InvalidInput, "takes images of 4 axes"),
+        (1, {"size": (16, 16)}, InvalidInput, "is a convolution of 4 axes"),
         (1, {"steps": 0}, InvalidInput, "steps=0 must be a whole number from 1"),
         (1, {"l2": -1.0}, InvalidInput, "l2=-1.0 must be a number from 0"),
         (1, {"parametrisation": "wavelet"}, InvalidInput, "one of 'fourier', 'pixel'"),
