@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.core.chunks import Learnt, Question, Run, in_chunks, remarks, settled
-from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
 from attribkit.core.hooks import Captured, Wanted, captured, layer_returned
 from attribkit.core.image_axes import ImageAxes
@@ -18,6 +17,7 @@ from attribkit.core.inputs import Inputs, handed_on
 from attribkit.core.layers import ChosenLayers, FoundLayers, Layer, LayerTensor, find_layers
 from attribkit.core.layouts import Extent, Layout
 from attribkit.core.naming import OWN_FORWARD
+from attribkit.core.nested import tensors_in
 from attribkit.core.placement import Extents
 from attribkit.core.places.checked import checked
 from attribkit.core.reading import Answers, ReadLayer, Reads, map_of, ways_of_reading

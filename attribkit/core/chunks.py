@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.entries import tensors_in
 from attribkit.core.errors import InvalidInput, OutOfMemory
 from attribkit.core.layers import FoundLayers
 from attribkit.core.layouts import Layout
 from attribkit.core.model_state import ModelState
+from attribkit.core.nested import tensors_in
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Remark, Target, check_count, handed
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from attribkit.core.entries import Path, entry, with_entry
 from attribkit.core.freeze import Freeze
+from attribkit.core.nested import Path, entry, with_entry
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.entries import entry, with_entry
 from attribkit.core.hooks import Wanted, captured
 from attribkit.core.layouts import Layout
+from attribkit.core.nested import entry, with_entry
 from attribkit.core.reading import ReadLayer, map_of
 from attribkit.core.targets.class_outputs import Returned
 from attribkit.core.targets.target import Target, handed

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from attribkit.core.entries import Path
+from attribkit.core.nested import Path
 
 _SUFFIXES = re.compile(r"(?P<module>.*?)(?:@(?P<run>\d+))?(?P<path>(?:\[[^\[\]]+\])*)", re.DOTALL)
 

@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.entries import Path
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
 from attribkit.core.graph import RECOMPUTED, is_recomputed
 from attribkit.core.layer_choice import Choice, Chooser, is_inside_attention, unjustified
 from attribkit.core.layer_names import LayerName, lengths_of, matches
 from attribkit.core.layouts import Layout
+from attribkit.core.nested import Path
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.target import Target
 from attribkit.core.trace import Output, Trace

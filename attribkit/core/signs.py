@@ -63,12 +63,10 @@ class Signs:
 def _generators(device: torch.device) -> dict[str, Hashable]:
     """The states of the global random generators of Python, NumPy and PyTorch, the last one of a device."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what is watched
-    of_torch = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (str(kind), np.asarray(keys).tobytes(), *rest),
-        "torch": of_torch.numpy().tobytes(),
-    }
+    with torch._C.DisableTorchFunction():  # a forward that is followed does not see this
+        of_torch = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+        state = of_torch.numpy().tobytes()
+    return {"python": random.getstate(), "numpy": (str(kind), np.asarray(keys).tobytes(), *rest), "torch": state}
 
 
 def _moved(before: dict[str, Hashable], after: dict[str, Hashable]) -> set[str]:

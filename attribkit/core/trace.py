@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from attribkit.core.entries import Path, entries
 from attribkit.core.graph import operation, reachable
 from attribkit.core.hooks import observed
 from attribkit.core.layouts import Layout
+from attribkit.core.nested import Path, entries
 from attribkit.core.places.coordinates import Places, narrowed
 from attribkit.core.places.dependence import dependence_watched
 from attribkit.core.places.followed import places_followed

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attribkit.core.entries import Path, entry
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.hooks import Wanted, captured, frozen, observed
 from attribkit.core.layers import Layer
+from attribkit.core.nested import Path, entry
 from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
 from attribkit.heads.seed import sow

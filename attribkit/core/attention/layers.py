@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from attribkit.core.attention.arrangement import Arrangement, Tokens, Windows, arrangement_of
 from attribkit.core.attention.dependence import IMAGES, PADDING, PRODUCT, UNKNOWN, sources_tracked, untracked
 from attribkit.core.attention.seen import Weights, attention_seen, gathering_watched
-from attribkit.core.entries import entries
 from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
 from attribkit.core.hooks import observed, running
+from attribkit.core.nested import entries
 from attribkit.core.places.followed import places_followed
 
 _BATCHED = 3  # axes of a softmax over rows that may be attention or not; with heads there are more

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.core.entries import tensors_in
+from attribkit.core.nested import tensors_in
 
 _READ = {  # functions that give a tensor's values to Python, which may branch on them
     "__array__", "__bool__", "__complex__", "__float__", "__index__", "__int__", "allclose", "cond", "equal",
