@@ -3,14 +3,18 @@
 The maps of a model that moves the image first are those of the model without the move, moved back.
 """
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.ops
 import torchvision.transforms.functional as TF
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, Unit, registry
 from attribkit.testing import check_position
+from attribkit.testing.position import bright_patch, bright_patch_detector, centre_of
 
 SIDE = 32
 BACK = torch.arange(SIDE - 1, -1, -1)
@@ -391,3 +395,98 @@ QUICK = {"rise": {"masks": 500, "cells": 6}, "occlusion": {"patch": 4, "stride":
 @pytest.mark.parametrize("name", sorted(set(registry.methods()) - CONTROLS - TOKENS - NO_MASK))
 def test_a_bright_patch_is_found_where_it_is(name):
     check_position(registry.methods()[name](**QUICK.get(name, {})))
+
+
+# --- what moves a bright patch before the layer, by operations of many kinds ------------------------------------------
+
+BLOCKS = torch.tensor([0, 2, 1, 4, 3])  # of eight columns each
+COLUMNS = (8 * BLOCKS[:, None] + torch.arange(8)).flatten()
+COLUMN_MATRIX = torch.eye(40)[COLUMNS]
+
+
+def one_tap(axes):
+    """A kernel of 17 entries along the last axis, of which only the first counts."""
+    return torch.zeros(3, 1, *(1,) * (axes - 1), 17).index_fill_(axes + 1, torch.tensor(0), 1.0)
+
+
+def deformed(x, rows, columns):
+    offset = torch.tensor([rows, columns]).view(1, 2, 1, 1).expand(len(x), 2, *x.shape[2:])
+    return torchvision.ops.deform_conv2d(x, offset.contiguous(), torch.eye(3)[:, :, None, None])
+
+
+def traced(function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch advises against it; people have such models
+        return torch.jit.trace(function, torch.zeros(1, 3, 24, 40))
+
+
+FOUND = {  # the map is where the patch is
+    "take": lambda x: torch.take(x, torch.arange(x.numel()).view(x.shape)[..., COLUMNS]),
+    "addmm": lambda x: torch.addmm(torch.zeros(1), x.reshape(-1, 40), COLUMN_MATRIX).view_as(x),
+    "masked_scatter": lambda x: torch.zeros_like(x).masked_scatter(torch.ones_like(x, dtype=torch.bool), x.flip(3)),
+    "slice_scatter": lambda x: torch.slice_scatter(torch.zeros_like(x), x[..., 8:], 3, 0, 32),
+    "constant attention": lambda x: torch.einsum("wv,bchv->bchw", (1e3 * COLUMN_MATRIX).softmax(1), x),
+    "deformable, right": lambda x: deformed(x, 0.0, 8.0),
+    "deformable, up": lambda x: deformed(x, -8.0, 0.0),
+    "one tap": lambda x: F.conv2d(x, one_tap(2), padding=(0, 8), groups=3),
+    "one tap of three axes": lambda x: F.conv3d(x[:, :, None], one_tap(3), padding=(0, 0, 8), groups=3)[:, :, 0],
+    "one tap, transposed": lambda x: F.conv_transpose2d(x, one_tap(2), padding=(0, 8), groups=3),
+    "vmap, mirrored": lambda x: torch.vmap(lambda y: y.flip(2))(x),
+    "vmap, cut": lambda x: torch.vmap(lambda y: y[..., 8:, 16:])(x),
+    "vmap, moved": lambda x: torch.vmap(lambda y: F.pad(y, (4, 0))[..., :40])(x),
+    "compiled, mirrored": traced(lambda x: x.flip(3)),
+    "compiled, cut": traced(lambda x: x[..., 8:, 16:]),
+    "compiled, padded": traced(lambda x: F.pad(x, (16, 0, 8, 0))),
+    "one box": lambda x: torchvision.ops.roi_align(x, [torch.tensor([[16.0, 8.0, 40.0, 24.0]])] * len(x), (16, 24)),
+}
+REFUSED = {  # no even grid, or an order that derivatives alone do not tell
+    "scatter_reduce": lambda x: torch.zeros_like(x).scatter_reduce(3, COLUMNS.expand_as(x), x, "sum"),
+    "fftshift": lambda x: torch.fft.fftshift(x, (2, 3)),
+    "phase": lambda x: torch.fft.ifft(torch.fft.fft(x) * torch.exp(-2j * torch.pi * 16 * torch.fft.fftfreq(40))).real,
+    "vmap, rolled": lambda x: torch.vmap(lambda y: y.roll(16, 2))(x),
+    "embedding": lambda x: F.embedding(COLUMNS, x.movedim(3, 0).flatten(1)).view(40, *x.shape[:3]).movedim(0, 3),
+    "sparse": lambda x: (
+        torch.sparse.mm(COLUMN_MATRIX.to_sparse(), x.movedim(3, 0).flatten(1)).view(40, *x.shape[:3]).movedim(0, 3)
+    ),
+    "lens": lambda x: F.grid_sample(
+        x,
+        torch.stack(
+            torch.meshgrid(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 40) ** 3, indexing="ij")[::-1], -1
+        ).expand(len(x), -1, -1, -1),
+        align_corners=True,
+    ),
+}
+
+
+class Before(nn.Module):
+    """The detector of a bright patch, behind an operation."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation, self.detector = operation, bright_patch_detector()
+
+    def forward(self, x):
+        return self.detector(self.operation(x))
+
+
+PATCHES = [(0, 0), (0, 32), (16, 0), (8, 24), (16, 32)]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_patch_is_found_behind(name):
+    model, seen = Before(FOUND[name]).eval(), 0
+    for place in PATCHES:
+        image = bright_patch(place).requires_grad_()
+        (gradient,) = torch.autograd.grad(model(image)[0, 1], image)
+        contribution = (image * gradient).sum(1)[0].detach()  # of each pixel: what the operation keeps of the patch
+        if contribution.max() > 0:
+            seen += 1
+            heatmap = Explainer(model).attribute(image.detach(), "gradcam", target=1).heatmap()[0]
+            assert (centre_of(heatmap) - centre_of(contribution)).abs().max() < 4
+    assert seen >= 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_cells_in_an_order_that_cannot_be_told_are_refused_behind(name):
+    with pytest.raises(AttribkitError, match=r"do not lie on the image|none puts out a map of the image"):
+        Explainer(Before(REFUSED[name]).eval()).attribute(bright_patch((8, 24)), "gradcam", target=1)

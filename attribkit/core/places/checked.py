@@ -1,17 +1,22 @@
 """Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.core.graph import operation, reachable
 from attribkit.core.layouts import Layout
+from attribkit.core.places.located import located
 
 _BLOCKS = 8  # of the image along each axis
 _AGREES = 0.8  # correlation between where the cells should lie and where their derivatives are
+_CLOSING = {"Clamp", "ClampMax", "ClampMin", "Hardtanh", "Relu", "Threshold"}
+_BACK = 0.2  # share of the range by which an index may go back from one block of the image to the next
 _POOLS: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -23,10 +28,16 @@ def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """The layout that the shape suggests, or with its axes exchanged or mirrored, as the derivatives have it.
 
     output: in the graph of the image, (1, c, *space). The derivative of the sum of all cells by a pixel comes from
-    those that see the pixel; that of the cells, each times its index along an axis, tells their index. A derivative for
-    each axis and one more are taken. Where there is none, or it is zero, the layout is returned as inferred still. None
+    those that see the pixel; that of the cells, each times its index along an axis, tells their index. Costs a backward
+    for each axis and one more, and those of `located`. ReLUs let all of it through, so that the image does not decide
+    which cells are seen. Where there is no derivative, or it is zero, the layout is returned as inferred still. None
     where the cells lie elsewhere, in no order that can be undone.
     """
+    with _open_relus(output):
+        return _checked(output, image, layout)
+
+
+def _checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     axes = [axis for axis, cells in enumerate(layout.grid) if cells > 1]
     found = _indices(output, image, layout, axes)
     if found is None:
@@ -43,10 +54,12 @@ def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     exchanged = list(range(len(layout.grid)))
     for k, axis in enumerate(nearest):
         exchanged[axis] = axes[k]
+    if _goes_back(found, nearest):
+        return None
     layout = replace(layout, inferred=False)
-    if not mirrored and exchanged == sorted(exchanged):
-        return layout
-    return _rearranged(layout, mirrored, exchanged, _cells(layout))
+    if mirrored or exchanged != sorted(exchanged):
+        layout = _rearranged(layout, mirrored, exchanged, _cells(layout))
+    return located(output, image, layout)
 
 
 def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> Tensor | None:
@@ -57,19 +70,17 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
     with torch.enable_grad():
         on_grid = layout.to_grid(like)
     generator = torch.Generator().manual_seed(0)
-    signs = 2 * torch.randint(2, (on_grid.shape[1],), generator=generator, device="cpu") - 1
-    signs = signs.to(output.device, torch.float32).view(
-        -1, *(1,) * len(layout.grid)
-    )  # a plain sum is constant behind some norms
+    weights = torch.randn(on_grid.shape[1], generator=generator, dtype=torch.float32, device="cpu")
+    weights = weights.to(output.device).view(-1, *(1,) * len(layout.grid))  # equal ones cancel behind some norms
     ramps = [
         torch.ones((), device=output.device, dtype=torch.float32),
         *(_ramp(layout, axis, output.device) for axis in axes),
     ]
     derivatives: list[Tensor] = []
     for ramp in ramps:
-        (weights,) = torch.autograd.grad(on_grid, like, (signs * ramp).expand_as(on_grid), retain_graph=True)
+        (direction,) = torch.autograd.grad(on_grid, like, (weights * ramp).expand_as(on_grid), retain_graph=True)
         found: Sequence[Tensor | None] = torch.autograd.grad(
-            output, [image], weights.to(output), retain_graph=True, allow_unused=True
+            output, [image], direction.to(output), retain_graph=True, allow_unused=True
         )
         derivatives += [each.detach().float() for each in found if each is not None]
     if len(derivatives) < len(ramps):
@@ -81,6 +92,32 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
     if not bool(energy.isfinite().all()) or float(energy.max()) == 0:
         return None
     return torch.cat([pool((each * plain).sum(1), blocks) / energy for each in weighted])
+
+
+@contextmanager
+def _open_relus(output: Tensor) -> Iterator[None]:
+    """Let the gradient through ReLUs and clamps below an output, whatever the sign of their input."""
+    nodes = [node for node in reachable(output.grad_fn) if operation(node) in _CLOSING]
+    handles = [node.register_hook(lambda below, above: (above[0], *below[1:])) for node in nodes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _goes_back(indices: Tensor, axes: Sequence[int]) -> bool:
+    """Whether the mean index of the cells goes back and forth along the axis of the image that it follows.
+
+    indices: (axes, *blocks); axes: of the image, for each of them.
+    """
+    for index, axis in zip(indices, axes, strict=True):
+        means = index.movedim(axis, 0).flatten(1).nanmean(1)
+        means = means[means.isfinite()]
+        steps = means.diff() * (means[-1] - means[0]).sign()
+        if bool((-steps > _BACK * (means.amax() - means.amin())).any()):
+            return True
+    return False
 
 
 def _ramp(layout: Layout, axis: int, device: torch.device) -> Tensor:

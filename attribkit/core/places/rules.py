@@ -32,7 +32,7 @@ from attribkit.core.places.products import (
     warped,
     weighted,
 )
-from attribkit.core.places.windows import Window, gathered, sampled, transposed_window_of, window_of
+from attribkit.core.places.windows import Window, gathered, middle_taps, sampled, transposed_window_of, window_of
 from attribkit.core.places.writing import added, copied, put, strided_view, written
 
 
@@ -183,7 +183,8 @@ def _convolved(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: 
     mixed = joined(places, (1,), True)
     rows = without_border(mixed.rows, kernel, stride, size)
     columns = middle(places.columns, (1,), True) if places.columns and size == tuple(args[0].shape[2:]) else None
-    window = window_of(kernel, stride, given.get("padding", 0), given.get("dilation", 1), len(size))
+    options = (stride, given.get("padding", 0), given.get("dilation", 1), len(size))
+    window = window_of(kernel, *options, middle_taps(given["weight"]))
     return _spread(mixed, gathered(mixed, rows, size), columns, output, window)
 
 
@@ -194,9 +195,9 @@ def _transposed(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output
     places, size = tracked(given["input"]), tuple(output.shape[2:])
     if places is None or output.ndim < 3 or places.rows[0].ndim != output.ndim:
         return None
-    kernel, options = tuple(given["weight"].shape[2:]), (given.get("padding", 0), given.get("dilation", 1))
+    options = (given.get("stride", 1), given.get("padding", 0), given.get("dilation", 1), len(size))
     mixed = joined(places, (1,), True)
-    window = transposed_window_of(kernel, given.get("stride", 1), *options, len(size))
+    window = transposed_window_of(*options, middle_taps(given["weight"]))
     return _spread(mixed, gathered(mixed, mixed.rows, size), None, output, window)
 
 

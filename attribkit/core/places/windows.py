@@ -34,26 +34,42 @@ class Line(NamedTuple):
         return self.start + self.step * index
 
 
-def window_of(kernel: Any, stride: Any, padding: Any, dilation: Any, axes: int) -> Window:
-    """The centres of a convolution's or a pooling's windows."""
+def window_of(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, axes: int, taps: Sequence[float] | None = None
+) -> Window:
+    """The centres of a convolution's or a pooling's windows; taps: the middle of those that count, for each axis."""
     kernels, strides, dilations = (_each(value, axes) for value in (kernel, stride, dilation))
     pads = [d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True)]
     pads = [0] * axes if padding == "valid" else pads if padding == "same" else _each(padding, axes)
+    taps = taps or [(each - 1) / 2 for each in kernels]
 
     def centre(axis: int, cell: int) -> float:
-        return cell * strides[axis] - pads[axis] + dilations[axis] * (kernels[axis] - 1) / 2
+        return cell * strides[axis] - pads[axis] + dilations[axis] * taps[axis]
 
     return centre
 
 
-def transposed_window_of(kernel: Any, stride: Any, padding: Any, dilation: Any, axes: int) -> Window:
+def transposed_window_of(stride: Any, padding: Any, dilation: Any, axes: int, taps: Sequence[float]) -> Window:
     """The same of a transposed convolution: the indices of the input that reach a cell of the output."""
-    kernels, strides, pads, dilations = (_each(value, axes) for value in (kernel, stride, padding, dilation))
+    strides, pads, dilations = (_each(value, axes) for value in (stride, padding, dilation))
 
     def centre(axis: int, cell: int) -> float:
-        return (cell + pads[axis] - dilations[axis] * (kernels[axis] - 1) / 2) / strides[axis]
+        return (cell + pads[axis] - dilations[axis] * taps[axis]) / strides[axis]
 
     return centre
+
+
+def middle_taps(weight: Tensor) -> list[float]:
+    """For each axis of a kernel, the index in the middle of its entries that are not all zero; weight: (o, i, *kernel).
+
+    A kernel of which a part is masked, as that of a causal convolution, looks to one side.
+    """
+    counts = weight.detach().ne(0).flatten(0, 1).any(0)
+    found: list[float] = []
+    for axis in range(counts.ndim):
+        places = counts.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+        found.append(float(places[0] + places[-1]) / 2 if len(places) else (counts.shape[axis] - 1) / 2)
+    return found
 
 
 def sampled(before: Places, after: Coordinates, window: Window | None = None) -> tuple[Sampling, ...]:
