@@ -8,6 +8,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 _TEMPLATE = Path(__file__).with_suffix(".md")  # the words
+_LAW = ", "  # in the names of rows that are no method's
 _MIRRORED = ", mirrored"
 _COUNTED = {"timm": "timm", "classification": "torchvision, classification", "quantization": "torchvision, quantised"}
 
@@ -22,7 +23,7 @@ def write_page(path: Path, about: str) -> None:
 
 def page(rows: Rows, about: str) -> str:
     """Markdown of the rows of a whole run."""
-    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] and _MIRRORED not in row["method"]))
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] and _LAW not in row["method"]))
     refusals = _refusals(rows)
     by_model: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
