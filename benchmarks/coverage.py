@@ -98,7 +98,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     for method, asymmetry in mirrored.items():
         status = "ok" if asymmetry < 1e-4 else "wrong"
         yield about | {"method": f"{method}, mirrored", "status": status, "text": f"{asymmetry:.1e} of the range"}
-    for law, cell in laws(model, x, architecture.question):
+    for law, cell in laws(explainer, x, architecture.question):
         yield about | {"method": law} | asdict(cell)
 
 

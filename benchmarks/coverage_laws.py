@@ -32,20 +32,20 @@ _DRAWS = 4  # images to average over where one is not enough
 _SHARED = 0.4  # of the gradients of two cells far apart; cells that see more of the same pixels have no place
 
 
-def laws(model: nn.Module, x: Tensor, question: Question) -> Iterator[tuple[str, Cell]]:
+def laws(explainer: Explainer, x: Tensor, question: Question) -> Iterator[tuple[str, Cell]]:
     """The name of each law's row, and what came of it; x: one image."""
     checks: dict[str, Callable[[], Cell]] = {
-        BY_NAME: lambda: by_name(model, x, question),
-        IMAGE_BY_IMAGE: lambda: image_by_image(model, x, question),
-        AT_ITS_PLACE: lambda: at_its_place(model, x, question),
+        BY_NAME: lambda: by_name(explainer, x, question),
+        IMAGE_BY_IMAGE: lambda: image_by_image(explainer, x, question),
+        AT_ITS_PLACE: lambda: at_its_place(explainer, x, question),
     }
     for name, check in checks.items():
         yield name, _tried(check)
 
 
-def by_name(model: nn.Module, x: Tensor, question: Question) -> Cell:
+def by_name(explainer: Explainer, x: Tensor, question: Question) -> Cell:
     """Whether the names in the note, given back as layer=, give the same map; of several, the mean of theirs."""
-    explainer, options = Explainer(model, batch_size=_IMAGES), question(x) | {"relu": False}
+    options = question(x) | {"relu": False}
     default = explainer.attribute(x, "gradcam", **options)
     names = layer_names(default)
     found = [explainer.attribute(x, "gradcam", layer=name, **options) for name in names]
@@ -57,26 +57,26 @@ def by_name(model: nn.Module, x: Tensor, question: Question) -> Cell:
     return Cell(status, ", ".join(names), _grids(found), f"{max(gaps):.1e} of the range")
 
 
-def image_by_image(model: nn.Module, x: Tensor, question: Question) -> Cell:
+def image_by_image(explainer: Explainer, x: Tensor, question: Question) -> Cell:
     """Whether one explainer gives for a batch of two images, in either order, what a fresh one gives for each."""
-    gap, notes = _gap_to_batch(model, x, question)
+    gap, notes = _gap_to_batch(explainer, x, question)
     if gap <= _ROUNDING:
         return Cell("ok", text=f"{gap:.1e} of the range")
     told = [note for note in notes if "other images of its batch" in note or "random numbers" in note]
     if told:
         return Cell("ok", text=f"{gap:.1e} of the range, with the note: {told[0]}")
+    model = explainer.model.module
     if sum(each.numel() for each in model.parameters()) < _FEW:
-        double, _ = _gap_to_batch(deepcopy(model).double(), x.double(), question)
+        double, _ = _gap_to_batch(Explainer(deepcopy(model).double(), batch_size=_IMAGES), x.double(), question)
         if double <= _ROUNDING_DOUBLE:
             return Cell("ok", text=f"{gap:.1e} of the range by rounding, in double precision {double:.1e}")
     return Cell("wrong", text=f"{gap:.1e} of the range")
 
 
-def at_its_place(model: nn.Module, x: Tensor, question: Question) -> Cell:
+def at_its_place(explainer: Explainer, x: Tensor, question: Question) -> Cell:
     """Whether the cells of the layers that are read lie where their gradients are, on two shapes of images."""
     texts, statuses = [], []
-    for images in (x, *_wider(model, x, question)):
-        explainer = Explainer(model, batch_size=_IMAGES)
+    for images in (x, *_wider(explainer.model.module, x, question)):
         options = question(images)
         for name in layer_names(explainer.attribute(images, "gradcam", **options)):
             status, text = _judged(explainer, images, name, options)
@@ -205,16 +205,19 @@ def _wider(model: nn.Module, x: Tensor, question: Question) -> Iterator[Tensor]:
     yield wide
 
 
-def _gap_to_batch(model: nn.Module, x: Tensor, question: Question) -> tuple[float, list[str]]:
-    """The largest difference between maps of single images and of both, as a share of the range, and the notes."""
+def _gap_to_batch(explainer: Explainer, x: Tensor, question: Question) -> tuple[float, list[str]]:
+    """The largest difference between maps of single images, by fresh explainers, and of both, as a share of the range.
+
+    With the notes on the maps.
+    """
+    model = explainer.model.module
     generator = torch.Generator(x.device).manual_seed(1)
     images = torch.cat([x, torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)])
     alone = [_maps(Explainer(model, batch_size=_IMAGES), images[i : i + 1], question) for i in (0, 1)]
-    one = Explainer(model, batch_size=_IMAGES)
     gaps = []
     notes = [note for attributions in alone for each in attributions for note in each.notes]
     for order in ([0, 1], [1, 0]):
-        together = _maps(one, images[order], question)
+        together = _maps(explainer, images[order], question)
         notes += [note for each in together for note in each.notes]
         for method, both in enumerate(together):
             for row, image in enumerate(order):

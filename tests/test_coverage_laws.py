@@ -43,7 +43,7 @@ def _benchmarks(monkeypatch):
 def found(model, side=32):
     from coverage_laws import laws
 
-    return {name: cell.status for name, cell in laws(model, torch.randn(1, 3, side, side), lambda x: {})}
+    return {name: cell.status for name, cell in laws(Explainer(model), torch.randn(1, 3, side, side), lambda x: {})}
 
 
 def convolutions(*layers):
@@ -118,7 +118,7 @@ def test_a_small_architecture_of_each_family_keeps_the_laws(name):
     model = architecture.make()
     size = architecture.size(model)
     model, x = lively(model, size), torch.randn(1, *size)
-    cells = dict(laws(model, x, architecture.question))
+    cells = dict(laws(Explainer(model), x, architecture.question))
     assert {
         law: (cell.status, cell.text) for law, cell in cells.items() if cell.status not in ("ok", "not judged")
     } == {}
