@@ -27,7 +27,7 @@ _SAME = 1e-5  # share of a map's range, for the same computation
 _ROUNDING = 1e-3  # the same, for single images and a batch in float32
 _ROUNDING_DOUBLE = 1e-9
 _SHIFTED = 0.6  # of a cell, for all cells together; up to 0.55, a map is drawn over the whole image
-_NEAR = 1.0  # cells, for one cell, whose gradient at random weights is uneven
+_NEAR, _UNEVEN = 0.5, 0.3  # cells, and standard deviations of the gradient, which is uneven, for one cell
 _DRAWS = 4  # images to average over where one is not enough
 _SHARED = 0.4  # of the gradients of two cells far apart; cells that see more of the same pixels have no place
 
@@ -79,9 +79,9 @@ def at_its_place(explainer: Explainer, x: Tensor, question: Question) -> Cell:
     for images in (x, *_wider(explainer.model.module, x, question)):
         options = question(images)
         for name in layer_names(explainer.attribute(images, "gradcam", **options)):
-            status, text = _judged(explainer, images, name, options)
-            statuses.append(status)
-            texts.append(f"{name} at {'x'.join(map(str, images.shape[2:]))}: {text}")
+            places = _judged(explainer, images, name, options)
+            statuses.append(places.status)
+            texts.append(f"{name} at {'x'.join(map(str, images.shape[2:]))}: {places.text}")
     status = next(status for status in ("wrong", "ok", "not judged") if status in statuses)
     return Cell(status, text="; ".join(texts))
 
@@ -93,39 +93,55 @@ def layer_names(attribution: Attribution) -> tuple[str, ...]:
     return names if isinstance(names, tuple) else (names,)
 
 
-def _judged(explainer: Explainer, x: Tensor, name: str, options: dict[str, Any]) -> tuple[str, str]:
-    """The status and the text on where the cells of one layer lie; where one draw misses, several are averaged."""
-    for draws in (1, _DRAWS):
-        far, shared = distances(explainer, x, name, options, draws)
-        shift = float(far.mean(0).abs().max())
-        near = shift <= _SHIFTED and float(far.abs().max()) <= _NEAR
-        if near and shared <= _SHARED:
-            return "ok", f"{shift:.2f} of a cell"
-    if shared > _SHARED:
-        return "not judged", f"cells far apart have {shared:.0%} of their gradients at the same pixels"
-    return "wrong", f"{shift:.2f} of a cell, one of them {float(far.abs().max()):.2f}"
+@dataclass(frozen=True)
+class Places:
+    """Where the gradients of a few cells are, compared with where the cells are drawn."""
+
+    far: Tensor  # (cells, axes), in cells
+    wide: Tensor  # (axes,) standard deviation of the gradient of the cell in the middle, in cells
+    shared: float  # of the gradients of two cells far apart, at the same pixels
+
+    @property
+    def shift(self) -> float:
+        """Of all cells together, in cells."""
+        return float(self.far.mean(0).abs().max())
+
+    @property
+    def status(self) -> str:
+        if self.shared > _SHARED:
+            return "not judged"
+        each = bool((self.far.abs() <= _NEAR + _UNEVEN * self.wide).all())
+        return "ok" if self.shift <= _SHIFTED and each else "wrong"
+
+    @property
+    def text(self) -> str:
+        if self.shared > _SHARED:
+            return f"cells far apart have {self.shared:.0%} of their gradients at the same pixels"
+        alone = "" if self.status == "ok" else f", one of them {float(self.far.abs().max()):.2f}"
+        return f"{self.shift:.2f} of a cell{alone}"
 
 
-def distances(
-    explainer: Explainer, x: Tensor, name: str, options: dict[str, Any], draws: int = 1
-) -> tuple[Tensor, float]:
-    """How far a few cells of a layer are drawn from where their gradients are, and how much of these two cells share.
+def _judged(explainer: Explainer, x: Tensor, name: str, options: dict[str, Any]) -> Places:
+    """The places of the cells of one layer; where those of one draw are not right, those of several."""
+    places = places_of(explainer, x, name, options)
+    return places if places.status == "ok" else places_of(explainer, x, name, options, _DRAWS)
 
-    In cells along each axis, (cells, axes). draws: random images to average over.
-    """
+
+def places_of(explainer: Explainer, x: Tensor, name: str, options: dict[str, Any], draws: int = 1) -> Places:
+    """Where a few cells of a layer are drawn and where their gradients are; draws: random images to average over."""
     named = explainer.attribute(x, "gradcam", layer=name, **options)
     grid, extent = tuple(named.scores.shape[2:]), named.extent or ((0.0, 1.0),) * (x.ndim - 2)
     cells = _cells(grid)
     energies = sum(_energies(explainer, x, name, options, cells, seed) for seed in range(draws))
-    far = torch.zeros(len(cells), len(grid))
+    far, wide = torch.zeros(len(cells), len(grid)), torch.zeros(len(grid))
     for axis in (axis for axis, count in enumerate(grid) if count > 1):
         start, end = (each * x.shape[2 + axis] for each in extent[axis])
         size = (end - start) / grid[axis]  # of a cell, in pixels
         profiles = [_profile(energy, axis) for energy in energies]
         expected = _expected(profiles[0], [start + (cell[axis] + 0.5) * size for cell in cells])
         found = torch.tensor([_centre(profile) for profile in profiles])
-        far[:, axis] = (found - torch.tensor(expected)) / size
-    return far, _shared(*energies[1:], grid)
+        far[:, axis], wide[axis] = (found - torch.tensor(expected)) / size, _width(profiles[0]) / size
+    return Places(far, wide, _shared(*energies[1:], grid))
 
 
 def _energies(
@@ -180,6 +196,10 @@ def _pixels(profile: Tensor) -> Tensor:
 
 def _centre(profile: Tensor) -> float:
     return float((profile * _pixels(profile)).sum() / profile.sum())
+
+
+def _width(profile: Tensor) -> float:
+    return float((profile * (_pixels(profile) - _centre(profile)).square()).sum().sqrt())
 
 
 def _expected(profile: Tensor, places: Sequence[float]) -> list[float]:

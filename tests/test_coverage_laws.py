@@ -9,6 +9,8 @@ from torch import nn
 
 from attribkit import Explainer
 
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMED, SINGLE, PLACED = (
     "gradcam, layer by its name",
