@@ -29,7 +29,7 @@ _ROUNDING_DOUBLE = 1e-9
 _SHIFTED = 0.6  # of a cell, for all cells together; up to 0.55, a map is drawn over the whole image
 _NEAR, _UNEVEN = 0.5, 0.3  # cells, and standard deviations of the gradient, which is uneven, for one cell
 _DRAWS = 4  # images to average over where one is not enough
-_SHARED = 0.4  # of the gradients of two cells far apart; cells that see more of the same pixels have no place
+_SHARED = 0.8  # of the gradients of two cells far apart, at the same pixels; with more, what is left is noise
 
 
 def laws(explainer: Explainer, x: Tensor, question: Question) -> Iterator[tuple[str, Cell]]:
@@ -115,7 +115,7 @@ class Places:
 
     @property
     def text(self) -> str:
-        if self.shared > _SHARED:
+        if self.status == "not judged":
             return f"cells far apart have {self.shared:.0%} of their gradients at the same pixels"
         alone = "" if self.status == "ok" else f", one of them {float(self.far.abs().max()):.2f}"
         return f"{self.shift:.2f} of a cell{alone}"
@@ -128,20 +128,26 @@ def _judged(explainer: Explainer, x: Tensor, name: str, options: dict[str, Any])
 
 
 def places_of(explainer: Explainer, x: Tensor, name: str, options: dict[str, Any], draws: int = 1) -> Places:
-    """Where a few cells of a layer are drawn and where their gradients are; draws: random images to average over."""
+    """Where a few cells of a layer are drawn and where their gradients are; draws: random images to average over.
+
+    What two cells far apart have in common, by way of a pooling of the whole image, is left out.
+    """
     named = explainer.attribute(x, "gradcam", layer=name, **options)
     grid, extent = tuple(named.scores.shape[2:]), named.extent or ((0.0, 1.0),) * (x.ndim - 2)
     cells = _cells(grid)
-    energies = sum(_energies(explainer, x, name, options, cells, seed) for seed in range(draws))
+    seen = [_energies(explainer, x, name, options, cells, seed) for seed in range(draws)]
+    energies = _smoothed(torch.stack(seen).sum(0), grid)
+    common = torch.minimum(energies[1], energies[2])
+    own = (energies - common).clamp(min=0)
     far, wide = torch.zeros(len(cells), len(grid)), torch.zeros(len(grid))
     for axis in (axis for axis, count in enumerate(grid) if count > 1):
         start, end = (each * x.shape[2 + axis] for each in extent[axis])
         size = (end - start) / grid[axis]  # of a cell, in pixels
-        profiles = [_profile(energy, axis) for energy in energies]
+        profiles = [_profile(energy, axis) for energy in own]
         expected = _expected(profiles[0], [start + (cell[axis] + 0.5) * size for cell in cells])
         found = torch.tensor([_centre(profile) for profile in profiles])
         far[:, axis], wide[axis] = (found - torch.tensor(expected)) / size, _width(profiles[0]) / size
-    return Places(far, wide, _shared(*energies[1:], grid))
+    return Places(far, wide, float(common.sum() / energies[1].sum()))
 
 
 def _energies(
@@ -155,12 +161,14 @@ def _energies(
     return energies / energies.flatten(1).sum(1).view(-1, *(1,) * (x.ndim - 2))
 
 
-def _shared(one: Tensor, other: Tensor, grid: Sequence[int]) -> float:
-    """The share of two cells' gradients at the same places, on the grid."""
-    blocks = tuple(min(side, count) for side, count in zip(one.shape, grid, strict=True))
-    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[one.ndim]
-    a, b = (pool(each[None], blocks) for each in (one, other))
-    return float(torch.minimum(a / a.sum(), b / b.sum()).sum())
+def _smoothed(energies: Tensor, grid: Sequence[int]) -> Tensor:
+    """The same, (cells, *space), averaged over as many pixels as a cell has."""
+    for axis, count in enumerate(grid, start=1):
+        half = energies.shape[axis] // count // 2
+        rows = energies.movedim(axis, -1)
+        pooled = F.avg_pool1d(rows.flatten(1, -2), 2 * half + 1, 1, half, count_include_pad=False)
+        energies = pooled.view(rows.shape).movedim(-1, axis)
+    return energies
 
 
 @dataclass(frozen=True)
