@@ -27,7 +27,7 @@ _SAME = 1e-5  # share of a map's range, for the same computation
 _ROUNDING = 1e-3  # the same, for single images and a batch in float32
 _ROUNDING_DOUBLE = 1e-9
 _SHIFTED = 0.6  # of a cell, for all cells together; up to 0.55, a map is drawn over the whole image
-_NEAR, _UNEVEN = 0.5, 0.3  # cells, and standard deviations of the gradient, which is uneven, for one cell
+_NEAR, _UNEVEN = 0.5, 0.4  # cells, and standard deviations of the gradient, which is uneven, for one cell
 _DRAWS = 4  # images to average over where one is not enough
 _SHARED = 0.8  # of the gradients of two cells far apart, at the same pixels; with more, what is left is noise
 
