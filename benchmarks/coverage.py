@@ -88,7 +88,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     except AttribkitError as error:
         yield from (about | {"method": method} | asdict(Cell("refused", text=str(error))) for method in METHODS)
         return
-    patch = tuple(-(-side // 2) for side in x.shape[2:])
+    patch = tuple(-(-side // 3) for side in x.shape[2:])
     options = {"integrated_gradients": {"steps": 2}, "occlusion": {"patch": patch, "stride": patch}}
     for method in METHODS:
         start = time.perf_counter()
