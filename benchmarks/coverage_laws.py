@@ -26,8 +26,9 @@ _FEW = 50_000_000  # parameters, for a copy in double precision
 _SAME = 1e-5  # share of a map's range, for the same computation
 _ROUNDING = 1e-3  # the same, for single images and a batch in float32
 _ROUNDING_DOUBLE = 1e-9
-_SHIFTED = 0.6  # of a cell, for all cells together; up to 0.55, a map is drawn over the whole image
-_NEAR, _UNEVEN = 0.5, 0.4  # cells, and standard deviations of the gradient, which is uneven, for one cell
+# How far cells may be off, in cells: so much, and a share of the standard deviation of their gradients, which are uneven
+_TOGETHER = (0.55, 0.1)  # the mean of several; up to 0.55, a map is drawn over the whole image
+_EACH = (0.5, 0.4)
 _DRAWS = 4  # images to average over where one is not enough
 _SHARED = 0.8  # of the gradients of two cells far apart, at the same pixels; with more, what is left is noise
 
@@ -110,8 +111,9 @@ class Places:
     def status(self) -> str:
         if self.shared > _SHARED:
             return "not judged"
-        each = bool((self.far.abs() <= _NEAR + _UNEVEN * self.wide).all())
-        return "ok" if self.shift <= _SHIFTED and each else "wrong"
+        pairs = ((self.far.mean(0), _TOGETHER), (self.far, _EACH))
+        near = [bool((far.abs() <= cells + share * self.wide).all()) for far, (cells, share) in pairs]
+        return "ok" if all(near) else "wrong"
 
     @property
     def text(self) -> str:

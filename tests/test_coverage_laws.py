@@ -19,19 +19,18 @@ NAMED, SINGLE, PLACED = (
 )
 FAMILIES = {  # a small architecture of each
     "timm": """
-        test_byobnet cait_xxs24_224 convit_tiny test_convnext cpubone_nano crossvit_tiny_240 csatv2
-        cs3darknet_focus_s cspnext_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
-        efficientformerv2_s0 test_efficientnet efficientvim_m1 efficientvit_b0 efficientvit_m0 fasternet_t0
-        fastvit_t8 gcvit_xxtiny ghostnet_050 hardcorenas_b hgnetv2_b0 iformer_t inception_next_atto
-        lcnetv2_small levit_128s test_mambaout test_coatnet poolformerv2_s12 gmlp_ti16_224
-        mobilenetv3_small_050 mobilevit_xxs test_nfnet pit_ti_224 pvt_v2_b0 regnetx_002 repghostnet_050
-        repvit_m1 resnest14d test_resnet resnetv2_18 rexnet_100 legacy_seresnet18 shvit_s1 skresnet18
-        starnet_s050 swiftformer_xs visformer_tiny test_vit vit_tiny_r_s16_p8_224 test_vit_relpos
-        ese_vovnet19b_slim_dw xcit_nano_12_p8_224
+        test_byobnet convit_tiny test_convnext cpubone_nano csatv2 cs3darknet_focus_s cspnext_tiny
+        deit_tiny_patch16_224 dla46x_c edgenext_xx_small efficientformerv2_s0 test_efficientnet
+        efficientvim_m1 efficientvit_b0 efficientvit_m0 fasternet_t0 fastvit_t8 ghostnet_050 hardcorenas_b
+        hgnetv2_b0 iformer_t inception_next_atto lcnetv2_small levit_128s test_mambaout test_coatnet
+        poolformerv2_s12 gmlp_ti16_224 mobilenetv3_small_050 mobilevit_xxs test_nfnet pit_ti_224 pvt_v2_b0
+        regnetx_002 repghostnet_050 resnest14d test_resnet resnetv2_18 legacy_seresnet18 shvit_s1 starnet_s050
+        swiftformer_xs visformer_tiny test_vit vit_tiny_r_s16_p8_224 test_vit_relpos ese_vovnet19b_slim_dw
+        xcit_nano_12_p8_224
     """,
     "torchvision": """
         mobilenet_v3_small mnasnet0_5 shufflenet_v2_x0_5 squeezenet1_1 regnet_x_400mf regnet_y_400mf resnet18
-        efficientnet_b0 lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
+        efficientnet_b0 lraspp_mobilenet_v3_large
     """,
 }
 SMALL = [f"{library}/{name}" for library, names in FAMILIES.items() for name in names.split()]
