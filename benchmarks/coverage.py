@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from coverage_checks import Cell, checked, flipped
+from coverage_laws import laws
 from coverage_models import Architecture, architectures, lively
 from coverage_page import write_page
 from environment import RESULTS, told_environment
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]:
-    """A row for each method."""
+    """A row for each method, and for each law of its maps."""
     torch.manual_seed(0)
     about: dict[str, Any] = {column: getattr(architecture, column, "") for column in ("library", "family")}
     about["architecture"] = architecture.name
@@ -88,7 +89,7 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
         yield from (about | {"method": method} | asdict(Cell("refused", text=str(error))) for method in METHODS)
         return
     patch = tuple(-(-side // 3) for side in x.shape[2:])
-    options = {"integrated_gradients": {"steps": 8}, "occlusion": {"patch": patch, "stride": patch}}
+    options = {"integrated_gradients": {"steps": 2}, "occlusion": {"patch": patch, "stride": patch}}
     for method in METHODS:
         start = time.perf_counter()
         cell = checked(explainer, x, method, options.get(method, {}) | architecture.question(x))
@@ -97,6 +98,8 @@ def rows_of(architecture: Architecture, device: str) -> Iterator[dict[str, Any]]
     for method, asymmetry in mirrored.items():
         status = "ok" if asymmetry < 1e-4 else "wrong"
         yield about | {"method": f"{method}, mirrored", "status": status, "text": f"{asymmetry:.1e} of the range"}
+    for law, cell in laws(explainer, x, architecture.question):
+        yield about | {"method": law} | asdict(cell)
 
 
 def _apart(architecture: Architecture, device: str) -> list[dict[str, Any]]:
@@ -142,7 +145,7 @@ def _print(architecture: Architecture, rows: list[dict[str, Any]]) -> None:
     print(f"{architecture.library}:{architecture.name}")
     for row in rows:
         place = f"{row.get('layer', '')} {row.get('grid', '')}".strip()
-        print(f"  {row.get('method', ''):25} {row['status']:8} {place:40} {row.get('text', '')[:200]}", flush=True)
+        print(f"  {row.get('method', ''):40} {row['status']:8} {place:40} {row.get('text', '')[:200]}", flush=True)
 
 
 def _append(path: Path | None, rows: list[dict[str, Any]]) -> None:

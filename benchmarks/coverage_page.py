@@ -3,11 +3,15 @@
 import csv
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+
+from coverage_laws import AT_ITS_PLACE, BY_NAME, IMAGE_BY_IMAGE
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 _TEMPLATE = Path(__file__).with_suffix(".md")  # the words
+_LAW = ", "  # in the names of rows that are no method's
 _MIRRORED = ", mirrored"
 _COUNTED = {"timm": "timm", "classification": "torchvision, classification", "quantization": "torchvision, quantised"}
 
@@ -22,7 +26,7 @@ def write_page(path: Path, about: str) -> None:
 
 def page(rows: Rows, about: str) -> str:
     """Markdown of the rows of a whole run."""
-    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] and _MIRRORED not in row["method"]))
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] and _LAW not in row["method"]))
     refusals = _refusals(rows)
     by_model: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -34,9 +38,32 @@ def page(rows: Rows, about: str) -> str:
         summary=_summary(rows, methods),
         mirrored=len({row["architecture"] for row in mirrored}),
         largest=max((row["text"].split()[0] for row in mirrored), key=float, default="none"),
+        **_laws(rows),
         tables="\n\n".join(_table(group, models, methods, refusals) for group, models in by_model.items()),
         refusals="\n".join(f"{number}. {text}" for text, number in refusals.values()),
     )
+
+
+def _laws(rows: Rows) -> dict[str, str]:
+    """What is told of the laws: for how many architectures they were found to hold."""
+    named, single, placed = (
+        [row for row in rows if row["method"] == law] for law in (BY_NAME, IMAGE_BY_IMAGE, AT_ITS_PLACE)
+    )
+    shifts = [float(each) for row in placed for each in re.findall(r": ([\d.]+) of a cell", row["text"])]
+    return {
+        "named": _count(named, "ok"),
+        "single": _count(single, "ok"),
+        "noted": str(sum("with the note" in row["text"] for row in single)),
+        "wide": str(sum(len(set(re.findall(r" at ([\dx]+): ", row["text"]))) > 1 for row in placed)),
+        "placed": _count(placed, "ok"),
+        "diffuse": _count(placed, "not judged"),
+        "shift": f"{max(shifts, default=0):.2f}",
+    }
+
+
+def _count(rows: Iterable[dict[str, str]], status: str) -> str:
+    count = sum(row["status"] == status for row in rows)
+    return f"{count} architecture{'' if count == 1 else 's'}"
 
 
 def _refusals(rows: Rows) -> dict[str, tuple[str, int]]:

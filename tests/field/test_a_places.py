@@ -301,6 +301,45 @@ def test_an_extent_is_kept(tmp_path):
     assert torch.equal(loaded.heatmap(), found.heatmap())
 
 
+class Coarse(nn.Module):
+    """A branch on a grid of half the cells, whose windows lie half a fine cell before those of their cells."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.down, self.mix = nn.Conv2d(8, 24, 3, 2, 1), mix
+
+    def forward(self, x):
+        query, key, value = self.down(x).flatten(2).mT.chunk(3, 2)
+        mixed = self.mix(query, key, value).mT.unflatten(2, (x.shape[2] // 2, -1))
+        return x + F.interpolate(mixed, scale_factor=2)
+
+
+ATTENTIONS = {
+    "fused": F.scaled_dot_product_attention,
+    "products": lambda query, key, value: (query @ key.mT).softmax(-1) @ value,
+    "products from the right": lambda query, key, value: (value.mT @ (key @ query.mT).softmax(-2)).mT,
+    "einsum": lambda query, key, value: torch.einsum("bqk,bkd->bqd", (query @ key.mT).softmax(-1), value),
+}
+
+
+def coarse_branches(mix):
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 4, 4), *(Coarse(mix) for _ in range(3))]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_what_attention_gathers_does_not_move_the_cells_that_it_is_added_to(name):
+    """It comes from all over the image; the cells lie where the rest of the sum has them."""
+    assert layer_scores(coarse_branches(ATTENTIONS[name]), noise(1, 3, SIDE, SIDE), "3").extent is None
+
+
+def test_a_local_branch_moves_the_cells_that_it_is_added_to():
+    """Each of the three sums moves them by a quarter of a cell, the mean of none and a half."""
+    found = layer_scores(coarse_branches(lambda query, _key, value: query + value), noise(1, 3, SIDE, SIDE), "3")
+    assert found.extent[0] == pytest.approx((-0.75 / 8, 1 - 0.75 / 8), abs=1e-4)
+
+
 def test_plain_networks_have_no_extent():
     assert layer_scores(cnn(), noise(1, 3, 33, 47), "3").extent is None
 

@@ -31,26 +31,29 @@ class Sampling(NamedTuple):
 class Places:
     """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
 
-    A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's.
+    A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's. What
+    attention gathers has the query's place, but its values are from all over the images: where it is added to other
+    tensors, their sampling counts.
     """
 
     rows: Coordinates
     columns: Coordinates | None = None
     sampling: tuple[Sampling, ...] = ()  # along each axis of space
+    gathered: bool = False  # by attention
 
     def moved(self, change: Callable[[Tensor], Any]) -> Any:
         """The places of what a rearrangement of the tensor makes: one tensor, or several."""
         rows = [change(each) for each in self.rows]
         columns = [change(each) for each in self.columns or ()]
         if isinstance(rows[0], Tensor):
-            return Places(tuple(rows), tuple(columns) or None, self.sampling)
+            return self.put(tuple(rows), tuple(columns) or None)
         parts = zip(*rows, strict=True)
         others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
-        return [Places(part, other, self.sampling) for part, other in zip(parts, others, strict=True)]
+        return [self.put(part, other) for part, other in zip(parts, others, strict=True)]
 
     def put(self, rows: Coordinates, columns: Coordinates | None = None) -> "Places":
         """Other coordinates, sampled alike."""
-        return Places(rows, columns, self.sampling)
+        return replace(self, rows=rows, columns=columns)
 
     @property
     def centres(self) -> Coordinates:
@@ -93,7 +96,8 @@ def joined(places: Places, axes: tuple[int, ...], keep: bool) -> Places:
         return places.put(_middle(places.rows, axes, keep)[0])
     rows, spreads = _middle(places.rows, axes, keep)
     pairs = zip(places.sampling, spreads[1:], strict=True)
-    return Places(rows, sampling=tuple(each._replace(pitch=each.pitch + spread) for each, spread in pairs))
+    sampling = tuple(each._replace(pitch=each.pitch + spread) for each, spread in pairs)
+    return replace(places, rows=rows, columns=None, sampling=sampling)
 
 
 def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> tuple[Coordinates, list[float]]:
@@ -136,12 +140,14 @@ def agreed(several: Sequence[Coordinates]) -> Coordinates:
 
 def together(several: Sequence[Places]) -> list[Places]:
     """Places that are compared with each other: by their coordinates, or, where only those agree, by their centres."""
+    followed = [places for places in several if not places.gathered]
+    several = [replace(places, gathered=not followed) for places in several]
     samplings = {places.sampling for places in several}
     if len(samplings) == 1:
         return list(several)
     by_centre = [places.at_centres() for places in several]
     if _agree([places.rows for places in several]) or not _agree([places.rows for places in by_centre]):
-        means = [_mean(along) for along in zip(*(places.sampling for places in several), strict=True)]
+        means = [_mean(along) for along in zip(*(places.sampling for places in followed or several), strict=True)]
         return [replace(places, sampling=tuple(means)) for places in several]
     pitches = by_centre[0].sampling
     return [replace(places, sampling=pitches) for places in by_centre]

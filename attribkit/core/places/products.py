@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from string import ascii_letters
 from typing import Any
 
@@ -210,13 +211,15 @@ def _between(
 ) -> Places | None:
     """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's.
 
-    Columns that are several and all at one place are no keys.
+    Columns that are several and all at one place are no keys. What a product of queries and keys is multiplied by is
+    gathered.
     """
     several = columns is not None and columns[0].shape[-1] > 1
     keys = None if several and columns and constant(columns, -1, columns[0]) else columns
-    if rows is None:
-        return second.put(columns, keys if first else None) if second and columns else None
-    return first.put(rows, keys) if first else None
+    weights, rows, keys = (second, columns, keys if first else None) if rows is None else (first, rows, keys)
+    if weights is None or rows is None:
+        return None
+    return replace(weights, rows=rows, columns=keys, gathered=weights.gathered or weights.columns is not None)
 
 
 def warped(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
@@ -239,7 +242,7 @@ def attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: 
     """What attention gathers belongs to the query."""
     queries = tracked(args[0])
     rows = constant(queries.rows, -1, output) if queries else None
-    return queries.put(rows) if queries and rows else None
+    return replace(queries, rows=rows, columns=None, gathered=True) if queries and rows else None
 
 
 def multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MethodDescriptorType
 from typing import Any
 
@@ -205,7 +206,8 @@ def _spread(
     before: Places, rows: Coordinates, columns: Coordinates | None, output: Tensor, window: Window | None
 ) -> Places:
     """Coordinates on the output's grid, (b, d, *space), as wide as the output; before: the places of the input."""
-    found = Places(rows, columns, sampled(before, rows, window))  # columns, where the heads of weights mix
+    sampling = sampled(before, rows, window)
+    found = replace(before, rows=rows, columns=columns, sampling=sampling)  # columns, where the heads of weights mix
     return found.moved(lambda each: each.expand(output.shape))
 
 
