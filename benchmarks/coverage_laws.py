@@ -22,11 +22,11 @@ BY_NAME, IMAGE_BY_IMAGE, AT_ITS_PLACE = (  # names of rows
 Question = Callable[[Tensor], dict[str, Any]]  # the target and the inputs of images
 
 _IMAGES = 2  # at a time
-_FEW = 50_000_000  # parameters, for a copy in double precision
+_FEW = 200_000_000  # parameters, for a copy in double precision
 _SAME = 1e-5  # share of a map's range, for the same computation
 _ROUNDING = 1e-3  # the same, for single images and a batch in float32
 _ROUNDING_DOUBLE = 1e-9
-# How far cells may be off, in cells: so much, and a share of the width of their gradients, which are uneven
+# How far cells may be off: cells, and a share of the standard deviation of their gradients, which are uneven
 _TOGETHER = (0.55, 0.1)  # the mean of several; up to 0.55, a map is drawn over the whole image
 _EACH = (0.5, 0.4)
 _DRAWS = 4  # images to average over where one is not enough

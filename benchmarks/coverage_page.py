@@ -11,6 +11,7 @@ from coverage_laws import AT_ITS_PLACE, BY_NAME, IMAGE_BY_IMAGE
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 _TEMPLATE = Path(__file__).with_suffix(".md")  # the words
+_TEMPLATE_OF_LAWS = Path(__file__).with_name("coverage_page_laws.md")
 _LAW = ", "  # in the names of rows that are no method's
 _MIRRORED = ", mirrored"
 _COUNTED = {"timm": "timm", "classification": "torchvision, classification", "quantization": "torchvision, quantised"}
@@ -38,27 +39,29 @@ def page(rows: Rows, about: str) -> str:
         summary=_summary(rows, methods),
         mirrored=len({row["architecture"] for row in mirrored}),
         largest=max((row["text"].split()[0] for row in mirrored), key=float, default="none"),
-        **_laws(rows),
+        laws=_laws(rows),
         tables="\n\n".join(_table(group, models, methods, refusals) for group, models in by_model.items()),
         refusals="\n".join(f"{number}. {text}" for text, number in refusals.values()),
     )
 
 
-def _laws(rows: Rows) -> dict[str, str]:
-    """What is told of the laws: for how many architectures they were found to hold."""
+def _laws(rows: Rows) -> str:
+    """What is told of the laws, where they were checked: for how many architectures they hold."""
     named, single, placed = (
         [row for row in rows if row["method"] == law] for law in (BY_NAME, IMAGE_BY_IMAGE, AT_ITS_PLACE)
     )
+    if not named:
+        return ""
     shifts = [float(each) for row in placed for each in re.findall(r": ([\d.]+) of a cell", row["text"])]
-    return {
-        "named": _count(named, "ok"),
-        "single": _count(single, "ok"),
-        "noted": str(sum("with the note" in row["text"] for row in single)),
-        "wide": str(sum(len(set(re.findall(r" at ([\dx]+): ", row["text"]))) > 1 for row in placed)),
-        "placed": _count(placed, "ok"),
-        "diffuse": _count(placed, "not judged"),
-        "shift": f"{max(shifts, default=0):.2f}",
-    }
+    return _TEMPLATE_OF_LAWS.read_text().format(
+        named=_count(named, "ok"),
+        single=_count(single, "ok"),
+        noted=sum("with the note" in row["text"] for row in single),
+        shift=f"{max(shifts, default=0):.2f}",
+        wide=sum(len(set(re.findall(r" at ([\dx]+): ", row["text"]))) > 1 for row in placed),
+        placed=_count(placed, "ok"),
+        diffuse=_count(placed, "not judged"),
+    )
 
 
 def _count(rows: Iterable[dict[str, str]], status: str) -> str:
