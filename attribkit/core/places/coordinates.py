@@ -11,6 +11,7 @@ from torch import Tensor
 
 _WIDE = 0.5  # share of the image; what is joined from places farther apart comes from no place
 _ALIKE = 1e-3  # share of the image; places closer than this are the same
+_SMALL = 0.05  # of a cell; branches that differ by less, as by uneven padding, are at the same place
 
 Coordinates = tuple[Tensor, ...]  # which image, then the place along each axis of space, 0 to 1; NaN is no place
 
@@ -176,8 +177,10 @@ def narrowed(coordinates: Coordinates) -> Coordinates:
 
 
 def same(a: Tensor, b: Tensor) -> Tensor:
-    """Whether two coordinates are the same, or both none, element by element."""
-    return ((a - b).abs() < _ALIKE) | (a.isnan() & b.isnan())
+    """Whether two coordinates are the same but for a small part of a cell, or both none, element by element."""
+    space = torch.broadcast_shapes(a.shape, b.shape)[2:]
+    near = max(_ALIKE, _SMALL / max(space)) if len(space) > 1 else _ALIKE
+    return ((a - b).abs() < near) | (a.isnan() & b.isnan())
 
 
 def clustered(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
