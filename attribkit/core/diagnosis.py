@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
-from attribkit.core.signs import Signs
+from attribkit.core.signs import ALL_GENERATORS, Signs
 from attribkit.core.slopes import Slope
 from attribkit.core.targets.target import Scored, Target
 
@@ -137,7 +137,7 @@ class _Runs:
         self.taken = [float(each.score) for each in known if each.target is target or each.target == target]
         self.precision = precision_of(model, x)
         self._model = model.part(first)
-        self.signs = self._model.signs = Signs()
+        self.signs = self._model.signs = Signs(ALL_GENERATORS)
         self._model.notes = []
 
     def alone(self) -> float:

@@ -22,6 +22,7 @@ from attribkit.core.errors import AttribkitError, UnsupportedModel
 from attribkit.core.inputs import Inputs
 from attribkit.core.model import HookedModel
 from attribkit.core.shapes import Images
+from attribkit.core.signs import ALL_GENERATORS, Signs
 from attribkit.core.slopes import wrong_slopes
 from attribkit.core.targets.target import Target
 
@@ -48,6 +49,7 @@ def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> 
         if kind and "randomness" in kept:
             continue  # scores that differ by chance tell nothing of batches and slopes
         asked = model.explaining(x, inputs)
+        asked.signs = Signs(ALL_GENERATORS)
         try:
             found = check(asked, x, asked.resolved(target))
             findings += [Finding("note", text) for text in found + asked.notes]
