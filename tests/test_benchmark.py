@@ -1091,9 +1091,11 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Ray's own
-def test_a_machine_that_is_lost_loses_no_unit_and_doubles_none(tmp_path):
+def test_a_machine_that_is_lost_loses_no_unit_and_doubles_none(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests beside it would starve the workers of a usual cluster
 
     changes = {"data": {"kind": "scenes", "options": {"count": 12}}, "shard_size": 1}
     expected = benchmark(configured(tmp_path / "serial", **changes))
