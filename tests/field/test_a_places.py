@@ -529,3 +529,18 @@ def test_a_patch_is_found_behind(name):
 def test_cells_in_an_order_that_cannot_be_told_are_refused_behind(name):
     with pytest.raises(AttribkitError, match=r"do not lie on the image|none puts out a map of the image"):
         Explainer(Before(REFUSED[name]).eval()).attribute(bright_patch((8, 24)), "gradcam", target=1)
+
+
+def test_signals_behind_what_cannot_be_followed():
+    """A signal that is mirrored by a traced function: the map is that of the plain network, mirrored."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(2, 4, 5, stride=2, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        mirrored = torch.jit.trace(lambda x: x.flip(2), torch.zeros(1, 2, 40))
+    x = noise(2, 2, 40)
+    found = layer_scores(Moved(mirrored, net).eval(), x, "net.0")
+    expected = layer_scores(net.eval(), x.flip(2), "0")
+    torch.testing.assert_close(found.scores, expected.scores.flip(2), rtol=1e-4, atol=1e-6)

@@ -16,7 +16,6 @@ from attribkit.core.places.located import located
 _BLOCKS = 8  # of the image along each axis
 _AGREES = 0.8  # correlation between where the cells should lie and where their derivatives are
 _CLOSING = {"Clamp", "ClampMax", "ClampMin", "Hardtanh", "Relu", "Threshold"}
-_BACK = 0.2  # share of the range by which an index may go back from one block of the image to the next
 _POOLS: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -54,8 +53,6 @@ def _checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     exchanged = list(range(len(layout.grid)))
     for k, axis in enumerate(nearest):
         exchanged[axis] = axes[k]
-    if _goes_back(found, nearest):
-        return None
     layout = replace(layout, inferred=False)
     if mirrored or exchanged != sorted(exchanged):
         layout = _rearranged(layout, mirrored, exchanged, _cells(layout))
@@ -104,20 +101,6 @@ def _open_relus(output: Tensor) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _goes_back(indices: Tensor, axes: Sequence[int]) -> bool:
-    """Whether the mean index of the cells goes back and forth along the axis of the image that it follows.
-
-    indices: (axes, *blocks); axes: of the image, for each of them.
-    """
-    for index, axis in zip(indices, axes, strict=True):
-        means = index.movedim(axis, 0).flatten(1).nanmean(1)
-        means = means[means.isfinite()]
-        steps = means.diff() * (means[-1] - means[0]).sign()
-        if bool((-steps > _BACK * (means.amax() - means.amin())).any()):
-            return True
-    return False
 
 
 def _ramp(layout: Layout, axis: int, device: torch.device) -> Tensor:

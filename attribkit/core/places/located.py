@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attribkit.core.layouts import Layout
 
-_ROWS = 5  # along each axis, at most
+_ROWS = 7  # along each axis, at most
 _BORDER = 0.15  # share of the cells along an axis, at each end, that are left out
 _LOCAL = 1.5  # cells: the width of the derivatives of a row that looks at little more than its own pixels
 _UNEVEN = 0.5  # cells by which a local row may lie beside an even grid
@@ -28,7 +28,7 @@ class _Row(NamedTuple):
 def located(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """The layout, with an extent where the derivatives of a few rows of cells lie beside a grid over the whole image.
 
-    output: in the graph of the image, (1, c, *space). Costs a backward for each of up to five rows along each axis.
+    output: in the graph of the image, (1, c, *space). Costs a backward for each of up to seven rows along each axis.
     Local cells tell where the grid begins and ends; cells that see much of the image only by how much it is moved. None
     where local rows lie on no even grid.
     """

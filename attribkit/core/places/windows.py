@@ -67,8 +67,9 @@ def middle_taps(weight: Tensor) -> list[float]:
     counts = weight.detach().ne(0).flatten(0, 1).any(0)
     found: list[float] = []
     for axis in range(counts.ndim):
-        places = counts.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
-        found.append(float(places[0] + places[-1]) / 2 if len(places) else (counts.shape[axis] - 1) / 2)
+        size = counts.shape[axis]
+        places = counts.movedim(axis, 0).reshape(size, -1).any(1).nonzero().flatten()
+        found.append(float(places[0] + places[-1]) / 2 if len(places) else (size - 1) / 2)
     return found
 
 
