@@ -26,7 +26,7 @@ from attribkit.core.signs import FirstScore, Signs
 from attribkit.core.spec import ModelSpec
 from attribkit.core.targets.class_outputs import OutputReader, Returned, probabilities, read_scores
 from attribkit.core.targets.logits import Predicted
-from attribkit.core.targets.outputs import LayerOutput, as_precise_as, embedding, precise
+from attribkit.core.targets.outputs import LayerOutput, embedding, precise, to_result_dtype
 from attribkit.core.targets.target import Target
 
 
@@ -44,8 +44,8 @@ class AskedModel:
     """A frozen model, and the batch of images that it is asked about.
 
     A batch that does not fit into memory is cut into chunks that do, and the size that fits is remembered. Results have
-    the type of the images, or float32 where that is half of it. What it is asked about is the explained
-    images, or versions of all of them, one whole batch after the other; of some of them, `part` gives the model.
+    the dtype of the images, and float32 for images of half precision. Inputs are the explained images, or perturbed
+    versions of the whole batch; `part` gives the model for a subset of the images.
     """
 
     def __init__(self, module: nn.Module, spec: ModelSpec, *, batch_size: int | None = None) -> None:
@@ -321,7 +321,7 @@ class AskedModel:
             pairs = list(zip(put, asked, strict=True))
             self._meant += [(t, settled(t, each)) for t, each in pairs if t.is_open and self._meaning(t) is None]
             self._keep_first_scores(pairs)
-        answers = [as_precise_as(x, each) for each in answers]
+        answers = [to_result_dtype(each, x) for each in answers]
         return answers, [remarks(each, images=own) for each in asked]
 
     def _keep_first_scores(self, pairs: Sequence[tuple[Target, Sequence[Question]]]) -> None:

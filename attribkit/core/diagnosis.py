@@ -56,8 +56,8 @@ def diagnosis_of(model: HookedModel, x: Images, target: Target) -> Diagnosis:
     if key not in known:
         known[key] = diagnosed(model, x, target)
     found: Diagnosis = known[key] | known.get(key_of(model, x), Diagnosis())
-    told = found.randomness or found.draws or found.seeds
-    return found if told or not model.signs.drawn else replace(found, draws=draws(model.signs.drawn))
+    reported = found.randomness or found.draws or found.seeds
+    return found if reported or not model.signs.drawn else replace(found, draws=draws(model.signs.drawn))
 
 
 def key_of(model: HookedModel, x: Images, target: Target | None = None) -> Hashable:

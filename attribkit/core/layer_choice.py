@@ -149,7 +149,7 @@ class Chooser:
     def _refuse_unreadable(self, last: Output) -> None:
         """A later output that still has space, in an order that cannot be read, would be the better layer.
 
-        A pooling is never chosen, so that one that cannot be read, such as 1x4 cells repeated to 7x7, is no better.
+        Poolings are never chosen, so they are skipped here too, such as VGG's from 1x4 to 7x7 cells.
         """
         later = self.trace.outputs[self.trace.outputs.index(last) + 1 :]
         for output in later:

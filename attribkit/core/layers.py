@@ -108,7 +108,7 @@ class FoundLayers:
         wanted = LayerName.parse(name, modules)
         if wanted.module not in modules:
             ran = [tensor.module for tensor in self.tensors]
-            named = filter(None, modules)  # the model itself has no name
+            named = filter(None, modules)  # the root module has an empty name
             known = sorted(named, key=lambda each: (-ran.count(each), each))
             raise UnknownName("layer", wanted.module, known, "Explainer.layers() tells which have a grid.")
         own = [each for each in self.tensors if each.module == wanted.module]

@@ -22,7 +22,7 @@ from attribkit.core.reading import Answers, Reading, Reads, gradients_of
 from attribkit.core.rules import Rule
 from attribkit.core.shapes import Images, LayerMaps, PerImage
 from attribkit.core.targets.logits import Predicted
-from attribkit.core.targets.outputs import as_precise_as, precise
+from attribkit.core.targets.outputs import precise, to_result_dtype
 from attribkit.core.targets.target import Target
 
 _PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
@@ -136,7 +136,7 @@ class HookedModel(AskedModel):
             own = target.part(images)
             one = self.part(images)
             columns.append(scores_with(one._forward(x[images], own), asked, x[images], own, changes, one._returned))
-        return as_precise_as(x, torch.stack(columns, 1))
+        return to_result_dtype(torch.stack(columns, 1), x)
 
     def class_weights(
         self, x: Images, target: Target, layer: str | None = None

@@ -73,7 +73,7 @@ def _is_container(value: Any) -> bool:
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
-    """The entries of a container by their keys; of what is no container, none."""
+    """Return the (key, value) pairs of a container, and an empty list for any other value."""
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, tuple | list):

@@ -26,11 +26,11 @@ _POOLS: dict[int, Callable[..., Tensor]] = {
 def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """The layout that the shape suggests, or with its axes exchanged or mirrored, as the derivatives have it.
 
-    output: in the graph of the image, (1, c, *space). The derivative of the sum of all cells by a pixel comes from
-    those that see the pixel; that of the cells, each times its index along an axis, tells their index. Costs a backward
-    for each axis and one more, and those of `located`. ReLUs let all of it through, so that the image does not decide
-    which cells are seen. Where there is no derivative, or it is zero, the layout is returned as inferred still. None
-    where the cells lie elsewhere, in no order that can be undone.
+    output: in the graph of image, (1, c, *space). The gradient of a weighted sum of all cells shows which cells depend
+    on a pixel; with each cell multiplied by its index along an axis, it shows their index. Costs one backward per axis,
+    one more, and those of `located`. ReLUs pass all gradients, so that the result does not depend on which of them the
+    image activates. Returns the layout marked as inferred if the gradient is missing or zero, and None if the order of
+    the cells cannot be undone.
     """
     with _open_relus(output):
         return _checked(output, image, layout)

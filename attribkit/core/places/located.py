@@ -26,11 +26,11 @@ class _Row(NamedTuple):
 
 
 def located(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
-    """The layout, with an extent where the derivatives of a few rows of cells lie beside a grid over the whole image.
+    """Return the layout, with the extent of the grid if it does not cover the whole image.
 
-    output: in the graph of the image, (1, c, *space). Costs a backward for each of up to seven rows along each axis.
-    Local cells tell where the grid begins and ends; cells that see much of the image only by how much it is moved. None
-    where local rows lie on no even grid.
+    output: in the graph of image, (1, c, *space). Costs one backward for each of up to seven rows of cells per axis.
+    Rows with a small receptive field determine start and end of the grid; rows with a large one only its shift. Returns
+    None if rows with a small receptive field are not evenly spaced.
     """
     with torch.enable_grad():
         on_grid = layout.to_grid(output)
@@ -65,7 +65,7 @@ def _spaced(cells: int) -> list[int]:
 
 
 def _extent(rows: Sequence[_Row], cells: int) -> tuple[float, float] | None:
-    """Where the cells begin and end along an axis; 0 and 1 where that is as near to the image's ends as can be told."""
+    """Return where the cells begin and end along an axis; (0, 1) if they cover the image within the precision."""
     if len(rows) < 2:
         return 0.0, 1.0
     width = sum(row.width for row in rows) / len(rows)

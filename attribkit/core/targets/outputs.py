@@ -236,10 +236,11 @@ def _got(outputs: Any, found: Any) -> str:
     return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(outputs).__name__
 
 
-def as_precise_as(x: Tensor, tensor: Tensor) -> Tensor:
-    """A result in the type of the images x, or in float32 where that is half of it; what is no number stays as it is.
+def to_result_dtype(tensor: Tensor, x: Tensor) -> Tensor:
+    """Convert a floating-point result to the dtype of the images x, or to float32 if x has half precision.
 
-    So scores, maps and gradients of one call have one type, whatever types the model computes in.
+    Scores, maps and gradients of one call then share a dtype, whatever dtypes the model computes in. Tensors of other
+    dtypes, such as indices, are returned unchanged.
     """
     return tensor.to(torch.promote_types(x.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
