@@ -4,34 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attribkit.core.attribution import Attribution
-    from attribkit.core.comparison import Comparison, FailedAttribution
+    from attribkit.contracts.attribution import Attribution, Comparison, FailedAttribution
+    from attribkit.contracts.method import Method
+    from attribkit.contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
+    from attribkit.contracts.visualization import Visualization
+    from attribkit.contracts.visualizer import Visualizer
     from attribkit.core.errors import AttribkitError
+    from attribkit.core.ground_truth import Truth
     from attribkit.core.inputs import Shared
-    from attribkit.core.method import Method
-    from attribkit.core.metric import Complexity, Faithfulness, Localization, Metric, Robustness
-    from attribkit.core.model import HookedModel
     from attribkit.core.options import Count, InnerShare, NotNegative, OneOrMore, Positive, Seed
-    from attribkit.core.reading import Reads
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
-    from attribkit.core.targets.asked import scored_as
-    from attribkit.core.targets.binary import Binary
-    from attribkit.core.targets.boxes import Box
-    from attribkit.core.targets.embeddings import EmbeddingNorm, Similarity
-    from attribkit.core.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
-    from attribkit.core.targets.no_target import NoTarget
-    from attribkit.core.targets.regions import Region
-    from attribkit.core.targets.target import Target
-    from attribkit.core.targets.units import Direction, LayerUnit, Unit
-    from attribkit.core.truth import Truth
-    from attribkit.core.visualization import Visualization
-    from attribkit.core.visualizer import Visualizer
+    from attribkit.engine.forward import Reads
+    from attribkit.engine.model import HookedModel
     from attribkit.explainer import Explainer
     from attribkit.figures import figure, gallery
     from attribkit.heads import cam_head, train_head
     from attribkit.hookspecs import hookimpl
-    from attribkit.loading import load_model
+    from attribkit.io.loading import load_model
+    from attribkit.targets.binary import Binary
+    from attribkit.targets.embeddings import EmbeddingNorm, Similarity
+    from attribkit.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
+    from attribkit.targets.regions import Box, Region
+    from attribkit.targets.resolution import scored_as
+    from attribkit.targets.target import NoTarget, Target
+    from attribkit.targets.units import Direction, LayerUnit, Unit
 
 __version__ = "0.1.0"
 
@@ -88,52 +85,52 @@ __all__ = [
 
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
     "AttribkitError": "core.errors",
-    "Attribution": "core.attribution",
-    "Binary": "core.targets.binary",
-    "Box": "core.targets.boxes",
-    "ClassLogit": "core.targets.logits",
-    "Comparison": "core.comparison",
-    "Complexity": "core.metric",
-    "Contrast": "core.targets.logits",
+    "Attribution": "contracts.attribution",
+    "Binary": "targets.binary",
+    "Box": "targets.regions",
+    "ClassLogit": "targets.logits",
+    "Comparison": "contracts.attribution",
+    "Complexity": "contracts.metric",
+    "Contrast": "targets.logits",
     "Count": "core.options",
-    "Counterfactual": "core.targets.logits",
-    "Direction": "core.targets.units",
-    "EmbeddingNorm": "core.targets.embeddings",
+    "Counterfactual": "targets.logits",
+    "Direction": "targets.units",
+    "EmbeddingNorm": "targets.embeddings",
     "Explainer": "explainer",
-    "FailedAttribution": "core.comparison",
-    "Faithfulness": "core.metric",
-    "HookedModel": "core.model",
+    "FailedAttribution": "contracts.attribution",
+    "Faithfulness": "contracts.metric",
+    "HookedModel": "engine.model",
     "Imputer": "core.substrates",
     "InnerShare": "core.options",
-    "LayerUnit": "core.targets.units",
-    "Localization": "core.metric",
-    "Method": "core.method",
-    "Metric": "core.metric",
+    "LayerUnit": "targets.units",
+    "Localization": "contracts.metric",
+    "Method": "contracts.method",
+    "Metric": "contracts.metric",
     "ModelSpec": "core.spec",
-    "MultiLabel": "core.targets.logits",
-    "NoTarget": "core.targets.no_target",
+    "MultiLabel": "targets.logits",
+    "NoTarget": "targets.target",
     "NotNegative": "core.options",
     "OneOrMore": "core.options",
     "Positive": "core.options",
-    "Probability": "core.targets.logits",
-    "Reads": "core.reading",
-    "Region": "core.targets.regions",
-    "Robustness": "core.metric",
+    "Probability": "targets.logits",
+    "Reads": "engine.forward",
+    "Region": "targets.regions",
+    "Robustness": "contracts.metric",
     "Seed": "core.options",
     "Shared": "core.inputs",
-    "Similarity": "core.targets.embeddings",
-    "Target": "core.targets.target",
-    "Truth": "core.truth",
-    "Unit": "core.targets.units",
-    "Visualization": "core.visualization",
-    "Visualizer": "core.visualizer",
+    "Similarity": "targets.embeddings",
+    "Target": "targets.target",
+    "Truth": "core.ground_truth",
+    "Unit": "targets.units",
+    "Visualization": "contracts.visualization",
+    "Visualizer": "contracts.visualizer",
     "cam_head": "heads",
     "figure": "figures",
     "gallery": "figures",
     "hookimpl": "hookspecs",
-    "load_model": "loading",
+    "load_model": "io.loading",
     "register": "registry",
-    "scored_as": "core.targets.asked",
+    "scored_as": "targets.resolution",
     "train_head": "heads",
 }
 

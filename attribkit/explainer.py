@@ -9,37 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import registry
-from attribkit.core.admission import check_images, image_axes, unwrapped
-from attribkit.core.attention.layers import AttentionLayers
-from attribkit.core.attribution import Attribution
-from attribkit.core.comparison import Comparison, FailedAttribution
-from attribkit.core.errors import InvalidInput
-from attribkit.core.explained import explained_as_given
-from attribkit.core.gates import Gate
-from attribkit.core.hooks import frozen
-from attribkit.core.image_axes import ImageAxes
+from attribkit.contracts.attribution import Attribution, Comparison, FailedAttribution
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
+from attribkit.contracts.visualization import Visualization
+from attribkit.contracts.visualizer import Visualizer
+from attribkit.core.axes import ImageAxes
+from attribkit.core.errors import InvalidInput, naming
+from attribkit.core.ground_truth import Truth
 from attribkit.core.inputs import Inputs, check_image_name, read_inputs
-from attribkit.core.layers import Layer
-from attribkit.core.measured import Measured, Measuring, check_attributions
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
-from attribkit.core.model import HookedModel
-from attribkit.core.naming import naming
-from attribkit.core.preflight import Finding, preflight
-from attribkit.core.reading import Reads
 from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.core.targets.asked import as_target
-from attribkit.core.targets.binary import OneOfTwo
-from attribkit.core.targets.no_target import NoTarget
-from attribkit.core.targets.target import Target, check_count
-from attribkit.core.truth import Truth
-from attribkit.core.visualization import Visualization
-from attribkit.core.visualized import blank_images, visualized
-from attribkit.core.visualizer import Visualizer
-from attribkit.inspection.feature_maps import FeatureMaps, feature_maps
-from attribkit.inspection.filters import Filters, filters
+from attribkit.engine.forward import Reads
+from attribkit.engine.model import HookedModel
+from attribkit.inspection.feature_maps import FeatureMaps, Filters, feature_maps, filters
 from attribkit.inspection.receptive_field import ReceptiveField, receptive_field
+from attribkit.runs.attribution import explained_as_given
+from attribkit.runs.measurement import Measured, Measuring, check_attributions
+from attribkit.runs.preflight import Finding, preflight
+from attribkit.runs.validation import check_images, image_axes, unwrapped
+from attribkit.runs.visualization import blank_images, visualized
+from attribkit.state.hooks import frozen
+from attribkit.targets.binary import OneOfTwo
+from attribkit.targets.resolution import as_target
+from attribkit.targets.target import NoTarget, Target, check_count
+from attribkit.tracing.attention import AttentionLayers
+from attribkit.tracing.gates import Gate
+from attribkit.tracing.layers import Layer
 
 _NOISE_IMAGES = 8  # over which a gradient is averaged where no images are given
 Seen = TypeVar("Seen")

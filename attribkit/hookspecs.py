@@ -4,11 +4,11 @@
 import pluggy
 from torch import nn
 
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
+from attribkit.contracts.visualizer import Visualizer
 from attribkit.core.spec import ModelSpec
 from attribkit.core.substrates import Imputer
-from attribkit.core.visualizer import Visualizer
 
 hookspec = pluggy.HookspecMarker("attribkit")
 hookimpl = pluggy.HookimplMarker("attribkit")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from attribkit import Explainer, load_model, zoo
-from attribkit.core.attribution import resized
+from attribkit.contracts.attribution import resized
 from attribkit.figures import Cell, grid
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "attention.jpg"

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import CIFAR10
 
 from attribkit import cam_head, load_model, train_head
-from attribkit.preprocessing import Preprocessing
+from attribkit.io.preprocessing import Preprocessing
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MODES = ("fixed", "finetune")

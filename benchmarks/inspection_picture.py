@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from attribkit import load_model, zoo
-from attribkit.inspect_files import inspect_layer
+from attribkit.cli.inspect_files import inspect_layer
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "inspection.jpg"
 LAYERS = ("conv1", "layer2.0.conv1", "layer4.0.conv2")

@@ -7,7 +7,8 @@ python benchmarks/method_pictures.py rise cam   # some
 import sys
 from pathlib import Path
 
-from attribkit import AttribkitError, demo, registry, zoo
+from attribkit import AttribkitError, registry, zoo
+from attribkit.cli import demo_scenes as demo
 from attribkit.figures import Cell, grid
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "methods"

@@ -5,7 +5,8 @@ python benchmarks/readme_picture.py
 
 from pathlib import Path
 
-from attribkit import demo, zoo
+from attribkit import zoo
+from attribkit.cli import demo_scenes as demo
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "demo.jpg"
 METHODS = [

@@ -24,8 +24,7 @@ from environment import save
 
 from attribkit import Attribution, ClassLogit, Explainer
 from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.curves.deletion import Deletion
-from attribkit.metrics.curves.insertion import Insertion
+from attribkit.metrics.curves import Deletion, Insertion
 
 PACKS = (8, 16, 32, 64)  # sizes that the bare forwards are tried in
 Work = Callable[[], object]

@@ -9,7 +9,7 @@ from torch import nn
 
 from attribkit import Explainer
 from attribkit.core.errors import UnknownName, UnsupportedModel
-from attribkit.methods.attention_gates import AttentionGates
+from attribkit.methods.attention import AttentionGates
 from attribkit.testing import changes, check_method, model_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

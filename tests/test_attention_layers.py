@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from attribkit import AttribkitError, Explainer
-from attribkit.core.attention.seen import attention_seen
 from attribkit.testing import changes, model_state
+from attribkit.tracing.attention_recorder import attention_seen
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}
 SWIN = {"depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16, "num_classes": 7}

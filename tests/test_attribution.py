@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Counterfactual, Explainer
-from attribkit.core.attribution import resized
+from attribkit.contracts.attribution import resized
 from attribkit.methods.gradcam import GradCAM
 from attribkit.testing import tiny_cnn
 

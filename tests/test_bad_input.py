@@ -187,7 +187,7 @@ def test_one_image_that_does_not_fit_is_said():
 
 def test_a_method_that_asks_about_fewer_images_than_targets_is_told():
     from attribkit.core.spec import ModelSpec
-    from attribkit.core.targets.logits import ClassLogit
+    from attribkit.targets.logits import ClassLogit
 
     model = HookedModel(tiny_cnn(), ModelSpec())
     with pytest.raises(AttribkitError, match="2 targets for 1 images"):

@@ -36,24 +36,24 @@ from attribkit.benchmark import (
     benchmark,
     example,
     read_configuration,
+    store,
     write_summary,
 )
-from attribkit.benchmark.execution.work import Worker
+from attribkit.benchmark.lock import locked
 from attribkit.benchmark.settings import choices
 from attribkit.benchmark.settings.choices import MethodChoice, MetricChoice
 from attribkit.benchmark.settings.plan import Unit, planned
-from attribkit.benchmark.settings.toml_lines import line_of, lines_of
-from attribkit.benchmark.statistics.roles import CONTROLS, TRUTH
-from attribkit.benchmark.storage import store
-from attribkit.benchmark.storage.lock import locked
-from attribkit.benchmark.storage.rows import SCHEMA
-from attribkit.benchmark.tables.terminal import tables
+from attribkit.benchmark.settings.validation_errors import line_of, lines_of
+from attribkit.benchmark.statistics.summary import CONTROLS, TRUTH
+from attribkit.benchmark.store import SCHEMA
+from attribkit.benchmark.tables.rendering import tables
+from attribkit.benchmark.work import Worker
 from attribkit.cli import app
 from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile
-from attribkit.loading import LoadedModel, load_model
-from attribkit.methods.saliency import Saliency
+from attribkit.io.loading import LoadedModel, load_model
+from attribkit.methods.gradients import Saliency
 from attribkit.metrics import PointingGame
-from attribkit.metrics.masked.average_drop import AverageDrop
+from attribkit.metrics.masked import AverageDrop
 from attribkit.registry import discovery
 
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
@@ -423,7 +423,7 @@ def test_each_kind_of_metric_scores_the_maps_that_it_can(tmp_path, monkeypatch):
     offered = registry.offered
     monkeypatch.setattr(registry, "metrics", lambda: metrics)
     monkeypatch.setattr(registry, "offered", lambda kind: metrics if kind is Metric else offered(kind))
-    monkeypatch.setattr("attribkit.benchmark.storage.identity.registry.plugin_of", lambda cls: registry.plugins()[0])
+    monkeypatch.setattr("attribkit.benchmark.identity.registry.plugin_of", lambda cls: registry.plugins()[0])
     rows = benchmark(configured(tmp_path, metrics=["steady", "largest"], oracle=False)).rows
     methods = {"gradcam", "saliency", *CONTROLS}
     assert {(row["method"], row["inverted"]) for row in only(rows, metric="steady")} == {(m, False) for m in methods}
@@ -753,7 +753,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path, monkeypatch):
     refused(
         "models 'zoo:cnn' was weights", models=[{"name": "zoo:cnn", "weights": str(tmp_path / "other.safetensors")}]
     )
-    monkeypatch.setattr("attribkit.benchmark.storage.identity.version", lambda package: "0.0")
+    monkeypatch.setattr("attribkit.benchmark.identity.version", lambda package: "0.0")
     refused("versions 'torch' was .* and is 0.0")
 
 

@@ -16,17 +16,13 @@ from rich.console import Console
 
 from attribkit import registry
 from attribkit.benchmark.statistics import Summary, summarise
-from attribkit.benchmark.statistics.agreement import kendall, spearman
+from attribkit.benchmark.statistics.agreement import cliques, critical_difference, friedman, kendall, spearman
+from attribkit.benchmark.statistics.bootstrap import Bootstrap, Resamples, combined, intervals
 from attribkit.benchmark.statistics.comparisons import holm, signed_rank
-from attribkit.benchmark.statistics.intervals import intervals
 from attribkit.benchmark.statistics.means import Means
-from attribkit.benchmark.statistics.ranking import cliques, critical_difference, friedman
-from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples, combined
 from attribkit.benchmark.tables.csv_files import write_csv
-from attribkit.benchmark.tables.latex import escaped, latex
-from attribkit.benchmark.tables.order import agreement_tables, ranking_tables
-from attribkit.benchmark.tables.panels import cell, panels
-from attribkit.benchmark.tables.terminal import tables
+from attribkit.benchmark.tables.panels import agreement_tables, cell, panels, ranking_tables
+from attribkit.benchmark.tables.rendering import escaped, latex, tables
 from attribkit.core.errors import InvalidInput, UnreadableFile
 
 pa = pytest.importorskip("pyarrow")
@@ -133,7 +129,7 @@ def test_interval_of_hits_and_misses_is_that_of_scipy():
 
 def test_weights_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
     whole = Resamples(50, 1).weights(37)
-    monkeypatch.setattr("attribkit.benchmark.statistics.resampling._AT_ONCE", 100)
+    monkeypatch.setattr("attribkit.benchmark.statistics.bootstrap._AT_ONCE", 100)
     assert (Resamples(50, 1).weights(37) == whole).all()
     assert (whole.sum(1) == 37).all()
 

@@ -8,8 +8,7 @@ import torchvision
 from torch import nn
 
 from attribkit import Counterfactual, Explainer, HookedModel, ModelSpec, registry
-from attribkit.methods.gradcam_plus_plus import GradCAMPlusPlus
-from attribkit.methods.layer_maps import summed
+from attribkit.methods.gradcam import GradCAMPlusPlus, summed
 
 FAMILY = ["gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"]
 PEER_NAMES = ["GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "EigenCAM"]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from attribkit import AttribkitError, Explainer, cam_head, train_head
 from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.heads.body import StoppedForward
-from attribkit.preprocessing import Preprocessing
+from attribkit.io.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parents[1]
 

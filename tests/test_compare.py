@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, Probability, registry
-from attribkit.core.method import Method
+from attribkit.contracts.method import Method
 from attribkit.testing import changes, model_state, tiny_cnn
 
 NINE = ["gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "saliency", "input_x_gradient", "guided_backprop"]

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, registry
-from attribkit.metrics.complexity.effective_complexity import EffectiveComplexity
-from attribkit.metrics.complexity.entropy import MapEntropy
-from attribkit.metrics.complexity.sparseness import Sparseness
+from attribkit.metrics.complexity import EffectiveComplexity, MapEntropy, Sparseness
 from tests.maps import NAN, check_that_images_do_not_meet, of, same
 
 EVERY = [MapEntropy(), EffectiveComplexity(), Sparseness()]

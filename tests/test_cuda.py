@@ -20,7 +20,7 @@ from attribkit import (
     registry,
     zoo,
 )
-from attribkit.core.metric import Complexity, Localization, Metric, Robustness
+from attribkit.contracts.metric import Complexity, Localization, Metric, Robustness
 from attribkit.testing import METHOD_CHECKS, METRIC_CHECKS, tiny_cnn
 
 pytestmark = [

@@ -15,10 +15,10 @@ from scipy.ndimage import binary_dilation
 from attribkit import AttribkitError, Explainer, Truth, zoo
 from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile
 from attribkit.datasets import DATASETS, Given, Prepared, Sample, Scenes, grid_mosaics, make, prepare
-from attribkit.datasets.outlines import outlined
+from attribkit.datasets.coco import outlined
 from attribkit.datasets.sample import Size
 from attribkit.datasets.sources import HeldImage, held_mask
-from attribkit.preprocessing import Preprocessing
+from attribkit.io.preprocessing import Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 SQUASH = Preprocessing((32, 32), (32, 32), HALF, HALF, "bilinear")

@@ -14,14 +14,11 @@ from scipy.signal import convolve2d
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Imputer, Probability
-from attribkit.core.blurs import FoldedBlur, GaussianBlur
+from attribkit.contracts.metric import Metric
 from attribkit.core.errors import AttribkitError, InvalidInput
-from attribkit.core.metric import Metric
-from attribkit.core.substrates import substrate
+from attribkit.core.substrates import FoldedBlur, GaussianBlur, substrate
 from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.curves.order import Order
-from attribkit.metrics.curves.ranks import ranked
-from attribkit.metrics.curves.stops import Stops, area_weights
+from attribkit.metrics.curve_engine import Order, Stops, area_weights, ranked
 from attribkit.registry import make
 
 FOUR = ("deletion", "insertion", "insertion_minus_deletion", "aopc")

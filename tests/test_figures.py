@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
-from attribkit.core.overlay import is_signed, overlay, png, scaled, stretched
+from attribkit.core.pictures import is_signed, overlay, png, scaled, stretched
 from attribkit.figures import write
 from attribkit.methods.gradcam import GradCAM
-from attribkit.methods.saliency import Saliency
+from attribkit.methods.gradients import Saliency
 from attribkit.testing import tiny_cnn
 
 

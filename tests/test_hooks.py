@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.hooks import Wanted, captured, frozen, observed
 from attribkit.core.nested import entries, entry, with_entry
+from attribkit.state.hooks import Wanted, captured, frozen, observed
 from attribkit.testing import changes, model_state, tiny_cnn
 
 

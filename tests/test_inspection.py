@@ -12,8 +12,8 @@ from attribkit import Explainer, ModelSpec, zoo
 from attribkit.cli import app
 from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.figures import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
-from attribkit.figures.tiles import tiled
-from attribkit.inspection.filters import Filters
+from attribkit.figures.grid import tiled
+from attribkit.inspection.feature_maps import Filters
 from attribkit.testing import changes, model_state, tiny_cnn
 
 

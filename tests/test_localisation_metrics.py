@@ -9,21 +9,14 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Truth, registry
-from attribkit.core.attribution import resized
-from attribkit.core.boxes import filled
+from attribkit.contracts.attribution import resized
+from attribkit.contracts.metric import Localization
 from attribkit.core.errors import InvalidInput
-from attribkit.core.metric import Localization
-from attribkit.core.truth import as_truth
-from attribkit.methods.saliency import Saliency
-from attribkit.metrics.localization import near
-from attribkit.metrics.localization.box_iou import BoxIoU
-from attribkit.metrics.localization.boxes import boxes_of, overlaps
-from attribkit.metrics.localization.energy_pointing_game import EnergyPointingGame
-from attribkit.metrics.localization.localization_auc import LocalizationAUC
-from attribkit.metrics.localization.pointing_game import PointingGame
-from attribkit.metrics.localization.relevance_mass import RelevanceMass
-from attribkit.metrics.localization.relevance_rank import RelevanceRank
-from attribkit.metrics.localization.top_k_intersection import TopKIntersection
+from attribkit.core.ground_truth import as_truth, filled
+from attribkit.methods.gradients import Saliency
+from attribkit.metrics import pointing
+from attribkit.metrics.localization import BoxIoU, LocalizationAUC, RelevanceMass, RelevanceRank, TopKIntersection
+from attribkit.metrics.pointing import EnergyPointingGame, PointingGame, boxes_of, overlaps
 from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, of, same, square
 
@@ -156,8 +149,8 @@ def test_few_points_and_many_are_as_near(space, monkeypatch):
     for tolerance in (0.0, 0.7, 2.0, 40.0):
         found = []
         for few in (0, points.numel()):
-            monkeypatch.setattr(near, "_FEW", few)
-            found.append(near.near_object(truth, points, tolerance, closed=True))
+            monkeypatch.setattr(pointing, "_FEW", few)
+            found.append(pointing.near_object(truth, points, tolerance, closed=True))
         assert torch.equal(*found)
         assert found[0].any()
 

@@ -9,17 +9,13 @@ import torch
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Probability
+from attribkit.contracts.records import Recorded
 from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.core.recorded import Recorded
-from attribkit.core.targets.asked import Each
-from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
-from attribkit.methods.input_x_gradient import InputXGradient
-from attribkit.metrics.masked.adcc import AverageDCC
-from attribkit.metrics.masked.average_drop import AverageDrop
-from attribkit.metrics.masked.average_gain import AverageGain
-from attribkit.metrics.masked.increase_in_confidence import IncreaseInConfidence
-from attribkit.metrics.masked.on_masked import stretched_to_one
+from attribkit.methods.gradients import InputXGradient
+from attribkit.metrics.masked import AverageDCC, AverageDrop, AverageGain, IncreaseInConfidence, stretched_to_one
+from attribkit.targets.resolution import Each
+from attribkit.targets.target import Scored
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import check_precision
 

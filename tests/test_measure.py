@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, ClassLogit, Complexity, Explainer, Faithfulness, Metric, Region, Similarity
-from attribkit.core.targets.logits import Predicted
 from attribkit.registry import make, metrics
+from attribkit.targets.logits import Predicted
 from attribkit.testing import tiny_cnn
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, ModelSpec, Probability, Similarity, Unit
-from attribkit.core.targets.asked import Each, as_target
+from attribkit.targets.resolution import Each, as_target
 from attribkit.testing import tiny_cnn
 
 OPTIONS = {"occlusion": {"patch": 8, "stride": 8}, "rise": {"masks": 32, "cells": 4}, "smoothgrad": {"samples": 3}}

@@ -8,7 +8,7 @@ from refusals import ANSWERING
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, registry
-from attribkit.core.hooks import Wanted, captured
+from attribkit.state.hooks import Wanted, captured
 
 CASES = {  # model: (layer, grid)
     "timm:resnet18": ("layer4", (7, 7)),

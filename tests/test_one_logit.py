@@ -19,7 +19,7 @@ from attribkit import (
     Probability,
 )
 from attribkit import Binary as Side
-from attribkit.core.targets.logits import Predicted
+from attribkit.targets.logits import Predicted
 from attribkit.testing import tiny_cnn
 
 TOLD = "the model has one output: the score is the output itself; Binary(0) asks for its negative side"

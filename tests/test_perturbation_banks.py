@@ -14,21 +14,15 @@ from scipy import stats
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer, Probability, registry
+from attribkit.contracts.metric import Metric
 from attribkit.core.errors import InvalidInput
-from attribkit.core.metric import Metric
 from attribkit.core.substrates import Given
-from attribkit.core.targets.target import Scored
 from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.banks.cells import GivenCells, Partition, labels_of
-from attribkit.metrics.banks.faithfulness_correlation import FaithfulnessCorrelation
-from attribkit.metrics.banks.infidelity import Infidelity
-from attribkit.metrics.banks.infidelity_under_noise import InfidelityUnderNoise
-from attribkit.metrics.banks.mu_fidelity import MuFidelity
-from attribkit.metrics.banks.on_bank import OnBank
-from attribkit.metrics.banks.sensitivity_n import SensitivityN
-from attribkit.metrics.banks.single_deletion import SingleDeletion
-from attribkit.metrics.banks.subsets import Independent, OfSize, Single
 from attribkit.metrics.correlation import average_ranks
+from attribkit.metrics.infidelity import Infidelity, InfidelityUnderNoise
+from attribkit.metrics.subset_bank import GivenCells, Independent, OfSize, OnBank, Partition, Single, labels_of
+from attribkit.metrics.subset_metrics import FaithfulnessCorrelation, MuFidelity, SensitivityN, SingleDeletion
+from attribkit.targets.target import Scored
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import sensitive_cnn
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attribkit import Explainer, ModelSpec
-from attribkit.core.attribution import resized
+from attribkit.contracts.attribution import resized
 
 
 def small_cnn():

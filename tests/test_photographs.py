@@ -11,7 +11,7 @@ from PIL import Image
 
 from attribkit import Explainer, load_model, registry
 from attribkit.core.errors import UnsupportedModel
-from attribkit.preprocessing import read_image
+from attribkit.io.preprocessing import read_image
 
 MODELS = {
     "mobilenetv2": (

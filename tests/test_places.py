@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attribkit.core.places.followed import places_followed
+from attribkit.coordinates.tracking import places_followed
 
 
 def image(side=8, images=2):

@@ -16,7 +16,7 @@ from torch import nn
 
 import attribkit
 from attribkit import Explainer
-from attribkit.core.targets.logits import ClassLogit
+from attribkit.targets.logits import ClassLogit
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
 
 PLUGINS = Path(attribkit.__file__).parents[1] / "plugins"

@@ -10,7 +10,7 @@ from skimage import data
 from timm.data import create_transform, resolve_model_data_config
 
 from attribkit import AttribkitError, load_model
-from attribkit.preprocessing import Preprocessing, read_image
+from attribkit.io.preprocessing import Preprocessing, read_image
 
 PHOTO = Image.fromarray(data.astronaut()[40:460, 10:500])
 

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import segmentation
 
 from attribkit import AttribkitError, Explainer, ModelSpec, Region, registry
-from attribkit.core.targets.outputs import class_maps
+from attribkit.targets.outputs import class_maps
 from attribkit.testing import tiny_cnn
 from tests.refusals import ANSWERING
 

@@ -15,7 +15,7 @@ from torch import nn
 import attribkit
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Probability
 from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.banks.single_deletion import SingleDeletion
+from attribkit.metrics.subset_metrics import SingleDeletion
 from attribkit.testing import changes, model_state, tiny_cnn
 
 sys.path.append(str(Path(attribkit.__file__).parents[1] / "plugins" / "attribkit-road"))

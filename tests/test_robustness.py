@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from attribkit import AttribkitError, Attribution, Explainer, Method, registry
-from attribkit.core.metric import Robustness
-from attribkit.metrics.robustness.average_sensitivity import AverageSensitivity
-from attribkit.metrics.robustness.local_lipschitz import LocalLipschitz
-from attribkit.metrics.robustness.max_sensitivity import MaxSensitivity
+from attribkit.contracts.metric import Robustness
+from attribkit.metrics.robustness import AverageSensitivity, LocalLipschitz, MaxSensitivity
 from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_precision, check_that_images_do_not_meet, same
 

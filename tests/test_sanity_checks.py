@@ -13,11 +13,8 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from attribkit import AttribkitError, Contrast, Explainer, Probability, load_model, registry, zoo
-from attribkit.core.metric import Robustness
-from attribkit.metrics.sanity.class_randomisation import ClassRandomisation
-from attribkit.metrics.sanity.parameter_randomisation import ParameterRandomisation
-from attribkit.metrics.sanity.random_weights import RandomCopy, stages_of
-from attribkit.metrics.sanity.similarity import similarity
+from attribkit.contracts.metric import Robustness
+from attribkit.metrics.sanity import ClassRandomisation, ParameterRandomisation, RandomCopy, similarity, stages_of
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import NAN, check_precision, check_that_images_do_not_meet, same
 from tests.test_robustness import Gradient

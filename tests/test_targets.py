@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import attribkit
 from attribkit import AttribkitError, ClassLogit, Contrast, Counterfactual, Explainer, ModelSpec, Probability
-from attribkit.core.targets.asked import as_target
-from attribkit.core.targets.logits import Predicted
-from attribkit.core.targets.outputs import class_scores
-from attribkit.core.targets.target import Scored
+from attribkit.targets.logits import Predicted
+from attribkit.targets.outputs import class_scores
+from attribkit.targets.resolution import as_target
+from attribkit.targets.target import Scored
 from attribkit.testing import tiny_cnn
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 1.0]])

@@ -16,16 +16,15 @@ from typer.testing import CliRunner
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, ModelSpec, figure, load_model, registry
 from attribkit.cli import app
-from attribkit.clips import Clip, read_clip
-from attribkit.core.overlay import overlay, stretched
-from attribkit.core.sections import evenly
+from attribkit.core.pictures import evenly, overlay, stretched
 from attribkit.core.substrates import substrate
 from attribkit.figures import animate, mosaic, strip, write_clip
-from attribkit.loading import clip_preprocessing
+from attribkit.io.clips import Clip, read_clip
+from attribkit.io.loading import clip_preprocessing
+from attribkit.io.preprocessing import ClipPreprocessing, read_image
 from attribkit.methods.gradcam import GradCAM
 from attribkit.methods.occlusion import Occlusion
 from attribkit.methods.rise import RISE
-from attribkit.preprocessing import ClipPreprocessing, read_image
 
 CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # know nothing of the model
 OF_ATTENTION = {"attention", "attention_rollout", "gradient_rollout", "attention_gates"}

@@ -19,9 +19,7 @@ from attribkit.figures import gallery
 from attribkit.registry import discovery
 from attribkit.testing import VISUALIZER_CHECKS, check_visualizer, tiny_cnn
 from attribkit.visualizers.activation_maximization import ActivationMaximization
-from attribkit.visualizers.colours import natural_colours
-from attribkit.visualizers.parametrisations import Fourier, bounded
-from attribkit.visualizers.regularisers import blurred, total_variation
+from attribkit.visualizers.parametrisations import Fourier, blurred, bounded, natural_colours, total_variation
 from attribkit.visualizers.transformations import RandomMovement
 
 PAGES = Path(__file__).parents[1] / "docs" / "visualizers"

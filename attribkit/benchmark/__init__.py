@@ -10,12 +10,10 @@ from attribkit.core.errors import AttribkitError
 if _missing := [package for package in ("pyarrow", "pydantic") if find_spec(package) is None]:
     raise AttribkitError(f"Benchmarks need {' and '.join(_missing)}: pip install 'attribkit[bench]'.")
 
-from attribkit.benchmark.run import Results, benchmark
-from attribkit.benchmark.settings.configuration import Configuration
-from attribkit.benchmark.settings.reading import example, lines_told, read_configuration
+from attribkit.benchmark.run import Results, benchmark, write_summary
+from attribkit.benchmark.settings.configuration import Configuration, example, lines_told, read_configuration
 from attribkit.benchmark.statistics import Summary, summarise
-from attribkit.benchmark.storage.store import Failure
-from attribkit.benchmark.tables.written import write_summary
+from attribkit.benchmark.store import Failure
 
 __all__ = [
     "Configuration",

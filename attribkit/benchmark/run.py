@@ -1,24 +1,28 @@
-"""A benchmark from its configuration to its rows."""
+"""[benchmark/run] A benchmark from its configuration to its rows.
+[benchmark/tables/written] What a benchmark leaves for readers: its summary, as JSON and as tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
-from attribkit.benchmark.execution.ray_actors import run_on_ray
-from attribkit.benchmark.execution.serial import run_serially
-from attribkit.benchmark.execution.threads import threads_set
-from attribkit.benchmark.settings.complaints import asked_at
-from attribkit.benchmark.settings.configuration import Configuration
+from attribkit.benchmark.identity import claim, identity, write_text_whole, write_whole
+from attribkit.benchmark.lock import locked
+from attribkit.benchmark.ray_actors import run_on_ray
+from attribkit.benchmark.settings.configuration import Configuration, lines_told, read_configuration
 from attribkit.benchmark.settings.plan import Group, Plan, planned
-from attribkit.benchmark.settings.reading import lines_told, read_configuration
-from attribkit.benchmark.storage.identity import claim, identity
-from attribkit.benchmark.storage.lock import locked
-from attribkit.benchmark.storage.store import Failure, Store
-from attribkit.core.devices import device_named
+from attribkit.benchmark.settings.validation_errors import asked_at
+from attribkit.benchmark.statistics import Summary, summarise
+from attribkit.benchmark.store import Failure, Store
+from attribkit.benchmark.tables.csv_files import FORMULA, write_csv
+from attribkit.benchmark.tables.rendering import latex
+from attribkit.benchmark.work import run_serially, threads_set
 from attribkit.core.errors import UnreadableFile
+from attribkit.core.tensors import device_named
 
 Execute = Callable[[Configuration, Plan, Any, Store, Sequence[Group]], None]
 
@@ -83,3 +87,30 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise UnreadableFile(f"The output {str(folder)!r} cannot be made ({error}): choose another.") from error
     return folder
+
+
+def write_summary(results: Results) -> Summary:
+    """Summarise the rows, and write into the output folder what can be read without attribkit.
+
+    results.csv holds the rows, tables/ what they say, summary.json the same for figures and reports.
+    """
+    configuration, folder = results.configuration, results.store.folder
+    summary = summarise(results.rows, seed=configuration.seed, oracle=configuration.oracle or None)
+    summary = replace(summary, notes=(*summary.notes, *results.notes))
+    joined = pc.binary_join(results.rows["subsets"], "; ")
+    rows = _for_spreadsheets(results.rows.drop_columns(["subsets", "details"]).append_column("subsets", joined))
+    write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
+    write_text_whole(folder / "summary.json", summary.to_json())
+    write_csv(summary, folder / "tables")
+    write_text_whole(folder / "tables" / "tables.tex", latex(summary))
+    return summary
+
+
+def _for_spreadsheets(rows: pa.Table) -> pa.Table:
+    """The rows with texts as `spreadsheet_text` has them."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            text = rows[place]
+            marked = pc.binary_join_element_wise("'", text, "")
+            rows = rows.set_column(place, field, pc.if_else(pc.match_substring_regex(text, FORMULA), marked, text))
+    return rows

@@ -1,6 +1,6 @@
-"""The command line; each command in a file of its own."""
+"""The command line."""
 
-from attribkit.cli import benchmark, demo, explain, inspect, listings, visualize
+from attribkit.cli import benchmark, commands, explain, listings
 from attribkit.cli.app import app
 
-__all__ = ["app", "benchmark", "demo", "explain", "inspect", "listings", "visualize"]
+__all__ = ["app", "benchmark", "commands", "explain", "listings"]

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.core.errors import AttribkitError, PluginWarning
-from attribkit.core.printable import printable
+from attribkit.core.errors import AttribkitError, PluginWarning, printable
 
 app = typer.Typer(
     help="What a PyTorch vision model looks at, and whether the answer can be trusted.",

@@ -46,8 +46,8 @@ def explain(
     """
     from rich.progress import track
 
-    from attribkit.explain_files import explain as explain_files
-    from attribkit.explain_files import prepare, read_inputs, save, told_of_clips
+    from attribkit.cli.explain_files import explain as explain_files
+    from attribkit.cli.explain_files import prepare, read_inputs, save, told_of_clips
     from attribkit.explainer import Explainer
 
     clips = _clip_preprocessing(model, frames)
@@ -79,7 +79,7 @@ def _clip_preprocessing(model: str, frames: int | None) -> Any:
     """What clips go through for a model of video, with as many frames as asked for; None for one of photographs."""
     from dataclasses import replace
 
-    from attribkit.loading import clip_preprocessing
+    from attribkit.io.loading import clip_preprocessing
 
     clips = clip_preprocessing(model)
     if frames is None:

@@ -10,7 +10,7 @@ from attribkit.cli.app import say
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:  # torch takes seconds to import; `attribkit --help` does without it
-    from attribkit.loading import LoadedModel
+    from attribkit.io.loading import LoadedModel
 
 ModelName = Annotated[str, typer.Option("--model", help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")]
 Window = Annotated[
@@ -24,7 +24,7 @@ def load(
     model: str, model_arg: list[str], *, weights: Path | None, pretrained: bool, quiet: bool = False
 ) -> "LoadedModel":
     """The model that the options name; one whose weights are random is told of, unless quiet."""
-    from attribkit.loading import load_model
+    from attribkit.io.loading import load_model
 
     arguments = dict(argument(each) for each in model_arg)
     if taken := arguments.keys() & {"name", "pretrained", "weights"}:
@@ -38,7 +38,7 @@ def load(
 def explainer_of(loaded: "LoadedModel", preprocessing: Any, device: str) -> Any:
     """An explainer that knows the model's preprocessing, where its family does not tell."""
     from attribkit.explainer import Explainer
-    from attribkit.loading import described
+    from attribkit.io.loading import described
 
     return Explainer(loaded.model.to(device_named(device)), spec=described(loaded.model, preprocessing))
 
@@ -61,9 +61,9 @@ def window_of(text: str | None) -> tuple[float, float] | None:
 
 def device_named(name: str) -> str:
     """The device by name; "auto" is a GPU where there is one."""
-    from attribkit.core import devices
+    from attribkit.core import tensors
 
-    return str(devices.device_named(name))
+    return str(tensors.device_named(name))
 
 
 def class_index(target: str | None) -> str | int | None:
@@ -87,7 +87,7 @@ def argument(text: str, option: str = "--model-arg") -> tuple[str, Any]:
 
 def refuse_clips(model: str, command: str) -> None:
     """Refuse a model of video where figures are of images alone."""
-    from attribkit.loading import clip_preprocessing
+    from attribkit.io.loading import clip_preprocessing
 
     if clip_preprocessing(model) is not None:
         raise InvalidInput(

@@ -1,1 +1,1 @@
-"""The parts that everything else stands on: no method, no model family, no plugin."""
+"""Errors, options, axes, inputs and results of a model: what every other package uses."""

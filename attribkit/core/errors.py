@@ -1,4 +1,4 @@
-"""What can go wrong, in the user's words.
+"""[core/errors] What can go wrong, in the user's words.
 
 AttribkitError
 ├── UnknownName       also a LookupError: a method, layer, label, option or model that is not there
@@ -7,11 +7,14 @@ AttribkitError
 ├── UnreadableFile    also an OSError: an image, weights or a result that is missing or broken
 └── OutOfMemory       also a MemoryError: one image alone is too large
 PluginWarning         a UserWarning: a plugin that was left out
-"""
+[core/naming] Errors that name what was asked of which model.
+[core/printable] Text of unknown origin, made safe for a terminal and for files."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 _NAMED = r"(?<![\w.]){0}\(|'{0}'"  # as in GradCAM(...), ResNet(...) or 'gradcam'
 _SHOWN = 12  # names that a message lists before it only counts
@@ -73,3 +76,49 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "") if names else "none"
+
+
+OWN_FORWARD = "raised by the model's own forward"  # in the note on what a model raises
+
+
+@contextmanager
+def naming(kind: str, what: Any) -> Iterator[None]:
+    """Let every error that passes name something: in its sentence if it is attribkit's own, else in a note.
+
+    What the model's own forward raises is left alone; it has a note that tells so.
+    kind: such as "method" or "model". what: its name, or a class or instance that has one.
+    """
+    name, alias = name_of(what), (what if isinstance(what, type) else type(what)).__name__
+    try:
+        yield
+    except AttribkitError as error:
+        error.add_place(kind, name, alias)
+        raise
+    except Exception as error:
+        note = f"(raised with the {kind} {name})"
+        notes = getattr(error, "__notes__", [])
+        if note not in notes and not any(OWN_FORWARD in each for each in notes):
+            error.add_note(note)
+        raise
+
+
+def name_of(what: Any) -> str:
+    """The name of a method or metric by name, class or instance; of another object that of its class."""
+    name = what if isinstance(what, str) else getattr(what, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    return what.__name__ if isinstance(what, type) else type(what).__name__
+
+
+# Control characters but for newline and tab, lone surrogates, what changes the direction of text, line separators.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters written as escapes, as in "\x1b": it cannot move a cursor or change colours."""
+    return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """The same on one line."""
+    return " ".join(printable(text).split())

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.core.fingerprint import fingerprint
 from attribkit.core.nested import leaves, mapped
+from attribkit.core.tensors import fingerprint
 
 _GIVEN = "the model was also given"
 

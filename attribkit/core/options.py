@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from attribkit.core.annotations import Kind, kind_of, told
 from attribkit.core.errors import InvalidInput
-from attribkit.core.kinds import Kind, kind_of, told
 
 T = TypeVar("T")
 

@@ -1,20 +1,125 @@
-"""What stands in for pixels that are taken away."""
+"""[core/blurs] Images out of focus: what removed pixels are replaced by, an axis of space after the other.
+[core/substrates] What stands in for pixels that are taken away.
+[core/option_images] Images among the options of methods and metrics, in the order of axes in which attribkit computes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.core.blurs import Blur, FoldedBlur, wide_blur
-from attribkit.core.broadcast import beside, extremes
+from attribkit.core.annotations import Rule
+from attribkit.core.axes import ImageAxes
 from attribkit.core.errors import InvalidInput
-from attribkit.core.fingerprint import Fingerprinted
-from attribkit.core.options import Options
+from attribkit.core.options import Count, Options, Positive
+from attribkit.core.pictures import beside, extremes
 from attribkit.core.shapes import Images
+from attribkit.core.tensors import Fingerprinted
+
+OddSize = Annotated[Count, Rule(lambda size: size % 2 == 1, "odd")]  # pixels of a kernel, with one in its middle
+
+_SHARE = 1 / 12  # standard deviation of the blur that grows with the image, as a share of each axis
+_TAIL = 4  # standard deviations after which SciPy cuts a Gaussian off
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Options):
+    """A Gaussian kernel, cut off and made to sum to one; beyond the border the image is mirrored, as in torchvision."""
+
+    size: OddSize = 15  # pixels of the kernel along each axis, an odd number
+    sigma: Positive = 5.0  # pixels
+
+    def __call__(self, x: Images) -> Images:
+        """The images blurred."""
+        short = [side for side in x.shape[2:] if side <= self.size // 2]
+        if short:
+            raise InvalidInput(f"{self!r} mirrors {self.size // 2} pixels, of {short[0]}: give a smaller kernel.")
+        kernel = _gaussian(self.size // 2, self.sigma)
+        return _along_axes(x, lambda length: _mirrored(kernel, length))
+
+
+@dataclass(frozen=True)
+class FoldedBlur(Options):
+    """A Gaussian kernel whose tails are folded back into it, nearly a box; zeros beyond the border of the image.
+
+    Source: the authors' code of Petsiuk et al., BMVC 2018, where SciPy filters a single one amid zeros of the kernel's
+    size: the parts of the Gaussian that leave it come back mirrored.
+    """
+
+    size: OddSize = 11  # pixels of the kernel along each axis, an odd number
+    sigma: Positive = 5.0  # pixels
+
+    def __call__(self, x: Images) -> Images:
+        """The images blurred; normalised ones fade to the mean colour at their borders."""
+        kernel = self.kernel()
+        return _along_axes(x, lambda length: _zero_padded(kernel, length))
+
+    def kernel(self) -> Tensor:
+        """The weights along one axis, (size,), in double precision."""
+        radius = int(_TAIL * self.sigma + 0.5)
+        places = (torch.arange(-radius, radius + 1, device="cpu") + self.size // 2) % (2 * self.size)
+        folded = torch.minimum(places, 2 * self.size - 1 - places)
+        return torch.zeros(self.size, dtype=torch.float64, device="cpu").index_add(
+            0, folded, _gaussian(radius, self.sigma)
+        )
+
+
+Blur = GaussianBlur | FoldedBlur
+
+
+def wide_blur(x: Images) -> Images:
+    """The images far out of focus, by a Gaussian that grows with them."""
+    return _along_axes(x, _wide)
+
+
+def _along_axes(x: Images, matrix: Callable[[int], Tensor]) -> Images:
+    """Each line of pixels times the matrix for its length, along every axis of space; no coarser than float32."""
+    blurred = x.to(torch.promote_types(x.dtype, torch.float32))
+    for axis in range(2, x.ndim):
+        kernel = matrix(x.shape[axis]).to(blurred)
+        blurred = (blurred.movedim(axis, -1) @ kernel.mT).movedim(-1, axis)
+    return blurred.to(x.dtype)
+
+
+def _gaussian(radius: int, sigma: float) -> Tensor:
+    """Weights that sum to one, (2 * radius + 1,)."""
+    places = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
+    return torch.softmax(-((places / sigma) ** 2) / 2, dim=0)
+
+
+def _wide(length: int) -> Tensor:
+    place = torch.arange(length, dtype=torch.float32, device="cpu") / (_SHARE * length)
+    return torch.softmax(-((place[:, None] - place) ** 2) / 2, dim=1)
+
+
+def _zero_padded(kernel: Tensor, length: int) -> Tensor:
+    """The kernel around each pixel of a line, (length, length); what lies beyond the line is lost."""
+    places, weights = _around(kernel, length)
+    inside = (places >= 0) & (places < length)
+    return _matrix(places.clamp(0, length - 1), weights * inside)
+
+
+def _mirrored(kernel: Tensor, length: int) -> Tensor:
+    """The same; what lies beyond the line is read from it, mirrored at its last pixels."""
+    places, weights = _around(kernel, length)
+    places = places.abs()
+    return _matrix(torch.minimum(places, 2 * (length - 1) - places), weights)
+
+
+def _around(kernel: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """For each pixel of a line the places that the kernel reads, and its weights, (length, size) both."""
+    radius = len(kernel) // 2
+    places = torch.arange(length, device="cpu")[:, None] + torch.arange(-radius, radius + 1, device="cpu")
+    return places, kernel.expand(length, -1)
+
+
+def _matrix(places: Tensor, weights: Tensor) -> Tensor:
+    length = len(places)
+    return torch.zeros(length, length, dtype=weights.dtype, device="cpu").scatter_add(1, places, weights)
+
 
 # The mean colour of normalised images; each image's own mean colour; the image far out of focus; standard normal noise;
 # the image a little out of focus, as RISE has it; its own least value; and noise that is uniform from -1 to 1.
@@ -131,3 +236,32 @@ def _fitted(images: Tensor, x: Images) -> Images:
             "(c, *space), or one for each."
         )
     return wide.to(x).expand_as(x)
+
+
+Made = TypeVar("Made")
+
+
+def options_channels_first(made: Made, axes: str | None) -> Made:
+    """A method or metric whose options that are images, in these axes, are (b, c, *space); itself if there is none."""
+    if axes is None or not is_dataclass(made):
+        return made
+    order = ImageAxes(axes)
+    options = {each.name: getattr(made, each.name) for each in fields(made) if each.init}
+    changed = {name: _channels_first(value, order) for name, value in options.items()}
+    changed = {name: value for name, value in changed.items() if value is not options[name]}
+    return replace(made, **changed) if changed else made  # type: ignore[type-var]
+
+
+def _channels_first(value: Any, axes: ImageAxes) -> Any:
+    if isinstance(value, Given):
+        return Given(_image_channels_first(value.tensor, axes))
+    if isinstance(value, tuple) and any(isinstance(each, Given) for each in value):
+        return tuple(_channels_first(each, axes) for each in value)
+    return value
+
+
+def _image_channels_first(images: Tensor, axes: ImageAxes) -> Tensor:
+    """Images with or without an axis of images."""
+    if images.ndim == len(axes.letters):
+        return axes.channels_first(images)
+    return axes.channels_first(images[None])[0] if images.ndim == len(axes.letters) - 1 else images

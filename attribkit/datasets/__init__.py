@@ -4,18 +4,15 @@ from dataclasses import fields
 from typing import Any
 
 from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.datasets.boxes import Boxes
 from attribkit.datasets.coco import Coco
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.given import Given
-from attribkit.datasets.grid_mosaics import grid_mosaics
-from attribkit.datasets.image_folder import ImageFolder
-from attribkit.datasets.imagenet import ImageNet
+from attribkit.datasets.folders import ImageFolder, ImageNet
+from attribkit.datasets.geometry import Prepared, prepare
+from attribkit.datasets.given import Boxes, Given
 from attribkit.datasets.oxford_pets import OxfordPets
 from attribkit.datasets.pascal_voc import PascalVOC
-from attribkit.datasets.prepared import Prepared, prepare
 from attribkit.datasets.sample import ImageSource, MaskSource, Sample, Size
-from attribkit.datasets.scenes import Scenes
+from attribkit.datasets.scenes import Scenes, grid_mosaics
 
 __all__ = [
     "DATASETS",

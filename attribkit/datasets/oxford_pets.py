@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from attribkit.datasets.annotations import existing_folder, lines_of, reading
+from attribkit.datasets.annotations import Labels, existing_folder, lines_of, model_classes, reading
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.labels import Labels, model_classes
 from attribkit.datasets.sample import Sample
 from attribkit.datasets.sources import MaskFile, PhotographFile
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from attribkit.core.errors import UnreadableFile
 from attribkit.datasets.annotations import (
+    Labels,
     corners,
     existing_folder,
     lines_of,
+    model_classes,
     reading,
     xml_box,
     xml_of,
@@ -20,10 +22,8 @@ from attribkit.datasets.annotations import (
     xml_text,
 )
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.labels import Labels, model_classes
-from attribkit.datasets.sample import Sample, Size
+from attribkit.datasets.sample import Sample, Size, difficult
 from attribkit.datasets.sources import PhotographFile
-from attribkit.datasets.subsets import difficult
 
 VOC_CLASSES = (
     "aeroplane",

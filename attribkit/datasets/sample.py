@@ -1,4 +1,5 @@
-"""A sample: an image and what is asked about it."""
+"""[datasets/sample] A sample: an image and what is asked about it.
+[datasets/subsets] Parts of a data set that are reported beside the whole."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -75,3 +76,11 @@ class Sample:
         told = (self.id, self.group, self.label, self.category, sorted(self.subsets), self.photograph)
         boxes = None if self.boxes is None else self.boxes.tolist()
         return repr((told, boxes, self.image_source.stamp(), self.mask_source and self.mask_source.stamp()))
+
+
+def difficult(area: float, image_area: int, categories: int) -> frozenset[str]:
+    """Zhang et al. (ECCV 2016): a target of less than a quarter of the image, and another category beside it.
+
+    area: of the target's objects together, in pixels. categories: in the image.
+    """
+    return frozenset({"difficult"} if area < image_area / 4 and categories > 1 else ())

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.datasets.sample import ImageSource, Mask, MaskSource, Size
-from attribkit.preprocessing import read_image
+from attribkit.io.preprocessing import read_image
 
 
 @dataclass(frozen=True)

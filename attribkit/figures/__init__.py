@@ -1,8 +1,7 @@
 """Attributions and visualizations as figures."""
 
 from attribkit.figures.animation import animate, write_clip
-from attribkit.figures.figure import figure
-from attribkit.figures.gallery import gallery
+from attribkit.figures.figure import figure, gallery
 from attribkit.figures.grid import Cell, check_ending, grid, write
 from attribkit.figures.inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
 from attribkit.figures.sections import mosaic, strip

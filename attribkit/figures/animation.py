@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from attribkit.core.attribution import Attribution
+from attribkit.contracts.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.overlay import overlay
-from attribkit.core.sections import sections
+from attribkit.core.pictures import overlay, sections
 from attribkit.core.shapes import Pictures
 from attribkit.figures.figure import checked, shown
 

@@ -1,12 +1,15 @@
-"""A grid of pictures and overlays with shared colour bars."""
+"""[figures/grid] A grid of pictures and overlays with shared colour bars.
+[figures/tiles] Many small pictures as one."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, UInt8
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.core.overlay import DIVERGING, PERCENTILE, SEQUENTIAL, is_signed, overlay
+from attribkit.core.pictures import DIVERGING, PERCENTILE, SEQUENTIAL, is_signed, overlay
 from attribkit.core.shapes import Picture
 
 CELL = 1.35  # inches, side of a cell
@@ -109,3 +112,25 @@ def _bars(figure: Figure, axes: Sequence[Axes], height: float, signs: Sequence[b
         bar = figure.colorbar(mappable, ax=axes, shrink=min(1.0, BAR / height), aspect=25, pad=0.01)
         bar.set_label(f"score / {PERCENTILE:g}th percentile of the map's magnitudes", fontsize=6)
         bar.ax.tick_params(labelsize=6)
+
+
+Tile = UInt8[np.ndarray, "tall wide 3"]  # red, green, blue
+
+_SIDE = 360  # pixels, about the larger side of the whole: small tiles are enlarged, each pixel to a square
+_PAPER = 255
+
+
+def tiled(tiles: Sequence[Tile]) -> Picture:
+    """The pictures, all of one size, in rows of about as many as there are rows, with white between them."""
+    height, width = tiles[0].shape[:2]
+    columns = math.ceil(math.sqrt(len(tiles) * height / width))
+    rows = math.ceil(len(tiles) / columns)
+    scale = max(1, _SIDE // max(columns * width, rows * height))
+    gap = max(1, scale * max(height, width) // 12)
+    step_down, step_right = scale * height + gap, scale * width + gap
+    whole = np.full((rows * step_down - gap, columns * step_right - gap, 3), _PAPER, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * step_down, i % columns * step_right
+        large = tile.repeat(scale, 0).repeat(scale, 1)
+        whole[top : top + scale * height, left : left + scale * width] = large
+    return whole

@@ -7,12 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
-from attribkit.core.overlay import SEQUENTIAL, scaled, stretched
+from attribkit.core.pictures import SEQUENTIAL, scaled, stretched
 from attribkit.core.shapes import Picture
-from attribkit.figures.grid import Cell, grid
-from attribkit.figures.tiles import tiled
-from attribkit.inspection.feature_maps import FeatureMaps
-from attribkit.inspection.filters import Filters
+from attribkit.figures.grid import Cell, grid, tiled
+from attribkit.inspection.feature_maps import FeatureMaps, Filters
 from attribkit.inspection.receptive_field import ReceptiveField
 
 _LARGE = 2.6  # inches, side of a cell that holds tiles

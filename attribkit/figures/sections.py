@@ -8,9 +8,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from attribkit.core.attribution import Attribution
+from attribkit.contracts.attribution import Attribution
 from attribkit.core.errors import InvalidInput
-from attribkit.core.sections import evenly, sections
+from attribkit.core.pictures import evenly, sections
 from attribkit.core.shapes import Pictures
 from attribkit.figures.figure import caption, checked, shown
 from attribkit.figures.grid import Cell, grid

@@ -1,7 +1,6 @@
 """Heads that make a model explain itself: class activation maps in closed form (Zhou et al., CVPR 2016)."""
 
-from attribkit.heads.attach import cam_head
-from attribkit.heads.cam_model import CAMModel
+from attribkit.heads.attach import CAMModel, cam_head
 from attribkit.heads.training import Epoch, History, train_head
 
 __all__ = ["CAMModel", "Epoch", "History", "cam_head", "train_head"]

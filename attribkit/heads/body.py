@@ -1,23 +1,36 @@
-"""The part of a model up to a layer, as a module of its own that is proven equal."""
+"""[heads/seed] Random numbers that a seed repeats.
+[heads/body] The part of a model up to a layer, as a module of its own that is proven equal."""
 
 import copy
+import random
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from attribkit.core.errors import UnsupportedModel
-from attribkit.core.hooks import Wanted, captured, frozen, observed
-from attribkit.core.layers import Layer
 from attribkit.core.nested import Path, entry
-from attribkit.core.randomness import random_kept
 from attribkit.core.shapes import Images
-from attribkit.heads.seed import sow
+from attribkit.state.hooks import Wanted, captured, frozen, observed
+from attribkit.state.randomness import random_kept
+from attribkit.tracing.layers import Layer
+
+
+def sow(seed: int, device: torch.device) -> None:
+    """Seed Python, NumPy, and PyTorch's generators of the CPU and of this device; those of other devices go on."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # the global state is what a user's transforms draw from
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
 
 _ROUNDING = 16  # units in the last place of the largest value; equal operations on equal numbers differ by none
 

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from attribkit.core.broadcast import beside
 from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
-from attribkit.core.randomness import random_kept
+from attribkit.core.pictures import beside
 from attribkit.core.shapes import Images
-from attribkit.heads.cam_model import CAMModel
-from attribkit.heads.seed import sow
+from attribkit.heads.attach import CAMModel
+from attribkit.heads.body import sow
+from attribkit.state.randomness import random_kept
 
 Mode = Literal["fixed", "finetune"]
 Batches = Iterable[Any]  # of images (b, c, *space) and classes (b,), as a DataLoader gives them

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch.autograd.graph import Node
 
-from attribkit.core.graph import operation
-from attribkit.inspection.fields import Axis, Field, Unclear, axis_of, broadcast, regrouped, united
-from attribkit.inspection.spans import Span
+from attribkit.core.autograd import operation
+from attribkit.inspection.fields import Axis, Field, Span, Unclear, axis_of, broadcast, regrouped, united
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,124 @@
-"""How much of the image a unit sees: what its operations allow, and what its gradient uses."""
+"""[inspection/module_times] In which module an operation of the autograd graph was recorded.
+[inspection/analytic_field] The receptive field that follows from a network's operations: kernels, strides, paddings and dilations.
+[inspection/receptive_field] How much of the image a unit sees: what its operations allow, and what its gradient uses."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from attribkit.core.autograd import operation, straightened
 from attribkit.core.errors import InvalidInput, UnsupportedModel
-from attribkit.core.model import HookedModel, precise
 from attribkit.core.shapes import Images
-from attribkit.core.straightened import straightened
-from attribkit.inspection.analytic_field import analytic_field
-from attribkit.inspection.fields import Field
-from attribkit.inspection.module_times import module_times
-from attribkit.inspection.spans import Reach, Span, Unknown, Whole
+from attribkit.engine.model import HookedModel, precise
+from attribkit.inspection.fields import Field, Reach, Span, Unclear, Unknown, Whole, image_field, joined
+from attribkit.inspection.graph_rules import Step, field_after, is_attention
+
+
+class ModuleTimes:
+    """When each module ran, on the clock by which autograd numbers its operations."""
+
+    def __init__(self) -> None:
+        self._running: list[int] = []
+        self._runs: list[tuple[int, int, str]] = []  # start, end, dotted name; the inner before the outer
+
+    def module_of(self, node: Node) -> str:
+        """The dotted name of the innermost module that was running; "" is the model itself."""
+        time = node._sequence_nr()  # type: ignore[attr-defined]
+        return next((name for start, end, name in self._runs if start <= time < end), "")
+
+    def enter(self, _module: nn.Module, _args: Any) -> None:
+        """A module starts."""
+        self._running.append(_now())
+
+    def leave(self, name: str) -> Callable[..., None]:
+        """What to call when the module of this name ends."""
+        return lambda _module, _args, _output: self._runs.append((self._running.pop(), _now(), name))
+
+
+@contextmanager
+def module_times(model: nn.Module) -> Iterator[ModuleTimes]:
+    """Watch the modules of a forward."""
+    times = ModuleTimes()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(times.enter))
+            hooks.enter_context(module.register_forward_hook(times.leave(name)))
+        yield times
+
+
+def _now() -> int:
+    with torch.enable_grad():
+        node = torch.empty(0, requires_grad=True, dtype=torch.float32, device="cpu").view(0).grad_fn
+    return int(node._sequence_nr())  # type: ignore[union-attr]
+
+
+_Place = tuple[Node, int]  # an operation, and which of its results
+
+
+def analytic_field(output: Tensor, image: Tensor, module_of: Callable[[Node], str]) -> Field | None:
+    """What the entries of a tensor see of the image; None if they do not depend on it.
+
+    output: in the graph of the image, (b, c, *space). The graph is walked from the image to the output: a window makes
+    the field larger (`Span.through`), branches that meet take the union, a sum over space makes it the whole image, and
+    an operation without a rule leaves it unknown, with the reason.
+    """
+    fields: dict[_Place, Field | None] = {}
+    start = output.grad_fn
+    if start is None:
+        return None
+    for node, number in _inputs_first((start, output.output_nr)):
+        if getattr(node, "variable", None) is image:
+            fields[node, number] = image_field(image.shape)
+        else:
+            inputs = [fields[each, k] if each is not None else None for each, k in node.next_functions]
+            fields[node, number] = _after(node, number, inputs, module_of) if any(inputs) else None
+    return fields[start, output.output_nr]
+
+
+def _inputs_first(start: _Place) -> Iterator[_Place]:
+    """The places below one, each after those that it is made of."""
+    done: set[_Place] = set()
+    ahead = [(start, False)]  # once more, after what it is made of
+    while ahead:
+        place, expanded = ahead.pop()
+        if place in done:
+            continue
+        if expanded:
+            done.add(place)
+            yield place
+        else:
+            ahead.append((place, True))
+            ahead.extend(((node, number), False) for node, number in place[0].next_functions if node is not None)
+
+
+def _after(node: Node, number: int, inputs: list[Field | None], module_of: Callable[[Node], str]) -> Field:
+    where = module_of(node)
+    name = "attention" if is_attention(node) else operation(node)
+    place = f"{name} in {where!r}" if where else name
+    fields = [each for each in inputs if each]
+    try:
+        if any(each.axes is None for each in fields):
+            return _lost(fields, Unknown(place))
+        shape = tuple(node._input_metadata[number].shape)  # type: ignore[attr-defined]
+        return field_after(Step(node, number, inputs, shape, place))
+    except Unclear as error:
+        return _lost(fields, Unknown(f"{place}: {error}"))
+
+
+def _lost(fields: list[Field], why: Unknown) -> Field:
+    """After an operation that cannot be followed: what saw the whole image still does, the rest is unknown."""
+    reach = fields[0].reach
+    for other in fields[1:]:
+        reach = tuple(joined(*pair) for pair in zip(reach, other.reach, strict=True))
+    return Field(tuple(each if isinstance(each, Whole | Unknown) else why for each in reach), None)
+
 
 Box = tuple[tuple[int, int], ...]  # per axis of the image: the first pixel, and the one after the last
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from attribkit.core.method import Method
-from attribkit.core.model import HookedModel
+from attribkit.contracts.method import Method
 from attribkit.core.options import Positive, Seed
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets.target import Target
+from attribkit.engine.model import HookedModel
+from attribkit.targets.target import Target
 
 
 @dataclass(frozen=True)

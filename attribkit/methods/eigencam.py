@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attribkit.core.model import HookedModel
-from attribkit.core.reading import Reads
 from attribkit.core.shapes import Images, LayerMaps, Scores
-from attribkit.core.targets.target import Target
-from attribkit.methods.layer_maps import LayerMethod, averaged
+from attribkit.engine.forward import Reads
+from attribkit.engine.model import HookedModel
+from attribkit.methods.gradcam import LayerMethod, averaged
+from attribkit.targets.target import Target
 
 _FLAT = 0.01  # share of what the channels say, below which their mean says nothing
 

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attribkit.core.method import Method
-from attribkit.core.model import HookedModel
+from attribkit.contracts.method import Method
 from attribkit.core.options import Count, NotNegative, OneOrMore, Seed
 from attribkit.core.shapes import Images, PerImage, Scores
 from attribkit.core.substrates import Given, Substrate, substrate
-from attribkit.core.targets.target import Target
-from attribkit.methods.unmoved import rounding_of
+from attribkit.engine.model import HookedModel
+from attribkit.methods.flat_scores import rounding_of
+from attribkit.targets.target import Target
 
 Baseline = Substrate | Given | Tensor
 

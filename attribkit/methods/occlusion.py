@@ -11,16 +11,16 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor
 
+from attribkit.contracts.method import Method
 from attribkit.core.axes import PerAxis, at_most, per_axis, times
-from attribkit.core.broadcast import beside, extremes
 from attribkit.core.errors import InvalidInput
-from attribkit.core.method import Method
-from attribkit.core.model import HookedModel
 from attribkit.core.options import Count, Seed
+from attribkit.core.pictures import beside, extremes
 from attribkit.core.shapes import Images, Scores
 from attribkit.core.substrates import Given, Imputer, Substrate, filling
-from attribkit.core.targets.target import Target
-from attribkit.methods.unmoved import note_unmoved
+from attribkit.engine.model import HookedModel
+from attribkit.methods.flat_scores import note_unmoved
+from attribkit.targets.target import Target
 
 _PATCH, _STRIDE = 32, 16  # pixels
 _SHARE = 4  # the patch is at most one in so many of an axis of clips and volumes

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attribkit.contracts.method import Method
 from attribkit.core.axes import LINEAR, PerAxis, at_most, per_axis, times
-from attribkit.core.method import Method
-from attribkit.core.model import HookedModel
 from attribkit.core.options import Count, InnerShare, Seed
 from attribkit.core.progress import tracked
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.targets.binary import scored_side
-from attribkit.core.targets.target import Target
-from attribkit.methods.unmoved import note_unmoved
+from attribkit.engine.model import HookedModel
+from attribkit.methods.flat_scores import note_unmoved
+from attribkit.targets.binary import scored_side
+from attribkit.targets.target import Target
 
 _BLOCK = 64  # masks that are held at a time
 _CELLS = 8  # along each axis

@@ -1,36 +1,16 @@
 """The built-in metrics, registered by the hook that any plugin uses."""
 
-from attribkit.core.metric import Metric
+from attribkit.contracts.metric import Metric
 from attribkit.hookspecs import hookimpl
-from attribkit.metrics.banks.faithfulness_correlation import FaithfulnessCorrelation
-from attribkit.metrics.banks.infidelity import Infidelity
-from attribkit.metrics.banks.infidelity_under_noise import InfidelityUnderNoise
-from attribkit.metrics.banks.mu_fidelity import MuFidelity
-from attribkit.metrics.banks.sensitivity_n import SensitivityN
-from attribkit.metrics.banks.single_deletion import SingleDeletion
-from attribkit.metrics.complexity.effective_complexity import EffectiveComplexity
-from attribkit.metrics.complexity.entropy import MapEntropy
-from attribkit.metrics.complexity.sparseness import Sparseness
-from attribkit.metrics.curves.aopc import AOPC
-from attribkit.metrics.curves.deletion import Deletion
-from attribkit.metrics.curves.insertion import Insertion
-from attribkit.metrics.curves.insertion_minus_deletion import InsertionMinusDeletion
-from attribkit.metrics.localization.box_iou import BoxIoU
-from attribkit.metrics.localization.energy_pointing_game import EnergyPointingGame
-from attribkit.metrics.localization.localization_auc import LocalizationAUC
-from attribkit.metrics.localization.pointing_game import PointingGame
-from attribkit.metrics.localization.relevance_mass import RelevanceMass
-from attribkit.metrics.localization.relevance_rank import RelevanceRank
-from attribkit.metrics.localization.top_k_intersection import TopKIntersection
-from attribkit.metrics.masked.adcc import AverageDCC
-from attribkit.metrics.masked.average_drop import AverageDrop
-from attribkit.metrics.masked.average_gain import AverageGain
-from attribkit.metrics.masked.increase_in_confidence import IncreaseInConfidence
-from attribkit.metrics.robustness.average_sensitivity import AverageSensitivity
-from attribkit.metrics.robustness.local_lipschitz import LocalLipschitz
-from attribkit.metrics.robustness.max_sensitivity import MaxSensitivity
-from attribkit.metrics.sanity.class_randomisation import ClassRandomisation
-from attribkit.metrics.sanity.parameter_randomisation import ParameterRandomisation
+from attribkit.metrics.complexity import EffectiveComplexity, MapEntropy, Sparseness
+from attribkit.metrics.curves import AOPC, Deletion, Insertion, InsertionMinusDeletion
+from attribkit.metrics.infidelity import Infidelity, InfidelityUnderNoise
+from attribkit.metrics.localization import BoxIoU, LocalizationAUC, RelevanceMass, RelevanceRank, TopKIntersection
+from attribkit.metrics.masked import AverageDCC, AverageDrop, AverageGain, IncreaseInConfidence
+from attribkit.metrics.pointing import EnergyPointingGame, PointingGame
+from attribkit.metrics.robustness import AverageSensitivity, LocalLipschitz, MaxSensitivity
+from attribkit.metrics.sanity import ClassRandomisation, ParameterRandomisation
+from attribkit.metrics.subset_metrics import FaithfulnessCorrelation, MuFidelity, SensitivityN, SingleDeletion
 
 
 @hookimpl

@@ -1,4 +1,5 @@
-"""Correlations, many at once and on the device."""
+"""[metrics/rounding] What of a number is rounding.
+[metrics/correlation] Correlations, many at once and on the device."""
 
 from typing import Literal
 
@@ -6,7 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.metrics.rounding import rounding
+
+def rounding(precision: torch.dtype) -> float:
+    """The share of a number of this precision, a model's score or a map's sum, below which differences say nothing."""
+    return 1e-12 if precision == torch.float64 else 1e-6
+
 
 Correlation = Literal["pearson", "spearman"]
 

@@ -5,17 +5,16 @@ from typing import Any, TypeVar, get_args
 
 from torch import nn
 
-from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, listed
-from attribkit.core.exits import exits_refused
-from attribkit.core.kinds import told
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
-from attribkit.core.printable import one_line
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
+from attribkit.contracts.visualizer import Visualizer
+from attribkit.core.annotations import told
+from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, listed, one_line
 from attribkit.core.spec import ModelSpec
 from attribkit.core.substrates import Imputer, Substrate
-from attribkit.core.visualizer import Visualizer
 from attribkit.registry.discovery import VARIABLE, Offer, Plugin, loaded, options_of
-from attribkit.registry.own import register, register_file
+from attribkit.registry.local import register, register_file
+from attribkit.runs.guards import exits_refused
 
 __all__ = [
     "SUBSTRATES",

@@ -17,13 +17,12 @@ import attribkit.metrics
 import attribkit.models
 import attribkit.visualizers
 from attribkit import __version__, hookspecs
-from attribkit.core.errors import AttribkitError, PluginWarning
-from attribkit.core.kinds import told
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
-from attribkit.core.printable import one_line
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
+from attribkit.contracts.visualizer import Visualizer
+from attribkit.core.annotations import told
+from attribkit.core.errors import AttribkitError, PluginWarning, one_line
 from attribkit.core.substrates import Imputer
-from attribkit.core.visualizer import Visualizer
 
 BUILTIN = {
     "methods": attribkit.methods,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.attribution import Attribution
-from attribkit.core.method import Method
-from attribkit.core.targets.no_target import NoTarget
+from attribkit.contracts.attribution import Attribution
+from attribkit.contracts.method import Method
 from attribkit.explainer import Explainer
+from attribkit.targets.target import NoTarget
 from attribkit.testing.state import (
     assert_described,
     assert_refuses_wrong_options,

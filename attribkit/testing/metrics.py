@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.attribution import Attribution
-from attribkit.core.metric import Faithfulness, Localization, Metric
+from attribkit.contracts.attribution import Attribution
+from attribkit.contracts.metric import Faithfulness, Localization, Metric
 from attribkit.explainer import Explainer
 from attribkit.testing.state import (
     assert_described,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.method import Method
+from attribkit.contracts.method import Method
 from attribkit.explainer import Explainer
 
 _SIDES = (24, 40)  # of the images, which are not square

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from attribkit.core.visualization import Visualization
-from attribkit.core.visualizer import Visualizer
+from attribkit.contracts.visualization import Visualization
+from attribkit.contracts.visualizer import Visualizer
 from attribkit.explainer import Explainer
 from attribkit.testing.state import (
     assert_described,

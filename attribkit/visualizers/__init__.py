@@ -1,6 +1,6 @@
 """The built-in visualizers, registered by the hook that any plugin uses."""
 
-from attribkit.core.visualizer import Visualizer
+from attribkit.contracts.visualizer import Visualizer
 from attribkit.hookspecs import hookimpl
 from attribkit.visualizers.activation_maximization import ActivationMaximization
 

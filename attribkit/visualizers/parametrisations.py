@@ -1,4 +1,6 @@
-"""What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not."""
+"""[visualizers/colours] The colours of natural images, as coordinates that do not depend on each other.
+[visualizers/regularisers] What keeps an image from noise: penalties per image, and blur.
+[visualizers/parametrisations] What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not."""
 
 import functools
 import math
@@ -6,11 +8,55 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.core.shapes import Images
-from attribkit.visualizers.colours import natural_colours
-from attribkit.visualizers.regularisers import blurred
+from attribkit.core.shapes import Images, PerImage
+
+# Principal components of the RGB values of ImageNet's training pixels, 0 to 1: the statistics behind the colour
+# augmentation of Krizhevsky et al., NeurIPS 2012, sec. 4.1, in the numbers of Facebook AI Research's fb.resnet.torch
+# (2016, datasets/imagenet.lua). Columns: lightness, blue against yellow, green against red and blue.
+_VARIANCES = (0.2175, 0.0188, 0.0045)
+_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+def natural_colours(like: Tensor) -> Float[Tensor, "3 3"]:
+    """What turns independent numbers of variance 1 into red, green and blue as natural images mix them.
+
+    Scaled such that the three have a mean variance of 1; like: tells device and precision.
+    """
+    mixing = like.new_tensor(_COMPONENTS) * like.new_tensor(_VARIANCES).sqrt()
+    return mixing / mixing.square().sum().div(3).sqrt()
+
+
+def squared_norm(images: Images) -> PerImage:
+    """The sum of the squares of all values (Simonyan et al., 2014, sec. 2)."""
+    return images.square().flatten(1).sum(1)
+
+
+def total_variation(images: Images) -> PerImage:
+    """The isotropic total variation: the length of the step to the next pixels, summed over pixels and channels.
+
+    Rudin, Osher and Fatemi, Physica D 1992. No step leads over the border; where the image is flat, its gradient is 0.
+    """
+    steps = [_step(images, axis) for axis in range(2, images.ndim)]
+    return torch.linalg.vector_norm(torch.stack(steps), dim=0).flatten(1).sum(1)
+
+
+def blurred(images: Images, sigma: float) -> Images:
+    """The images under a Gaussian of this standard deviation in pixels, cut off and renormalised at the border."""
+    for axis in range(2, images.ndim):
+        place = torch.arange(images.shape[axis], device=images.device, dtype=images.dtype) / sigma
+        kernel = torch.softmax(-((place[:, None] - place) ** 2) / 2, dim=1)
+        images = (images.movedim(axis, -1) @ kernel.mT).movedim(-1, axis)
+    return images
+
+
+def _step(images: Images, axis: int) -> Images:
+    """The difference to the next pixel along an axis, zero at the last."""
+    padding = [0, 0] * (images.ndim - 1 - axis) + [0, 1]
+    return F.pad(images.diff(dim=axis), padding)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit, explain_files
-from attribkit.cli import app
-from attribkit.clips import Clip
+from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit
+from attribkit.cli import app, explain_files
 from attribkit.figures import strip
+from attribkit.io.clips import Clip
+from attribkit.io.preprocessing import ClipPreprocessing, read_image
 from attribkit.models import hugging_face
-from attribkit.preprocessing import ClipPreprocessing, read_image
 
 METHODS = ["saliency", "input_x_gradient", "gradcam", "occlusion", "smoothgrad", "ablationcam", "rise"]
 OPTIONS = {

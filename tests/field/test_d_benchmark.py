@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 
 from attribkit import zoo
-from attribkit.benchmark import Configuration, benchmark, write_summary
-from attribkit.benchmark.execution import ray_crew, work
-from attribkit.benchmark.execution.ray_actors import GroupWorker
-from attribkit.benchmark.execution.ray_cluster import Share, connected, room, share
-from attribkit.benchmark.execution.ray_crew import Crew
-from attribkit.core.devices import told_device
+from attribkit.benchmark import Configuration, benchmark, ray_cluster, work, write_summary
+from attribkit.benchmark.ray_actors import GroupWorker
+from attribkit.benchmark.ray_cluster import Crew, Share, connected, room, share
 from attribkit.core.errors import AttribkitError, InvalidInput
-from attribkit.methods.saliency import Saliency
+from attribkit.core.tensors import told_device
+from attribkit.methods.gradients import Saliency
 
 NICENESS = "RAY_worker_niceness"  # as Ray reads it
 MEASURED = ["milliseconds", "peak_mib"]  # of the rows: other numbers each time
@@ -253,7 +251,7 @@ class FakeRay:
 
 
 def crew_of(ray, monkeypatch, workers=2, timeout=300.0):
-    monkeypatch.setattr(ray_crew, "time", SimpleNamespace(monotonic=lambda: ray.now))
+    monkeypatch.setattr(ray_cluster, "time", SimpleNamespace(monotonic=lambda: ray.now))
     return Crew(ray, ray.make, lambda: workers, Share(1.0, 0.0), timeout)
 
 

@@ -33,13 +33,13 @@ from attribkit import (
     Visualizer,
     registry,
 )
+from attribkit.benchmark.run import _for_spreadsheets
 from attribkit.benchmark.tables.csv_files import FORMULA, csv_text, spreadsheet_text
-from attribkit.benchmark.tables.written import _for_spreadsheets
 from attribkit.cli import app
-from attribkit.core.blurs import FoldedBlur, GaussianBlur
-from attribkit.core.bounds import Rule
+from attribkit.contracts.records import Recorded
+from attribkit.core.annotations import Rule
 from attribkit.core.errors import InvalidInput, PluginWarning, UnreadableFile
-from attribkit.core.recorded import Recorded
+from attribkit.core.substrates import FoldedBlur, GaussianBlur
 from attribkit.methods.gradcam import GradCAM
 from attribkit.registry import discovery
 from attribkit.testing import model_state, tiny_cnn
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("attribkit.core.saved.safe_open", refuse)
+    monkeypatch.setattr("attribkit.core.serialization.safe_open", refuse)
     with pytest.raises(UnreadableFile, match="Permission denied"):
         Attribution.load(written(tmp_path / "a"))
 
@@ -256,7 +256,7 @@ def test_saving_is_whole_or_nothing(tmp_path, monkeypatch):
             place.write_bytes(save(tensors)[:100])
             raise error
 
-        monkeypatch.setattr("attribkit.core.saved.save_file", half)
+        monkeypatch.setattr("attribkit.core.serialization.save_file", half)
         with pytest.raises(expected):
             replace(before, scores=2 * SCORES).save(path)
     assert torch.equal(Attribution.load(path).scores, SCORES)

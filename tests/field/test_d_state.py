@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from attribkit import AttribkitError, Complexity, Explainer, Method, Reads, registry
 from attribkit.cli import app
-from attribkit.core import claims, eager, freeze, hooks, interrupts, randomness, snapshot
 from attribkit.core.errors import UnsupportedModel
-from attribkit.core.hooks import frozen
+from attribkit.state import concurrency, freeze, hooks, randomness, snapshot
+from attribkit.state.hooks import frozen
 from attribkit.testing import changes, model_state, tiny_cnn
 
 QUICK = {"rise": {"masks": 16, "cells": 4}, "occlusion": {"patch": 8, "stride": 8}}
@@ -38,8 +38,8 @@ def wait_for(event):
 
 
 def wait_for_a_waiting_thread():
-    with claims._CHANGED:
-        assert claims._CHANGED.wait_for(lambda: bool(claims._WAITING), LONG), "nobody waits"
+    with concurrency._CHANGED:
+        assert concurrency._CHANGED.wait_for(lambda: bool(concurrency._WAITING), LONG), "nobody waits"
 
 
 def linear_head(channels=6):
@@ -111,8 +111,8 @@ def test_threads_that_share_a_part_of_their_models_take_turns(make, error):
     assert order == ["first", "second"]
     assert changes(before[0], model_state(one)) == []
     assert changes(before[1], model_state(other)) == []
-    assert not claims._CLAIMS
-    assert not claims._WAITING
+    assert not concurrency._CLAIMS
+    assert not concurrency._WAITING
 
 
 @pytest.mark.parametrize("make", SHARING[:2])
@@ -230,8 +230,8 @@ def test_an_interrupt_of_a_thread_that_waits():
         done.set()
         held.result(LONG)
         sent.result(LONG)
-    assert not claims._WAITING
-    assert not claims._CLAIMS
+    assert not concurrency._WAITING
+    assert not concurrency._CLAIMS
 
 
 def test_the_compilers_stance_after_overlapping_explanations():
@@ -383,7 +383,7 @@ def test_the_monitor_of_progress_bars_is_not_taken_for_a_thread_that_draws():
 
 # Interrupts
 
-CODE = {module.__file__ for module in (claims, eager, freeze, hooks, interrupts, randomness, snapshot)}
+CODE = {module.__file__ for module in (concurrency, freeze, hooks, randomness, snapshot)}
 
 
 class Place:
@@ -464,9 +464,9 @@ def test_an_interrupt_at_every_line(do):
             pytest.fail(f"the interrupt at line {number} was lost")
         assert changes(before, model_state(model)) == [], (number, place.last, threading.enumerate())
         assert [list(vars(module)) for module in model.modules()] == names, number
-        assert not claims._CLAIMS, number
-        assert not eager._ASKING, number
-        assert not eager._STANCE, number
+        assert not concurrency._CLAIMS, number
+        assert not concurrency._ASKING, number
+        assert not concurrency._STANCE, number
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, number
         assert torch.is_grad_enabled(), number
         assert not torch.is_inference_mode_enabled(), number
@@ -502,7 +502,7 @@ def test_handlers_of_the_users_are_put_back_and_called():
 
 def test_signals_wait_while_a_model_is_put_back():
     """An interrupt that arrives meanwhile is raised afterwards, once, and not in the middle."""
-    deferral = interrupts.Deferral()
+    deferral = concurrency.Deferral()
     deferral.begin()
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -30,7 +30,7 @@ from attribkit import (
     Unit,
     registry,
 )
-from attribkit.methods.saliency import Saliency
+from attribkit.methods.gradients import Saliency
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from pydantic.errors import PydanticUserError
 
 from attribkit import datasets, registry
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, listed
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
-from attribkit.loading import LoadedModel, is_of_file, load_model
-from attribkit.preprocessing import Preprocessing
+from attribkit.io.loading import LoadedModel, is_of_file, load_model
+from attribkit.io.preprocessing import Preprocessing
 
 Offered = TypeVar("Offered", Method, Metric)
 

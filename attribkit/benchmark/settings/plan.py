@@ -1,16 +1,69 @@
-"""What there is to do: a map and its numbers for each model, method and shard of images."""
+"""[benchmark/settings/controls] Controls that are no methods of anybody's: methods all the same, so that metrics may run them again.
+[benchmark/settings/plan] What there is to do: a map and its numbers for each model, method and shard of images."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from attribkit import registry
 from attribkit.benchmark.settings.configuration import Configuration
-from attribkit.benchmark.settings.controls import OwnNoise
-from attribkit.benchmark.statistics.roles import CONTROLS, RANDOM, TRUTH
+from attribkit.benchmark.statistics.summary import CONTROLS, RANDOM, TRUTH
+from attribkit.contracts.method import Method
+from attribkit.contracts.metric import Metric
 from attribkit.core.errors import InvalidInput
-from attribkit.core.method import Method
-from attribkit.core.metric import Metric
+from attribkit.core.options import Seed
+from attribkit.core.shapes import Images, Masks, Scores
+from attribkit.engine.model import HookedModel
+from attribkit.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Inverted(Method):
+    """The negative of another method's map."""
+
+    name: ClassVar[str] = "inverted"
+    source: ClassVar[str] = "a control"
+
+    method: Method
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        return -self.method(model, x, target)
+
+
+@dataclass(frozen=True)
+class OwnNoise(Method):
+    """Uniform noise, another for each image: the largest value of one noise for all would be one lucky place."""
+
+    name: ClassVar[str] = RANDOM
+    source: ClassVar[str] = "a control"
+
+    seed: Seed = 0
+    ids: tuple[str, ...] = field(default=(), repr=False)  # of the images
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        return torch.stack([self._noise(name, x) for name in self.ids[: len(x)]])
+
+    def _noise(self, name: str, x: Images) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        return torch.rand(1, *x.shape[2:], generator=generator, dtype=torch.float32, device="cpu").to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class TruthAsMap(Method):
+    """The mask of the object, whatever the model and the pixels."""
+
+    name: ClassVar[str] = TRUTH
+    source: ClassVar[str] = "a control"
+
+    mask: Masks = field(repr=False)
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        return self.mask[:, None].to(x)
 
 
 @dataclass(frozen=True, order=True)

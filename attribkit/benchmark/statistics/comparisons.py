@@ -1,16 +1,17 @@
-"""Every method against every other, on the same images."""
+"""[benchmark/statistics/comparisons] Every method against every other, on the same images.
+[benchmark/statistics/best] Which number may be printed bold.
+[benchmark/statistics/sanity] Whether methods are fit to be compared at all."""
 
 import itertools
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.stats import wilcoxon
 
 from attribkit.benchmark.statistics.means import Means, estimates
-from attribkit.benchmark.statistics.per_group import group_means
-from attribkit.benchmark.statistics.question import Question
-from attribkit.benchmark.statistics.roles import role
-from attribkit.benchmark.statistics.summary import Comparison
+from attribkit.benchmark.statistics.reading import Contestant, Question, group_means
+from attribkit.benchmark.statistics.summary import Comparison, Estimate, SanityCheck, role
 
 LEAST_PAIRS = 6  # pairs; the smallest p of five is 1/16, so that nothing can be told from them
 _EXACT = 50  # pairs; of more the normal approximation is as good
@@ -74,3 +75,98 @@ def holm(p: Float64[np.ndarray, " tests"]) -> Float64[np.ndarray, " tests"]:
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected
+
+
+def best(
+    found: Mapping[str, Estimate],
+    higher_is_better: bool | None,
+    flagged: Collection[str],
+    compared: Iterable[Comparison] = (),
+) -> str | None:
+    """The method whose interval lies on the better side of every other method's and control's; None if none does.
+
+    compared: it must be ahead in these too, over the images that both have. Never one that fails a sanity check,
+    never an only method, and never of so few images that no test can tell. Maps without a number compete with none.
+    """
+    rivals = {name: each for name, each in found.items() if role(name) != "truth" and each.samples}
+    methods = [name for name in rivals if role(name) == "method"]
+    if higher_is_better is None or len(methods) < 2:
+        return None
+    choose = max if higher_is_better else min
+    winner = choose(methods, key=lambda name: rivals[name].value)
+    others = [each for name, each in rivals.items() if name != winner]
+    apart = all(_ahead(rivals[winner], other, higher_is_better) for other in others)
+    wins = all(_wins(winner, each, higher_is_better) for each in compared if each.difference.samples)
+    trusted = winner not in flagged and rivals[winner].groups >= LEAST_PAIRS
+    return winner if apart and wins and trusted else None
+
+
+def _ahead(one: Estimate, other: Estimate, higher_is_better: bool) -> bool:
+    """No overlap, as a reader of the table sees it; an interval that is not defined overlaps with all."""
+    return one.low > other.high if higher_is_better else one.high < other.low
+
+
+def _wins(winner: str, each: Comparison, higher_is_better: bool) -> bool:
+    if winner not in (each.first, each.second):
+        return True
+    above = each.difference.low > 0
+    below = each.difference.high < 0
+    return above if higher_is_better == (each.first == winner) else below
+
+
+_HALF = 0.5**0.5  # the correlation of two maps that have half of their variance in common
+
+
+def sanity_checks(question: Question, means: Means, confidence: float) -> Iterable[SanityCheck]:
+    """A check for each contestant of a metric that knows what unrelated maps get.
+
+    A method fails where its mean, or the negative of it, is above the middle of 1, unchanged, and the mean floor: its
+    maps are nearer to unchanged, or to their own negatives, than to unrelated. It fails in any case where the maps have
+    more than half of their variance in common: a method that reads nothing of what changes has a floor as high.
+    """
+    found = estimates(means.drawn, means.defined, question.groups, confidence, question.present)
+    for k in question.upright():
+        floors = question.floors[k][means.defined[k]]
+        floors = floors[~np.isnan(floors)]
+        if len(floors):
+            floor = float(floors.mean())
+            limit = min((1 + floor) / 2, _HALF)
+            yield SanityCheck(
+                model=question.model,
+                method=question.contestants[k].method,
+                metric=question.metric,
+                estimate=found[k],
+                floor=floor,
+                limit=limit,
+                failed=abs(found[k].value) > limit,
+            )
+
+
+def flags(checks: Iterable[SanityCheck]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What is shown beside a method in every table of a model, by model and method."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for check in checks:
+        if check.failed:
+            key = (check.model, check.method)
+            found[key] = (*found.get(key, ()), f"fails {check.metric}")
+    return found
+
+
+def inverse_notes(question: Question, means: Means, confidence: float) -> dict[str, str]:
+    """Of methods whose negated maps are not worse, or even better, what to tell, by method."""
+    places = {contestant: k for k, contestant in enumerate(question.contestants)}
+    inverted = [each.method for each in question.contestants if each.inverted and role(each.method) == "method"]
+    both = [method for method in inverted if Contestant(method, False) in places]
+    if not both or question.higher_is_better is None:
+        return {}
+    upright, inverse = (np.array([places[Contestant(method, side)] for method in both]) for side in (False, True))
+    over = means.shared(upright, inverse)
+    found = estimates(means.difference(upright, inverse, over), over, question.groups, confidence)
+    notes = {}
+    for method, estimate in zip(both, found, strict=True):
+        low, high = sorted((estimate.low * question.direction, estimate.high * question.direction))
+        if high < 0:
+            notes[method] = "worse than its inverse"
+        elif low <= 0:
+            notes[method] = "no better than its inverse"
+    return notes

@@ -1,14 +1,91 @@
-"""Rows of a benchmark, sorted into questions."""
+"""[benchmark/statistics/per_group] One number per image, for tests that take images for independent.
+[benchmark/statistics/question] The numbers that belong together.
+[benchmark/statistics/reading] Rows of a benchmark, sorted into questions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
-from attribkit.benchmark.statistics.question import ALL, Contestant, Question
+from attribkit.benchmark.statistics.bootstrap import Categories, Groups, PerSample, Present
+from attribkit.benchmark.statistics.summary import role
 from attribkit.core.errors import InvalidInput, listed
+
+
+def group_means(values: PerSample, groups: Groups) -> Float64[np.ndarray, "k g"]:
+    """Means of each group's samples that are defined; NaN where it has none."""
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    defined = ~np.isnan(values)
+    sums = np.add.reduceat(np.where(defined, values, 0.0), starts, axis=1)
+    with np.errstate(invalid="ignore"):
+        return sums / np.add.reduceat(defined.astype(np.int64), starts, axis=1)
+
+
+ALL = "all"
+
+
+class Contestant(NamedTuple):
+    """A method's maps, or their negatives."""
+
+    method: str
+    inverted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What one metric says of the maps of one model on one set of images."""
+
+    model: str
+    subset: str
+    kind: str
+    metric: str
+    higher_is_better: bool | None
+    contestants: tuple[Contestant, ...]  # k of them, by name
+    values: PerSample
+    present: Present  # there is a row
+    floors: PerSample  # what unrelated maps get; NaN where not given
+    groups: Groups
+    categories: Categories
+    identities: tuple[str, ...]  # of the groups
+
+    @property
+    def direction(self) -> float:
+        """1 where higher is better, -1 where lower is, NaN where neither is."""
+        return {True: 1.0, False: -1.0, None: float("nan")}[self.higher_is_better]
+
+    def upright(self) -> list[int]:
+        """The contestants that are not inverted."""
+        return [k for k, contestant in enumerate(self.contestants) if not contestant.inverted]
+
+    def competing(self) -> list[int]:
+        """The methods that have a number: no controls, no negatives, not the truth."""
+        methods = [k for k in self.upright() if role(self.contestants[k].method) == "method"]
+        return [k for k in methods if not np.isnan(self.values[k]).all()]
+
+    def among(self, chosen: Bool[np.ndarray, " n"], subset: str) -> "Question | None":
+        """The same question of some of the samples; None where there are none."""
+        if not chosen.any():
+            return None
+        present = self.present[:, chosen]
+        kept = np.flatnonzero(present.any(1))
+        old, groups = np.unique(self.groups[chosen], return_inverse=True)
+        return Question(
+            model=self.model,
+            subset=subset,
+            kind=self.kind,
+            metric=self.metric,
+            higher_is_better=self.higher_is_better,
+            contestants=tuple(self.contestants[k] for k in kept),
+            values=self.values[kept][:, chosen],
+            present=present[kept],
+            floors=self.floors[kept][:, chosen],
+            groups=groups.astype(np.int64),
+            categories=self.categories[chosen],
+            identities=tuple(self.identities[group] for group in old),
+        )
+
 
 _TEXT = ("model", "method", "method_options", "metric", "metric_options", "kind", "image", "group", "category")
 _OTHER = ("inverted", "higher_is_better", "subsets", "value", "floor")

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attribkit.benchmark.statistics import reading
-from attribkit.benchmark.statistics.agreement import agreements
-from attribkit.benchmark.statistics.best import best
-from attribkit.benchmark.statistics.comparisons import comparisons
-from attribkit.benchmark.statistics.means import Means, estimates
-from attribkit.benchmark.statistics.normalised import normalised
-from attribkit.benchmark.statistics.question import ALL, Question
-from attribkit.benchmark.statistics.ranking import ranking
-from attribkit.benchmark.statistics.resampling import Bootstrap, Resamples
-from attribkit.benchmark.statistics.roles import oracle_of, role
-from attribkit.benchmark.statistics.sanity import flags, inverse_notes, sanity_checks
-from attribkit.benchmark.statistics.summary import Comparison, Estimate, Ranking, Score, Statistic, Summary
+from attribkit.benchmark.statistics.agreement import agreements, ranking
+from attribkit.benchmark.statistics.bootstrap import Bootstrap, Resamples
+from attribkit.benchmark.statistics.comparisons import best, comparisons, flags, inverse_notes, sanity_checks
+from attribkit.benchmark.statistics.means import Means, estimates, normalised
+from attribkit.benchmark.statistics.reading import ALL, Question
+from attribkit.benchmark.statistics.summary import (
+    Comparison,
+    Estimate,
+    Ranking,
+    Score,
+    Statistic,
+    Summary,
+    oracle_of,
+    role,
+)
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:

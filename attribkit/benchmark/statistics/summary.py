@@ -1,4 +1,5 @@
-"""What the statistics give: plain records, for tables, figures and reports."""
+"""[benchmark/statistics/summary] What the statistics give: plain records, for tables, figures and reports.
+[benchmark/statistics/roles] Which maps are methods, and which are there to compare with."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -156,3 +157,18 @@ class Summary:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UnreadableFile(f"{path} cannot be read: {error.strerror}. Write it with save().") from error
+
+
+RANDOM = "random"
+TRUTH = "truth"  # the mask as a map
+CONTROLS = (RANDOM, "centre", "edges", "constant")
+
+
+def role(method: str) -> Role:
+    """What the maps of this name are there for."""
+    return "truth" if method == TRUTH else "control" if method in CONTROLS else "method"
+
+
+def oracle_of(kind: str, oracle: str | None) -> str | None:
+    """The maps that a metric of this kind cannot expect to be beaten; None where there are no such."""
+    return {"localization": TRUTH, "faithfulness": oracle}.get(kind)

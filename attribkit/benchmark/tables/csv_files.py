@@ -8,8 +8,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from attribkit.benchmark.identity import write_text_whole
 from attribkit.benchmark.statistics.summary import Agreement, Comparison, Ranking, SanityCheck, Score, Summary
-from attribkit.benchmark.storage.files import write_text_whole
 
 # What spreadsheets take for the beginning of a formula, in cells of text; numbers are no text.
 FORMULA = "^([ '\t\r\n]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])"  # the wide forms too

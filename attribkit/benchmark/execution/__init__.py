@@ -1,1 +1,0 @@
-"""How units of work are done, and where."""

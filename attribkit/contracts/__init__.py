@@ -1,0 +1,1 @@
+"""What a plugin author reads: Method, Metric, Visualizer and their results."""

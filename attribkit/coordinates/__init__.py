@@ -1,0 +1,1 @@
+"""Where the cells of a tensor lie on the image: coordinates followed through a forward pass."""

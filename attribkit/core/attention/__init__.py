@@ -1,1 +1,0 @@
-"""Attention weights, and where on the image their tokens are."""

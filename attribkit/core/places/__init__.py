@@ -1,1 +1,0 @@
-"""Where on the images the elements of a model's tensors come from."""

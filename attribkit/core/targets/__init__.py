@@ -1,1 +1,0 @@
-"""What is explained: targets score each image from what the model returned."""

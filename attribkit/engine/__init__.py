@@ -1,0 +1,1 @@
+"""How a model is run: batches, shared forward passes, interventions, backward rules."""

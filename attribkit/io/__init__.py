@@ -1,0 +1,1 @@
+"""Loading models, preprocessing images and reading clips."""

@@ -1,1 +1,0 @@
-"""Metrics that ask the map alone."""

@@ -1,1 +1,0 @@
-"""What becomes of the score while an image is taken away, or put back, in the order of a map."""

@@ -1,1 +1,0 @@
-"""Metrics that compare a map with a mask of the object."""

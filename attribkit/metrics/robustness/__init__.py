@@ -1,1 +1,0 @@
-"""Metrics that ask the method again about images with a little noise."""

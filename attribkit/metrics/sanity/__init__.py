@@ -1,1 +1,0 @@
-"""Metrics that ask the method again about another model, or another class."""

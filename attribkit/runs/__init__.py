@@ -1,0 +1,1 @@
+"""One attribution, one measurement, one visualization: checks, run, result."""

@@ -1,0 +1,1 @@
+"""What is explained: a score of the outputs of a model."""

@@ -1,0 +1,330 @@
+"""[core/attention/seen] Attention weights, also of attention that is fused into one kernel and never shows them.
+[core/attention/dependence] What the tensors of a forward depend on: the images, padding, and the attentions that ran."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from attribkit.core.errors import UnsupportedModel
+
+Weights = Float[Tensor, "... queries keys"]  # each row sums to one; heads, windows and images are on the other axes
+
+_SOFTMAXES = (torch.softmax, Tensor.softmax, F.softmax, torch.special.softmax)
+_CLOSED = re.compile("scaled_dot_product|multi_?head_attention|encoder_layer_fwd|flash_att|efficient_att")
+_PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
+_KEEPING = {  # the weights stay what they are
+    "dropout", "dropout_", "to", "type_as", "float", "half", "bfloat16", "double", "contiguous", "clone", "view",
+    "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "movedim", "swapaxes", "expand",
+    "requires_grad_", "detach",
+}  # fmt: skip
+_LEAST = 3  # axes of a softmax that can be attention; a row of class scores for each image has two
+
+
+class attention_seen(TorchFunctionMode):  # used as a context manager, like those of torch
+    """Show the weights of every attention that runs, and let it go on with what is given back.
+
+    see: called with the weights, in the order of execution, and with whether they are an attention's for certain: those
+    of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention`` are, a softmax over one of three axes or more
+    need not be. The model goes on with what it returns; its outputs change by rounding alone. Dropout that a fused call
+    asks for is applied behind what is seen. A kernel that cannot be opened raises UnsupportedModel.
+    """
+
+    def __init__(self, see: Callable[[Weights, bool], Weights]) -> None:
+        TorchFunctionMode.__init__(self)
+        self.see = see
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        if _CLOSED.search(str(getattr(func, "__name__", func))):
+            raise _unopened(f"calls {func}, which cannot be opened")
+        result = func(*args, **kwargs)
+        dimension = _dimension(args, kwargs) if func in _SOFTMAXES else None
+        if dimension is None or result.ndim < _LEAST:
+            return result
+        return self.see(result.movedim(dimension, -1), False).movedim(-1, dimension)
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """softmax(q k / sqrt(d) + mask) v, in the open."""
+        if any(each.is_nested for each in (query, key, value)):
+            raise _unopened("attends over nested tensors")
+        if enable_gqa:
+            key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+        if is_causal:
+            attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        return _gathered(self._weights(query, key, attn_mask, scale), value, dropout_p)
+
+    def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+        """What the model goes on with for softmax(q k / sqrt(d) + mask)."""
+        # In float32 at least, as fused kernels do it: weights that differ little would be equal in half precision.
+        exact = torch.promote_types(query.dtype, torch.float32)
+        factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+        with torch.autocast(query.device.type, enabled=False):
+            logits = (query.to(exact) * factor) @ key.to(exact).transpose(-2, -1)
+        if mask is None:
+            return self.see(logits.softmax(-1), True)
+        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        nothing = logits.isneginf().all(-1, keepdim=True)  # a query that may look nowhere gathers zeros
+        return self.see(logits.softmax(-1).masked_fill(nothing, 0), True)
+
+    def _multi_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        embed_dim_to_check: int,
+        num_heads: int,
+        in_proj_weight: Tensor | None,
+        in_proj_bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        training: bool = True,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        use_separate_proj_weight: bool = False,
+        q_proj_weight: Tensor | None = None,
+        k_proj_weight: Tensor | None = None,
+        v_proj_weight: Tensor | None = None,
+        static_k: Tensor | None = None,
+        static_v: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,  # a hint that the mask is causal; the mask says it too
+    ) -> tuple[Tensor, Tensor | None]:
+        """Projections, `_fused`, and the projection back; query, key and value are (tokens, b, d) or (tokens, d)."""
+        if static_k is not None or static_v is not None:
+            raise _unopened("gives nn.MultiheadAttention keys or values that are projected already")
+        unbatched = query.ndim == 2  # tokens and channels
+        own = (q_proj_weight, k_proj_weight, v_proj_weight)  # where queries, keys and values have their own width
+        given = [each.unsqueeze(1) if unbatched else each for each in (query, key, value)]
+        q, k, v = _projected(given, own if in_proj_weight is None else in_proj_weight.chunk(3), in_proj_bias)
+        if bias_k is not None and bias_v is not None:
+            k, v = (torch.cat([each, one.expand(1, *each.shape[1:])]) for each, one in ((k, bias_k), (v, bias_v)))
+        if add_zero_attn:
+            k, v = (F.pad(each, (0, 0, 0, 0, 0, 1)) for each in (k, v))
+        added = len(k) - len(key)
+        mask = _joined_mask(attn_mask, key_padding_mask, num_heads, q.dtype)
+        mask = None if mask is None else F.pad(mask, (0, added))
+        q, k, v = (each.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for each in (q, k, v))  # (b, heads, n, d)
+        weights = self._weights(q, k, mask)
+        gathered = _gathered(weights, v, dropout_p if training else 0.0).permute(2, 0, 1, 3).flatten(2)
+        result = F.linear(gathered, out_proj_weight, out_proj_bias)
+        shown = weights.mean(1) if average_attn_weights else weights
+        if unbatched:
+            result, shown = result.squeeze(1), shown.squeeze(0)
+        return result, shown if need_weights else None
+
+
+class gathering_watched(TorchFunctionMode):  # used as a context manager, like those of torch
+    """Tell of weights whether values are gathered with them as they are, or with what the model makes of them.
+
+    Talking heads, for instance, mix the heads behind the softmax. To be entered before ``attention_seen``.
+    """
+
+    def __init__(self) -> None:
+        TorchFunctionMode.__init__(self)
+        self.gathering: set[int] = set()  # the numbers of the weights that were multiplied with something
+        self._numbers = WeakTensorKeyDictionary()
+
+    def watch(self, weights: Tensor, number: int) -> None:
+        """Follow these from now on."""
+        self._numbers[weights] = number
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        known = [n for each in args if isinstance(each, Tensor) and (n := self._numbers.get(each)) is not None]
+        outputs = func(*args, **(kwargs or {}))
+        if known and name in _PRODUCTS:
+            self.gathering.update(known)
+        elif known and name in _KEEPING and isinstance(outputs, Tensor):
+            self._numbers[outputs] = known[0]
+        elif known and outputs is args[0]:
+            del self._numbers[outputs]  # rewritten in place
+        return outputs
+
+
+def _projected(tensors: Sequence[Tensor], matrices: Sequence[Tensor | None], bias: Tensor | None) -> Iterator[Tensor]:
+    """Queries, keys and values, each by its own matrix and its third of the bias."""
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    for tensor, matrix, part in zip(tensors, matrices, biases, strict=True):
+        yield F.linear(tensor, matrix, part)  # type: ignore[arg-type]  # torch has checked that it is there
+
+
+def _gathered(weights: Tensor, value: Tensor, dropout_p: float) -> Tensor:
+    weights = weights.to(value.dtype)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+
+
+def _joined_mask(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
+    """What nn.MultiheadAttention adds to the logits (b, heads, queries, keys); True in its masks is what is not seen.
+
+    mask: (queries, keys) or (b * heads, queries, keys); padding: (b, keys), or (keys,) where there is no batch.
+    """
+    mask, padding = (each if each is None else _additive(each, dtype) for each in (mask, padding))
+    if mask is not None and mask.ndim > 2:
+        mask = mask.unflatten(0, (-1, heads))
+    if padding is None:
+        return mask
+    padding = padding.view(-1, 1, 1, padding.shape[-1])
+    return padding if mask is None else mask + padding
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
+
+
+def _dimension(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """The axis of a softmax; None where it is no number."""
+    dimension = args[1] if len(args) > 1 else kwargs.get("dim")
+    return dimension if isinstance(dimension, int) else None
+
+
+def _unopened(what: str) -> UnsupportedModel:
+    return UnsupportedModel(f"This model {what}, so that its attention weights are not to be seen. Use gradcam.")
+
+
+UNKNOWN, IMAGES, PADDING, PRODUCT = 1, 2, 4, 8  # bits of a tensor's sources; a source that is marked has its own
+_FIRST_MARK = 16
+
+untracked = torch._C.DisableTorchFunction  # a context manager: what runs under it, no mode sees
+
+_TO_PYTHON = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__complex__", "__dlpack__"}
+_MULTIPLICATIONS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
+_CONVOLUTIONS = ("conv", "_convolution")
+
+
+class sources_tracked(TorchFunctionMode):  # used as a context manager, like those of torch
+    """Track which sources each tensor of a forward was computed from, as the bits of an integer.
+
+    Parameters, buffers and inputs other than the images have no source. A tensor that no tracked function computed, as
+    the output of a scripted function, has the source UNKNOWN; so has all that follows once a number that depends on the
+    images has left torch. x: the images.
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        TorchFunctionMode.__init__(self)
+        self.parameters_used: set[int] = set()  # ids of the parameters that were an argument of a function
+        self._sources = WeakTensorKeyDictionary()
+        self._parameters = {id(each) for each in module.parameters()}
+        self._next = _FIRST_MARK
+        self._left_torch = 0
+        self.is_over = False  # whether the module returned
+        for each in module.modules():
+            for tensor in _tensors(vars(each)):
+                self._sources[tensor] = 0
+        self._sources[x] = IMAGES
+        self._module = module
+
+    @contextmanager
+    def inputs_known(self) -> Iterator[None]:
+        """Take the tensors that the module is called with for inputs, where they do not come from the images.
+
+        Numbers that leave torch once the module has returned, as those by which a target reads its outputs, do not
+        count.
+        """
+
+        def end(*_: Any) -> None:
+            self.is_over = True
+
+        def register(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            for tensor in _tensors((args, kwargs)):
+                if not self.of(tensor) & IMAGES:
+                    self._sources[tensor] = 0
+
+        hooks = (
+            self._module.register_forward_pre_hook(register, with_kwargs=True),
+            self._module.register_forward_hook(end),
+        )
+        with hooks[0], hooks[1]:
+            yield
+
+    def of(self, values: Any) -> int:
+        """The sources of a tensor, or of all tensors in a structure, together."""
+        sources = 0
+        with untracked():
+            for tensor in _tensors(values):
+                sources |= self._sources.get(tensor, UNKNOWN)
+                base = tensor._base  # what is written into a base, its views have too
+                if base is not None:
+                    sources |= self._sources.get(base, 0)
+        return sources
+
+    def marked(self, tensor: Tensor, sources: int) -> int:
+        """The bit of a new source, which all that is computed from the tensor has from now on, beside these."""
+        mark, self._next = self._next, self._next << 1
+        self._sources[tensor] = sources | mark
+        return mark
+
+    def __torch_function__(
+        self, function: Callable[..., Any], _types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        self.parameters_used.update(id(each) for each in _tensors((args, given)) if id(each) in self._parameters)
+        outputs = function(*args, **given)
+        sources = self.of((args, given)) | self._left_torch
+        name = getattr(function, "__name__", "")
+        if name in _TO_PYTHON and sources & (IMAGES | UNKNOWN) and not self.is_over:
+            self._left_torch = UNKNOWN
+        if name == "pad":
+            sources |= PADDING
+        elif name.startswith(_CONVOLUTIONS):
+            sources &= ~(PADDING | PRODUCT)
+        elif name == "linear":
+            sources &= ~PRODUCT
+        elif name in _MULTIPLICATIONS and not any(self._is_parameter(each) for each in _tensors(args)):
+            sources |= PRODUCT
+        written = args[0] if outputs is None and args else outputs
+        for tensor in _tensors(written):
+            self._sources[tensor] = sources | self._sources.get(tensor, 0)
+            base = tensor._base
+            if base is not None and any(tensor is each for each in (*args, *given.values())):  # written in place
+                self._sources[base] = sources | self._sources.get(base, 0)
+        return outputs
+
+    def _is_parameter(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._parameters or id(tensor._base) in self._parameters
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Every tensor in a structure of tuples, lists and dicts."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping):
+        for each in values.values():
+            yield from _tensors(each)
+    elif isinstance(values, tuple | list):
+        for each in values:
+            yield from _tensors(each)
