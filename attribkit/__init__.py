@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from attribkit.contracts.visualization import Visualization
     from attribkit.contracts.visualizer import Visualizer
     from attribkit.core.errors import AttribkitError
-    from attribkit.core.ground_truth import Truth
-    from attribkit.core.inputs import Shared
-    from attribkit.core.options import Count, InnerShare, NotNegative, OneOrMore, Positive, Seed
+    from attribkit.core.ground_truth import GroundTruth
+    from attribkit.core.inputs import BroadcastInput
+    from attribkit.core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
     from attribkit.core.spec import ModelSpec
     from attribkit.core.substrates import Imputer
-    from attribkit.engine.forward import Reads
+    from attribkit.engine.forward import Requirements
     from attribkit.engine.model import HookedModel
     from attribkit.explainer import Explainer
     from attribkit.figures import figure, gallery
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attribkit.targets.embeddings import EmbeddingNorm, Similarity
     from attribkit.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
     from attribkit.targets.regions import Box, Region
-    from attribkit.targets.resolution import scored_as
+    from attribkit.targets.resolution import with_score_type
     from attribkit.targets.target import NoTarget, Target
     from attribkit.targets.units import Direction, LayerUnit, Unit
 
@@ -37,20 +37,20 @@ __all__ = [
     "Attribution",
     "Binary",
     "Box",
+    "BroadcastInput",
     "ClassLogit",
     "Comparison",
     "Complexity",
     "Contrast",
-    "Count",
     "Counterfactual",
     "Direction",
     "EmbeddingNorm",
     "Explainer",
     "FailedAttribution",
     "Faithfulness",
+    "GroundTruth",
     "HookedModel",
     "Imputer",
-    "InnerShare",
     "LayerUnit",
     "Localization",
     "Method",
@@ -58,18 +58,18 @@ __all__ = [
     "ModelSpec",
     "MultiLabel",
     "NoTarget",
-    "NotNegative",
+    "NonNegativeFloat",
     "OneOrMore",
-    "Positive",
+    "OpenFraction",
+    "PositiveFloat",
+    "PositiveInt",
     "Probability",
-    "Reads",
     "Region",
+    "Requirements",
     "Robustness",
     "Seed",
-    "Shared",
     "Similarity",
     "Target",
-    "Truth",
     "Unit",
     "Visualization",
     "Visualizer",
@@ -79,8 +79,8 @@ __all__ = [
     "hookimpl",
     "load_model",
     "register",
-    "scored_as",
     "train_head",
+    "with_score_type",
 ]
 
 _HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
@@ -92,7 +92,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Comparison": "contracts.attribution",
     "Complexity": "contracts.metric",
     "Contrast": "targets.logits",
-    "Count": "core.options",
+    "PositiveInt": "core.options",
     "Counterfactual": "targets.logits",
     "Direction": "targets.units",
     "EmbeddingNorm": "targets.embeddings",
@@ -101,7 +101,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "Faithfulness": "contracts.metric",
     "HookedModel": "engine.model",
     "Imputer": "core.substrates",
-    "InnerShare": "core.options",
+    "OpenFraction": "core.options",
     "LayerUnit": "targets.units",
     "Localization": "contracts.metric",
     "Method": "contracts.method",
@@ -109,18 +109,18 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "ModelSpec": "core.spec",
     "MultiLabel": "targets.logits",
     "NoTarget": "targets.target",
-    "NotNegative": "core.options",
+    "NonNegativeFloat": "core.options",
     "OneOrMore": "core.options",
-    "Positive": "core.options",
+    "PositiveFloat": "core.options",
     "Probability": "targets.logits",
-    "Reads": "engine.forward",
+    "Requirements": "engine.forward",
     "Region": "targets.regions",
     "Robustness": "contracts.metric",
     "Seed": "core.options",
-    "Shared": "core.inputs",
+    "BroadcastInput": "core.inputs",
     "Similarity": "targets.embeddings",
     "Target": "targets.target",
-    "Truth": "core.ground_truth",
+    "GroundTruth": "core.ground_truth",
     "Unit": "targets.units",
     "Visualization": "contracts.visualization",
     "Visualizer": "contracts.visualizer",
@@ -130,7 +130,7 @@ _HOME = {  # where each public name lives; imported when it is first used, since
     "hookimpl": "hookspecs",
     "load_model": "io.loading",
     "register": "registry",
-    "scored_as": "targets.resolution",
+    "with_score_type": "targets.resolution",
     "train_head": "heads",
 }
 

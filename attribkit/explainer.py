@@ -15,24 +15,24 @@ from attribkit.contracts.metric import Metric
 from attribkit.contracts.visualization import Visualization
 from attribkit.contracts.visualizer import Visualizer
 from attribkit.core.axes import ImageAxes
-from attribkit.core.errors import InvalidInput, naming
-from attribkit.core.ground_truth import Truth
+from attribkit.core.errors import InvalidInput, error_context
+from attribkit.core.ground_truth import GroundTruth
 from attribkit.core.inputs import Inputs, check_image_name, read_inputs
 from attribkit.core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit.core.spec import ModelSpec
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
 from attribkit.inspection.feature_maps import FeatureMaps, Filters, feature_maps, filters
 from attribkit.inspection.receptive_field import ReceptiveField, receptive_field
-from attribkit.runs.attribution import explained_as_given
-from attribkit.runs.measurement import Measured, Measuring, check_attributions
+from attribkit.runs.attribution import run_attribution
+from attribkit.runs.measurement import MetricResult, MetricSession, check_attributions
 from attribkit.runs.preflight import Finding, preflight
-from attribkit.runs.validation import check_images, image_axes, unwrapped
-from attribkit.runs.visualization import blank_images, visualized
+from attribkit.runs.validation import check_images, image_axes, unwrap_model
+from attribkit.runs.visualization import blank_images, run_visualizer
 from attribkit.state.hooks import frozen
-from attribkit.targets.binary import OneOfTwo
+from attribkit.targets.binary import LabelOfTwo
 from attribkit.targets.resolution import as_target
-from attribkit.targets.target import NoTarget, Target, check_count
+from attribkit.targets.target import NoTarget, Target, check_class_count
 from attribkit.tracing.attention import AttentionLayers
 from attribkit.tracing.gates import Gate
 from attribkit.tracing.layers import Layer
@@ -60,7 +60,7 @@ class Explainer:
         spec: ModelSpec | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> None:
-        module = unwrapped(model)
+        module = unwrap_model(model)
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise InvalidInput(f"batch_size={batch_size!r} is neither 'auto' nor a number of images from 1.")
         if not isinstance(spec, ModelSpec | None):
@@ -85,15 +85,15 @@ class Explainer:
         are its fields. target: a class index or label, a Target, a function of the model's outputs, or one of these for
         each image; None is the predicted class, the output of a model that has one, or the norm of the embedding of a
         model that has no classes; methods that need no target leave it out, and the result holds NoTarget(). inputs:
-        what else the model's forward takes, by name; tensors have a row for each image, unless they are Shared. Raises
+        what else the model's forward takes, by name; tensors have a row for each image, unless they are BroadcastInput. Raises
         an AttribkitError that says what to do where there is no honest answer.
         """
-        with naming("model", self.model.module), naming("method", method):
+        with error_context("model", self.model.module), error_context("method", method):
             explain = registry.make(method, Method, **self._named_layers(options))
             question, more = self._question(target, x, explain), self._inputs(inputs, x)
             with frozen(self.model.module):
                 model, own, note = self._explaining(x, more)
-                return explained_as_given(explain, model, own, model.prepared(question), note)
+                return run_attribution(explain, model, own, model.bind_target(question), note)
 
     def compare(
         self,
@@ -114,20 +114,20 @@ class Explainer:
         """
         if errors not in ("raise", "note"):
             raise InvalidInput(f"errors={errors!r} is neither 'raise' nor 'note'.")
-        with naming("model", self.model.module):
+        with error_context("model", self.model.module):
             made = [registry.make(method, Method) for method in _several(methods, "methods")]
             asking = next((method for method in made if method.needs_target), made[0])
             questions = [self._question(target, x, asking) for target in _several(targets, "targets")]
             more = self._inputs(inputs, x)
             with frozen(self.model.module):
                 model, own, note = self._explaining(x, more)
-                questions = [model.prepared(question) for question in questions]
-                knowing = _knowing(model, questions, made)
+                questions = [model.bind_target(question) for question in questions]
+                with_cache = _knowing(model, questions, made)
 
                 def attempted(explain: Method, target: Any, question: Target) -> Attribution | FailedAttribution:
                     asked = question if target is not None or explain.needs_target else NoTarget()
                     try:
-                        return explained_as_given(explain, knowing.again(), own, asked, note)
+                        return run_attribution(explain, with_cache.fork(), own, asked, note)
                     except Exception as error:
                         if errors == "raise":
                             raise
@@ -152,10 +152,10 @@ class Explainer:
         images, or a side in pixels; None is the size that the model was made for. inputs: as for `attribute`, a row for
         each unit. Raises an AttribkitError that says what to do where there is no honest answer.
         """
-        with naming("model", self.model.module), naming("visualizer", visualizer):
+        with error_context("model", self.model.module), error_context("visualizer", visualizer):
             draw = registry.make(visualizer, Visualizer, **options)
             wanted = as_target(unit, self.model.spec.labels)
-            if wanted.is_open and not isinstance(wanted, OneOfTwo):
+            if wanted.needs_outputs and not isinstance(wanted, LabelOfTwo):
                 raise InvalidInput(
                     f"unit={unit!r}: nothing is predicted before there is an image; name a class or a layer's unit."
                 )
@@ -163,24 +163,24 @@ class Explainer:
                 blank = blank_images(self.model, wanted.count or 1, size)
                 more = self._inputs(inputs, blank)
                 image_axes(blank, self.model, more)  # refuses a size that the first layer does not take
-                model = self.model.explaining(blank, more)
-                return visualized(draw, model, blank, model.prepared(model.resolved(wanted)))
+                model = self.model.bind(blank, more)
+                return run_visualizer(draw, model, blank, model.bind_target(model.resolve(wanted)))
 
     def evaluate(
         self,
         attribution: Attribution,
         metric: str | type[Metric] | Metric,
         *,
-        mask: Masks | Truth | None = None,
+        mask: Masks | GroundTruth | None = None,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> PerImage:
         """Score an attribution of this model by a metric, a number per image; NaN where it is not defined.
 
-        metric: a name, class or instance; options are its fields. mask: (b, *space), True on the object, or a Truth,
+        metric: a name, class or instance; options are its fields. mask: (b, *space), True on the object, or a GroundTruth,
         for metrics that compare with one. inputs: those that the attribution was made with.
         """
-        with naming("model", self.model.module), naming("metric", metric):
+        with error_context("model", self.model.module), error_context("metric", metric):
             made = registry.make(metric, Metric, **options)
         return self.measure([attribution], [made], mask=mask, inputs=inputs)[0].values[0]
 
@@ -189,23 +189,23 @@ class Explainer:
         attributions: Sequence[Attribution],
         metrics: Sequence[str | type[Metric] | Metric],
         *,
-        mask: Masks | Truth | None = None,
+        mask: Masks | GroundTruth | None = None,
         inputs: Mapping[str, Any] | None = None,
-    ) -> list[Measured]:
+    ) -> list[MetricResult]:
         """Score several attributions of the same images and targets by several metrics.
 
         What does not depend on the maps is asked of the model once for all of them. mask, inputs: as for `evaluate`.
         Gives for each metric its values, (m, b) for m attributions of b images, and details such as curves.
         """
-        with naming("model", self.model.module):
+        with error_context("model", self.model.module):
             made = [registry.make(metric, Metric) for metric in _several(metrics, "metrics")]
             check_attributions(attributions)
-        measuring = self.measuring(attributions[0].x, mask=mask, inputs=inputs)
-        return [measuring(metric, attributions) for metric in made]
+        metric_session = self.metric_session(attributions[0].x, mask=mask, inputs=inputs)
+        return [metric_session(metric, attributions) for metric in made]
 
-    def measuring(
-        self, x: AnyImages, *, mask: Masks | Truth | None = None, inputs: Mapping[str, Any] | None = None
-    ) -> Measuring:
+    def metric_session(
+        self, x: AnyImages, *, mask: Masks | GroundTruth | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> MetricSession:
         """What scores attributions of x by one metric after the other, where an error of one must cost no other.
 
         It is called with a metric and attributions, and remembers what was asked of the model, which must stay as it
@@ -214,10 +214,10 @@ class Explainer:
         >>> measuring = explainer.measuring(x)
         >>> measuring(Deletion(), [a, b]).values
         """
-        with naming("model", self.model.module), frozen(self.model.module):
+        with error_context("model", self.model.module), frozen(self.model.module):
             check_images(x, self.model)
             model, own, _ = self._explaining(x, self._inputs(inputs, x))
-        return Measuring(model, own, mask)
+        return MetricSession(model, own, mask)
 
     def layers(
         self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
@@ -231,7 +231,7 @@ class Explainer:
         question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
             model, own, _ = self._explaining(images, more)
-            return model.layers(own, model.prepared(question))
+            return model.layers(own, model.bind_target(question))
 
     def check(
         self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
@@ -249,7 +249,7 @@ class Explainer:
         question, more = self._question(target, images), self._inputs(inputs, images)
         with frozen(self.model.module):
             model, own, note = self._explaining(images, more)
-            findings = preflight(model, own, model.prepared(question), more)
+            findings = preflight(model, own, model.bind_target(question), more)
             return [Finding("note", note), *findings] if note else findings
 
     def filters(self, layer: str | nn.Module) -> Filters:
@@ -348,7 +348,7 @@ class Explainer:
         """The frozen model, about to explain x; a copy of x, channels first; a note on axes that a forward told."""
         axes = image_axes(x, self.model, inputs)
         own = axes.channels_first(x.detach().clone()).contiguous()  # what one writes into, the other keeps
-        model = self.model.explaining(own, inputs)
+        model = self.model.bind(own, inputs)
         if axes.is_usual or model.spec.axes is not None:
             return model, own, None
         model.spec = replace(model.spec, axes=axes.letters)
@@ -358,9 +358,13 @@ class Explainer:
     def _question(self, target: Any, x: Any, method: Method | None = None) -> Target:
         """The target as a Target that fits the images, once both are found in order; NoTarget where none is needed."""
         is_needed = target is not None or method is None or method.needs_target
-        question = as_target(target, self.model.spec.labels, embeds=self.model.spec.embeds) if is_needed else NoTarget()
+        question = (
+            as_target(target, self.model.spec.labels, is_embedding_model=self.model.spec.is_embedding_model)
+            if is_needed
+            else NoTarget()
+        )
         check_images(x, self.model)
-        check_count(question, len(x))
+        check_class_count(question, len(x))
         return question
 
     def _inputs(self, inputs: Mapping[str, Any] | None, x: AnyImages) -> Inputs:
@@ -396,7 +400,7 @@ def _knowing(model: HookedModel, questions: Sequence[Target], methods: Sequence[
     """The model with what all methods read of it, from one forward; where that fails, each method reads for itself."""
     scored = [question for question in questions if not isinstance(question, NoTarget)]
     try:
-        return model.knowing(scored, functools.reduce(Reads.__or__, (method.reads for method in methods)))
+        return model.with_cache(scored, functools.reduce(Requirements.__or__, (method.requires for method in methods)))
     except Exception:
         return model
 

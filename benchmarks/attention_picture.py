@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from attribkit import Explainer, load_model, zoo
-from attribkit.contracts.attribution import resized
+from attribkit.contracts.attribution import resize_map
 from attribkit.figures import Cell, grid
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "attention.jpg"
@@ -27,7 +27,7 @@ def main() -> None:
     rows = []
     for layer in (layers[number] for number in LAYERS):
         maps = torch.cat([layer.of(query)[0], layer.of(0)[0]])  # of the place, and of the class token
-        heads = resized(maps[:, None], mask.shape)[:, 0]
+        heads = resize_map(maps[:, None], mask.shape)[:, 0]
         asking = torch.zeros(layer.queries.grid)
         asking[query] = 1
         place = torch.nn.functional.interpolate(asking[None, None], mask.shape)[0, 0]

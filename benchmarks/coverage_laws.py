@@ -182,8 +182,8 @@ class _Cell(LayerUnit):
     seed: int = 0
 
     def response(self, maps: Tensor) -> Tensor:
-        signs = 2.0 * torch.randint(2, (maps.shape[1],), generator=torch.Generator().manual_seed(self.seed)) - 1
-        return maps[(slice(None), slice(None), *self.position)] @ signs.to(maps)
+        diagnostics = 2.0 * torch.randint(2, (maps.shape[1],), generator=torch.Generator().manual_seed(self.seed)) - 1
+        return maps[(slice(None), slice(None), *self.position)] @ diagnostics.to(maps)
 
 
 def _cells(grid: Sequence[int]) -> list[tuple[int, ...]]:

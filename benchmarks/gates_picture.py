@@ -50,7 +50,7 @@ def with_cbam() -> nn.Module:
     torch.manual_seed(0)
     blocks = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "output_stride": 16}
     model = timm.create_model("resnet18", **blocks, num_classes=len(zoo.SHAPES), block_args={"attn_layer": "cbam"})
-    model.load_state_dict(zoo.load("cnn").state_dict(), strict=False)
+    model.load_state_dict(zoo.load_zoo_model("cnn").state_dict(), strict=False)
     return model
 
 

@@ -76,7 +76,7 @@ def _attention() -> dict[str, Row]:
     weights, rolled = f"timm {version('timm')}, its unfused attention", "rolled out by hand"
     refused = {model: "no attention" for model in MODELS if model != "vit_tiny"}
     says = "No attention between tokens was seen"
-    gates = "by hand, in `tests/test_attention_gates.py`"
+    gates = "by hand, in `tests/tracing/test_attention_gates.py`"
     return {
         "attention": Row(weights, oracles.attention, refused=refused, says=says),
         "attention_rollout": Row(f"{weights}, {rolled}", oracles.attention_rollout, refused=refused, says=says),

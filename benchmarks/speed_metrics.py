@@ -172,13 +172,13 @@ def main() -> None:
         warming_up()
     beside = ratios(subject, few, arguments.rounds, arguments.device)
     work, forwards = full(subject, arguments.steps)
-    before = subject.explainer.model.images_seen
+    before = subject.explainer.model.image_count
     contestants = {
         "attribkit": (work, forwards),
         "all but the model": (without_model(subject, arguments.steps), forwards),
     }
     whole, overhead = ratios(subject, contestants, arguments.rounds, arguments.device).values()
-    taken = (subject.explainer.model.images_seen - before) / arguments.rounds
+    taken = (subject.explainer.model.image_count - before) / arguments.rounds
     print(f"{arguments.maps} maps of {arguments.images} images, {arguments.steps} steps: {whole:.3f} bare forwards")
     print(f"all but the model's own time: {overhead:.3f} bare forwards")
     print(f"forwards: {taken:.0f} taken, {forwards} needed; bare ones in packs of {subject.pack}")

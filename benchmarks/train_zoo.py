@@ -50,7 +50,7 @@ def main() -> None:
             model = train(name, pictures, labels)
             save_file(half(model), WEIGHTS / f"{name}.safetensors")
     pictures, labels = draw(2_000, HELD_OUT_SEED)
-    accuracies = {name: accuracy(zoo.load(name), pictures, labels) for name in RECIPES}
+    accuracies = {name: accuracy(zoo.load_zoo_model(name), pictures, labels) for name in RECIPES}
     for name, value in accuracies.items():
         size = (WEIGHTS / f"{name}.safetensors").stat().st_size
         print(f"{name}: {value:.2%} of {len(labels)} held-out scenes, {size:,} bytes")

@@ -49,9 +49,9 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def cnn():
-    return zoo.load("cnn")
+    return zoo.load_zoo_model("cnn")
 
 
 @pytest.fixture(scope="session")
 def vit():
-    return zoo.load("vit")
+    return zoo.load_zoo_model("vit")

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from attribkit import Attribution, ClassLogit, Explainer, Truth
+from attribkit import Attribution, ClassLogit, Explainer, GroundTruth
 from attribkit.methods.gradients import Saliency
 from attribkit.testing import tiny_cnn
 
@@ -22,7 +22,7 @@ def square(*space, first=1, last=3):
     """The truth of one image: an object from the first to before the last pixel of each axis."""
     mask = torch.zeros(1, *space, dtype=torch.bool)
     mask[(0, *(slice(first, last) for _ in space))] = True
-    return Truth(mask)
+    return GroundTruth(mask)
 
 
 def same(found, expected, tolerance=0.0):

@@ -11,7 +11,7 @@ if _missing := [package for package in ("pyarrow", "pydantic") if find_spec(pack
     raise AttribkitError(f"Benchmarks need {' and '.join(_missing)}: pip install 'attribkit[bench]'.")
 
 from attribkit.benchmark.run import Results, benchmark, write_summary
-from attribkit.benchmark.settings.configuration import Configuration, example, lines_told, read_configuration
+from attribkit.benchmark.settings.configuration import Configuration, add_line_numbers, example, read_configuration
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.store import Failure
 
@@ -20,9 +20,9 @@ __all__ = [
     "Failure",
     "Results",
     "Summary",
+    "add_line_numbers",
     "benchmark",
     "example",
-    "lines_told",
     "read_configuration",
     "summarise",
     "write_summary",

@@ -1,5 +1,6 @@
 """[benchmark/storage/files] Files that are there whole or not at all.
-[benchmark/storage/identity] What the numbers of a run depend on, so that two runs in a folder are the same run."""
+[benchmark/storage/identity] What the numbers of a run depend on, so that two runs in a folder are the same run.
+"""
 
 import hashlib
 import json
@@ -14,18 +15,18 @@ from torch import nn
 from attribkit import __version__, registry
 from attribkit.benchmark.settings.choices import ModelChoice
 from attribkit.benchmark.settings.configuration import Configuration
-from attribkit.benchmark.settings.plan import Plan, Unit
-from attribkit.benchmark.settings.validation_errors import asked_at
+from attribkit.benchmark.settings.plan import Plan, WorkUnit
+from attribkit.benchmark.settings.validation_errors import at_setting
 from attribkit.contracts.method import Method
 from attribkit.contracts.metric import Metric
 from attribkit.core import serialization
 from attribkit.core.errors import InvalidInput, UnreadableFile
-from attribkit.io.loading import LoadedModel, is_of_file
+from attribkit.io.loading import LoadedModel, is_file_model
 
 UNFINISHED = serialization.UNFINISHED  # ending of a file that is being written
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_result(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, and put it there once the disk has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text so."""
-    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8", newline=""))
+    write_result(path, lambda beside: beside.write_text(text, encoding="utf-8", newline=""))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -68,13 +69,13 @@ def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
     }
 
 
-def fingerprint(told: Identity, unit: Unit) -> str:
+def unit_fingerprint(told: Identity, unit: WorkUnit) -> str:
     """All that the numbers of a unit depend on, in a few characters: not on the other models and methods."""
     own = {"models": told["models"][unit.model], "methods": told["methods"][unit.method]}
     return hashlib.sha256(json.dumps({**told, **own}, sort_keys=True).encode()).hexdigest()
 
 
-def loaded(choice: ModelChoice, seed: int) -> LoadedModel:
+def load_choice(choice: ModelChoice, seed: int) -> LoadedModel:
     """The model of a choice; one without weights has the same random ones each time."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -83,11 +84,11 @@ def loaded(choice: ModelChoice, seed: int) -> LoadedModel:
 
 def model_identity(choice: ModelChoice, loaded: LoadedModel) -> str:
     """What tells a model from others: its weights, its preprocessing and the code of one's own that builds it."""
-    code = f", code {_digest(choice.name)}" if is_of_file(choice.name) else ""
+    code = f", code {_digest(choice.name)}" if is_file_model(choice.name) else ""
     return f"weights {_checksum(loaded.model)}, {loaded.preprocessing!r}{code}"
 
 
-def claim(folder: Path, told: Identity, configuration: Configuration) -> None:
+def claim_folder(folder: Path, told: Identity, configuration: Configuration) -> None:
     """Make the folder that of this run, or refuse one of another and say what is different.
 
     Models and methods may be added to a run, and left out of it.
@@ -138,8 +139,8 @@ def _of_offer(offer: Method | Metric) -> str:
 def _models(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """What tells each model from others."""
     for place, choice in enumerate(configuration.models):
-        with asked_at("models", place):
-            yield choice.title, model_identity(choice, loaded(choice, configuration.seed))
+        with at_setting("models", place):
+            yield choice.title, model_identity(choice, load_choice(choice, configuration.seed))
 
 
 def _digest(name: str) -> str:

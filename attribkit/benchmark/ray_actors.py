@@ -6,11 +6,11 @@ from socket import gethostname
 from typing import Any
 
 from attribkit.benchmark.identity import model_identity
-from attribkit.benchmark.ray_cluster import Crew, connected, imported, room, share
+from attribkit.benchmark.ray_cluster import WorkerPool, connect, import_ray, worker_capacity, worker_share
 from attribkit.benchmark.settings.configuration import Configuration
 from attribkit.benchmark.settings.plan import Group, Plan
 from attribkit.benchmark.store import Failure, Store
-from attribkit.benchmark.work import Worker, threads_set
+from attribkit.benchmark.work import Worker, set_threads
 from attribkit.core.errors import InvalidInput
 from attribkit.core.progress import Bar, bar
 from attribkit.io.loading import LoadedModel
@@ -33,7 +33,7 @@ class GroupWorker:
         group = self._groups[place]
         missing = tuple(unit.method for unit in group.units if not self._store.is_finished(unit))
         if missing:
-            with threads_set(self._configuration.threads):
+            with set_threads(self._configuration.threads):
                 self._of(group.model)(replace(group, methods=missing))
 
     def _of(self, model: str) -> Worker:
@@ -70,8 +70,8 @@ def run_on_ray(configuration: Configuration, plan: Plan, data: Any, store: Store
         raise InvalidInput(
             "Ray's workers do not run the files of `plugins`: install them as a package on all machines."
         )
-    ray, shared = imported(), replace(store, folder=store.folder.resolve())
-    with bar("starting Ray", len(groups)) as shown, connected(ray, configuration.ray):
+    ray, shared = import_ray(), replace(store, folder=store.folder.resolve())
+    with bar("starting Ray", len(groups)) as shown, connect(ray, configuration.ray):
         crew = _crew(ray, configuration, (configuration, plan, shared, groups), len(groups))
         try:
             for _ in crew.work(len(groups)):
@@ -84,22 +84,22 @@ def run_on_ray(configuration: Configuration, plan: Plan, data: Any, store: Store
                 store.fail(unit, Failure(unit.model, unit.shard, why, unit.method))
 
 
-def _crew(ray: Any, configuration: Configuration, run: tuple[Any, ...], groups: int) -> Crew:
+def _crew(ray: Any, configuration: Configuration, run: tuple[Any, ...], groups: int) -> WorkerPool:
     """The workers, which take no more than there is; InvalidInput where they cannot fit."""
     options = configuration.ray
-    taken = share(configuration, ray.nodes())
+    taken = worker_share(configuration, ray.nodes())
     actor = ray.remote(GroupWorker).options(
         num_cpus=taken.cpus, num_gpus=taken.gpus, max_restarts=0, max_task_retries=0
     )
     inputs = ray.put(run)
 
     def wanted() -> int:
-        return min(options.workers or max(1, room(ray.nodes(), taken)), groups)
+        return min(options.workers or max(1, worker_capacity(ray.nodes(), taken)), groups)
 
-    return Crew(ray, lambda: actor.remote(inputs), wanted, taken, options.start_timeout)
+    return WorkerPool(ray, lambda: actor.remote(inputs), wanted, taken, options.start_timeout)
 
 
-def _show(shown: Bar, crew: Crew) -> None:
+def _show(shown: Bar, crew: WorkerPool) -> None:
     shown.set_description_str("shards", refresh=False)
     waits = f", {crew.starting} starting" if crew.starting else ""
     shown.set_postfix_str(f"{crew.up} of {crew.wanted()} workers up{waits}", refresh=False)

@@ -1,5 +1,6 @@
 """[benchmark/execution/ray_cluster] A Ray cluster: joined, or started on this machine; and how many workers there is room for.
-[benchmark/execution/ray_crew] Ray actors that take one place of a list after the other, and are replaced where they are lost."""
+[benchmark/execution/ray_crew] Ray actors that take one place of a list after the other, and are replaced where they are lost.
+"""
 
 import logging
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attribkit.benchmark.settings.configuration import Configuration, RayOptions
-from attribkit.benchmark.settings.validation_errors import asked_at
+from attribkit.benchmark.settings.validation_errors import at_setting
 from attribkit.core.errors import AttribkitError, InvalidInput
 
 Node = Mapping[str, Any]  # as `ray.nodes()` lists machines
@@ -21,7 +22,7 @@ _ROUNDING = 1e-6  # 0.3 / 0.1 is 3
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """What each worker takes of a machine."""
 
     cpus: float
@@ -31,12 +32,12 @@ class Share:
         return f"{_counted(self.cpus, 'CPU')} and {_counted(self.gpus, 'GPU')}"
 
 
-def room(nodes: Sequence[Node], share: Share) -> int:
+def worker_capacity(nodes: Sequence[Node], share: WorkerShare) -> int:
     """How many workers the machines of a cluster can hold, were nothing else on them."""
     return sum(_room(_of(node), share) for node in nodes if node["Alive"])
 
 
-def share(configuration: Configuration, nodes: Sequence[Node]) -> Share:
+def worker_share(configuration: Configuration, nodes: Sequence[Node]) -> WorkerShare:
     """What each worker takes: as configured, or else as many CPUs as it has threads, if there is room for those.
 
     Raises InvalidInput where the workers can never fit.
@@ -45,15 +46,15 @@ def share(configuration: Configuration, nodes: Sequence[Node]) -> Share:
     on_gpu = configuration.device.startswith("cuda")
     gpus = options.gpus if options.gpus is not None else float(on_gpu)
     cpus = [options.cpus] if options.cpus is not None else [1] if on_gpu else range(threads, 0, -1)
-    shares = [Share(float(each), gpus) for each in cpus]
-    found = next((each for each in shares if room(nodes, each) >= (options.workers or 1)), None)
+    shares = [WorkerShare(float(each), gpus) for each in cpus]
+    found = next((each for each in shares if worker_capacity(nodes, each) >= (options.workers or 1)), None)
     if found is None:
-        with asked_at("ray"):
+        with at_setting("ray"):
             raise InvalidInput(_no_room(nodes, shares[-1], options.workers))
     return found
 
 
-def told(nodes: Sequence[Node]) -> str:
+def describe_nodes(nodes: Sequence[Node]) -> str:
     """The machines of a cluster, in words."""
     alive = [str(_of(node)) for node in nodes if node["Alive"]]
     kinds = [f"{alive.count(each)} with {each}" for each in dict.fromkeys(alive)]
@@ -61,7 +62,7 @@ def told(nodes: Sequence[Node]) -> str:
 
 
 @contextmanager
-def connected(ray: Any, options: RayOptions) -> Iterator[None]:
+def connect(ray: Any, options: RayOptions) -> Iterator[None]:
     """In a cluster: the one that the process is in already, or the one at the address, or one on this machine."""
     if ray.is_initialized():
         yield
@@ -77,7 +78,7 @@ def connected(ray: Any, options: RayOptions) -> Iterator[None]:
         ray.shutdown()
 
 
-def imported() -> Any:
+def import_ray() -> Any:
     """The package; AttribkitError where it is not installed."""
     try:
         import ray
@@ -122,22 +123,22 @@ def _set(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _of(node: Node) -> Share:
+def _of(node: Node) -> WorkerShare:
     """What a machine has."""
     resources = node["Resources"]
-    return Share(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
+    return WorkerShare(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
 
-def _room(machine: Share, share: Share) -> int:
+def _room(machine: WorkerShare, share: WorkerShare) -> int:
     pairs = ((machine.cpus, share.cpus), (machine.gpus, share.gpus))
     return min(math.floor(has / takes + _ROUNDING) for has, takes in pairs if takes)
 
 
-def _no_room(nodes: Sequence[Node], share: Share, workers: int | None) -> str:
+def _no_room(nodes: Sequence[Node], share: WorkerShare, workers: int | None) -> str:
     number = f"{_counted(workers, 'worker')} of {share}" if workers else f"A worker of {share}"
     return (
         f"{number} {'do' if workers and workers > 1 else 'does'} not fit into the Ray cluster, which has room for "
-        f"{room(nodes, share)} of them ({told(nodes)}): lower workers, cpus or gpus of [ray], or add machines."
+        f"{worker_capacity(nodes, share)} of them ({describe_nodes(nodes)}): lower workers, cpus or gpus of [ray], or add machines."
     )
 
 
@@ -150,14 +151,14 @@ _TICK = 1.0  # seconds between two looks at what happens
 _PATIENCE = 60.0  # seconds without a worker before a line in the log
 
 
-class Crew:
+class WorkerPool:
     """Workers that start, and workers that are each at a place of the list.
 
     make: a new actor, with the methods `ready()` and `do(place)`. wanted: how many of them there may be now.
     """
 
     def __init__(
-        self, ray: Any, make: Callable[[], Any], wanted: Callable[[], int], share: Share, start_timeout: float
+        self, ray: Any, make: Callable[[], Any], wanted: Callable[[], int], share: WorkerShare, start_timeout: float
     ) -> None:
         self._ray, self._make, self.wanted, self._share, self._timeout = ray, make, wanted, share, start_timeout
         self._starting: dict[Any, Any] = {}  # actors, by what they will answer
@@ -257,9 +258,9 @@ class Crew:
 
     def _nobody(self, waited: float) -> str:
         free = self._ray.available_resources()
-        unused = Share(float(free.get("CPU", 0)), float(free.get("GPU", 0)))
+        unused = WorkerShare(float(free.get("CPU", 0)), float(free.get("GPU", 0)))
         return (
-            f"{self._waits(waited)} The cluster has {told(self._ray.nodes())}, of which {unused} are free now. Free "
+            f"{self._waits(waited)} The cluster has {describe_nodes(self._ray.nodes())}, of which {unused} are free now. Free "
             "some, lower workers, cpus or gpus of [ray], or raise its start_timeout where the machines are only slow. "
             f"{_AGAIN}"
         )

@@ -1,5 +1,6 @@
 """[benchmark/run] A benchmark from its configuration to its rows.
-[benchmark/tables/written] What a benchmark leaves for readers: its summary, as JSON and as tables."""
+[benchmark/tables/written] What a benchmark leaves for readers: its summary, as JSON and as tables.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,19 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from attribkit.benchmark.identity import claim, identity, write_text_whole, write_whole
+from attribkit.benchmark.identity import claim_folder, identity, write_result, write_text_whole
 from attribkit.benchmark.lock import locked
 from attribkit.benchmark.ray_actors import run_on_ray
-from attribkit.benchmark.settings.configuration import Configuration, lines_told, read_configuration
-from attribkit.benchmark.settings.plan import Group, Plan, planned
-from attribkit.benchmark.settings.validation_errors import asked_at
+from attribkit.benchmark.settings.configuration import Configuration, add_line_numbers, read_configuration
+from attribkit.benchmark.settings.plan import Group, Plan, make_plan
+from attribkit.benchmark.settings.validation_errors import at_setting
 from attribkit.benchmark.statistics import Summary, summarise
 from attribkit.benchmark.store import Failure, Store
 from attribkit.benchmark.tables.csv_files import FORMULA, write_csv
 from attribkit.benchmark.tables.rendering import latex
-from attribkit.benchmark.work import run_serially, threads_set
+from attribkit.benchmark.work import run_serially, set_threads
 from attribkit.core.errors import UnreadableFile
-from attribkit.core.tensors import device_named
+from attribkit.core.tensors import resolve_device
 
 Execute = Callable[[Configuration, Plan, Any, Store, Sequence[Group]], None]
 
@@ -45,20 +46,20 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
     configuration: or the TOML file that holds it. A folder of another run is refused, and so is one in use.
     """
     if not isinstance(configuration, Configuration):
-        with lines_told(configuration):
+        with add_line_numbers(configuration):
             return benchmark(read_configuration(configuration))
     if configuration.device == "auto":  # numbers of two kinds of device are not of one run
-        configuration = configuration.model_copy(update={"device": device_named("auto").type})
+        configuration = configuration.model_copy(update={"device": resolve_device("auto").type})
     elif configuration.executor == "serial":  # before the folder is that of a run that cannot be
-        with asked_at("device"):
-            device_named(configuration.device)
-    with asked_at("data", "options"):
+        with at_setting("device"):
+            resolve_device(configuration.device)
+    with at_setting("data", "options"):
         data = configuration.data.make()
-    plan = planned(configuration, len(data))
+    plan = make_plan(configuration, len(data))
     folder = _made(configuration.output)
-    with locked(folder), threads_set(configuration.threads):
+    with locked(folder), set_threads(configuration.threads):
         told = identity(configuration, plan, data)
-        claim(folder, told, configuration)
+        claim_folder(folder, told, configuration)
         keeps = {"maps": configuration.save_maps, "details": configuration.save_details}
         store = Store(folder, told, frozenset(name for name, is_kept in keeps.items() if is_kept))
         store.tidy()
@@ -99,7 +100,7 @@ def write_summary(results: Results) -> Summary:
     summary = replace(summary, notes=(*summary.notes, *results.notes))
     joined = pc.binary_join(results.rows["subsets"], "; ")
     rows = _for_spreadsheets(results.rows.drop_columns(["subsets", "details"]).append_column("subsets", joined))
-    write_whole(folder / "results.csv", lambda path: csv.write_csv(rows, path))
+    write_result(folder / "results.csv", lambda path: csv.write_csv(rows, path))
     write_text_whole(folder / "summary.json", summary.to_json())
     write_csv(summary, folder / "tables")
     write_text_whole(folder / "tables" / "tables.tex", latex(summary))

@@ -10,9 +10,9 @@ import torch
 
 import attribkit
 from attribkit.core.errors import AttribkitError
-from attribkit.core.ground_truth import Truth
+from attribkit.core.ground_truth import GroundTruth
 from attribkit.core.shapes import Images, PerImage
-from attribkit.datasets import Prepared, prepare
+from attribkit.datasets import Prepared, prepare_sample
 from attribkit.explainer import Explainer
 from attribkit.state.hooks import frozen
 from attribkit.targets.binary import Binary
@@ -44,7 +44,7 @@ class Shard:
         """Of the samples."""
         return [sample.id for sample in self.samples]
 
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         """Where the objects are; nowhere, where nobody told."""
         mask = torch.zeros(len(self.samples), *self.x.shape[2:], dtype=torch.bool, device="cpu")
         pixel = torch.ones(len(self.samples), self.x.ndim - 2, dtype=torch.float32, device="cpu")
@@ -56,7 +56,7 @@ class Shard:
                 mask[place] = sample.mask
             if sample.boxes is not None:
                 boxes[place, : len(sample.boxes)] = sample.boxes
-        return Truth(*(each.to(self.x.device) for each in (mask, pixel, boxes)))
+        return GroundTruth(*(each.to(self.x.device) for each in (mask, pixel, boxes)))
 
 
 def read_samples(data: Any, images: Iterable[int], preprocessing: Any) -> tuple[list[Prepared], LeftOut]:
@@ -65,13 +65,13 @@ def read_samples(data: Any, images: Iterable[int], preprocessing: Any) -> tuple[
     for place in images:
         sample = data[place]
         try:
-            samples.append(prepare(sample, preprocessing))
+            samples.append(prepare_sample(sample, preprocessing))
         except Exception as error:  # an image that cannot be read costs no other its place
             left_out[sample.id] = sentence_of(error)
     return samples, left_out
 
 
-def asked_shard(samples: Sequence[Prepared], explainer: Explainer, wanted: str) -> tuple[Shard, LeftOut]:
+def with_targets(samples: Sequence[Prepared], explainer: Explainer, wanted: str) -> tuple[Shard, LeftOut]:
     """The samples with the class that each is explained for, by one forward, and those whose scores are not finite.
 
     wanted: "label", that of the data, or "predicted"; a sample without a label is explained for the predicted class.
@@ -131,11 +131,11 @@ def _predicted(explainer: Explainer, x: Images) -> tuple[list[int], list[bool], 
     Of a model with one output it is the side, 0 or 1.
     """
     with frozen(explainer.model.module):
-        model = explainer.model.explaining(x)
+        model = explainer.model.bind(x)
         count = int(model.score(x[:1], _Classes()))
         question: Target = Binary() if count == 1 else Predicted()
         scores = model.score(x, question)
-        meant = model.resolved(question)
+        meant = model.resolve(question)
     assert isinstance(meant, ClassLogit | Binary)
     assert isinstance(meant.index, tuple)
     return list(meant.index), scores.isfinite().tolist(), count

@@ -1,5 +1,6 @@
 """[benchmark/storage/rows] The rows of a benchmark: one for each image, map and metric.
-[benchmark/storage/store] What is finished: a folder with a file of rows for each unit, written whole."""
+[benchmark/storage/store] What is finished: a folder with a file of rows for each unit, written whole.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from attribkit.benchmark.identity import Identity, fingerprint, remove_unfinished, write_text_whole, write_whole
-from attribkit.benchmark.settings.plan import Unit
+from attribkit.benchmark.identity import Identity, remove_unfinished, unit_fingerprint, write_result, write_text_whole
+from attribkit.benchmark.settings.plan import WorkUnit
 from attribkit.core.errors import UnreadableFile
 
 SCHEMA = pa.schema(
@@ -46,7 +47,7 @@ SCHEMA = pa.schema(
 )
 
 
-def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+def rows_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Rows as a table of the schema."""
     return pa.Table.from_pylist(list(rows), SCHEMA)
 
@@ -90,7 +91,7 @@ class Store:
         """Remove what killed runs left half written."""
         remove_unfinished(self.folder)
 
-    def is_finished(self, unit: Unit) -> bool:
+    def is_finished(self, unit: WorkUnit) -> bool:
         """Whether nothing of the unit failed, and all that is kept of it is there, whole and of this run."""
         if self._path(unit, "failures", "json").exists():
             return False
@@ -106,7 +107,7 @@ class Store:
 
     def finish(
         self,
-        unit: Unit,
+        unit: WorkUnit,
         rows: pa.Table,
         failures: Iterable[Failure],
         provenance: Mapping[str, Any],
@@ -119,28 +120,28 @@ class Store:
         # Failures are there before the rows that lack something, and go after those that lack nothing.
         if again:
             self._write_json(unit, again)
-        record = {"unit": asdict(unit), "fingerprint": fingerprint(self.identity, unit), **provenance}
+        record = {"unit": asdict(unit), "fingerprint": unit_fingerprint(self.identity, unit), **provenance}
         record |= {"keeps": sorted(self.keeps), "maps": maps_are_kept}
         record["left_out"] = [each for each in told if each["image"] is not None]
         metadata = {_PROVENANCE: json.dumps(record).encode()}
         marked = rows.replace_schema_metadata(metadata)
-        write_whole(
+        write_result(
             self._path(unit, "rows", "parquet"), lambda path: pq.write_table(marked, path, write_page_checksum=True)
         )
         if not again:
             self._path(unit, "failures", "json").unlink(missing_ok=True)
 
-    def fail(self, unit: Unit, failure: Failure) -> None:
+    def fail(self, unit: WorkUnit, failure: Failure) -> None:
         """Remember why a unit has no rows."""
         self._write_json(unit, [asdict(failure)])
         self._path(unit, "rows", "parquet").unlink(missing_ok=True)
 
-    def rows(self, units: Iterable[Unit]) -> pa.Table:
+    def rows(self, units: Iterable[WorkUnit]) -> pa.Table:
         """The rows of all finished units among these, in their order."""
         tables = [self._read(unit) for unit in units if self._path(unit, "rows", "parquet").exists()]
         return pa.concat_tables([SCHEMA.empty_table(), *(each.replace_schema_metadata(None) for each in tables)])
 
-    def failures(self, units: Iterable[Unit]) -> list[Failure]:
+    def failures(self, units: Iterable[WorkUnit]) -> list[Failure]:
         """What these units lack; an image that several of them lack is told once."""
         found: dict[Failure, None] = {}
         for unit in units:
@@ -150,23 +151,27 @@ class Store:
                 found |= dict.fromkeys(Failure(**each) for each in self.provenance(unit)["left_out"])
         return list(found)
 
-    def provenance(self, unit: Unit) -> dict[str, Any]:
+    def provenance(self, unit: WorkUnit) -> dict[str, Any]:
         """What made a unit's rows: the unit, the fingerprint of its run, packages and the device."""
         return self._provenance(self._path(unit, "rows", "parquet"), unit)
 
-    def devices(self, units: Iterable[Unit]) -> list[str]:
+    def devices(self, units: Iterable[WorkUnit]) -> list[str]:
         """The devices that computed the rows of these units, each once."""
         finished = (unit for unit in units if self._path(unit, "rows", "parquet").exists())
         return list(dict.fromkeys(self.provenance(unit)["device"] for unit in finished))
 
-    def keep_maps(self, unit: Unit, scores: Tensor, images: list[str], method: str) -> None:
+    def keep_maps(self, unit: WorkUnit, scores: Tensor, images: list[str], method: str) -> None:
         """Keep the maps of a unit, (b, k, *grid), by the ids of their images."""
-        metadata = {"images": json.dumps(images), "method": method, "fingerprint": fingerprint(self.identity, unit)}
+        metadata = {
+            "images": json.dumps(images),
+            "method": method,
+            "fingerprint": unit_fingerprint(self.identity, unit),
+        }
         tensors = {"scores": scores.cpu().contiguous()}
         content = save(tensors, metadata)  # whose own writer tells a full disk by an error of its own
-        write_whole(self._path(unit, "maps", "safetensors"), lambda path: path.write_bytes(content))
+        write_result(self._path(unit, "maps", "safetensors"), lambda path: path.write_bytes(content))
 
-    def maps(self, unit: Unit) -> dict[str, Tensor]:
+    def maps(self, unit: WorkUnit) -> dict[str, Tensor]:
         """The maps of a unit by the ids of their images, each (k, *grid)."""
         path = self._path(unit, "maps", "safetensors")
         try:
@@ -177,14 +182,14 @@ class Store:
             raise UnreadableFile(
                 f"{str(path)!r} holds no maps ({error}): were they kept, by save_maps = true?"
             ) from error
-        if whose != fingerprint(self.identity, unit):
+        if whose != unit_fingerprint(self.identity, unit):
             raise UnreadableFile(_OTHER.format(str(path)))
         return maps
 
-    def _path(self, unit: Unit, kind: str, ending: str) -> Path:
+    def _path(self, unit: WorkUnit, kind: str, ending: str) -> Path:
         return self.folder.joinpath(kind, _folder(unit.model), _folder(unit.method), f"{unit.shard:05}.{ending}")
 
-    def _read(self, unit: Unit) -> pa.Table:
+    def _read(self, unit: WorkUnit) -> pa.Table:
         """A unit's rows, checked against their sums."""
         path = self._path(unit, "rows", "parquet")
         self._provenance(path, unit)
@@ -194,18 +199,18 @@ class Store:
         except (OSError, pa.ArrowException) as error:
             raise UnreadableFile(_BROKEN.format(str(path), error)) from error
 
-    def _provenance(self, path: Path, unit: Unit) -> dict[str, Any]:
+    def _provenance(self, path: Path, unit: WorkUnit) -> dict[str, Any]:
         """What a file says of itself, if that is this unit of this run."""
         try:
             told: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_PROVENANCE])
             whose = (told["unit"], told["fingerprint"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(_BROKEN.format(str(path), error)) from error
-        if whose != (asdict(unit), fingerprint(self.identity, unit)):
+        if whose != (asdict(unit), unit_fingerprint(self.identity, unit)):
             raise UnreadableFile(_OTHER.format(str(path)))
         return told
 
-    def _write_json(self, unit: Unit, told: Any) -> None:
+    def _write_json(self, unit: WorkUnit, told: Any) -> None:
         write_text_whole(self._path(unit, "failures", "json"), json.dumps(told, indent=2))
 
 

@@ -1,6 +1,7 @@
 """[benchmark/execution/cost] What a map costs: time, forwards and memory.
 [benchmark/execution/numbers] The numbers of a shard's maps: all together, so that what does not depend on the maps is asked once.
-[benchmark/execution/unit_rows] The rows of a unit: for each metric, for the map and its inverse, one for each image."""
+[benchmark/execution/unit_rows] The rows of a unit: for each metric, for the map and its inverse, one for each image.
+"""
 
 import gc
 import time
@@ -12,22 +13,22 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attribkit.benchmark.settings.plan import Inverted, Unit
+from attribkit.benchmark.settings.plan import Inverted, WorkUnit
 from attribkit.benchmark.shard import Shard, sentence_of
 from attribkit.benchmark.statistics.summary import TRUTH, role
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.method import Method
 from attribkit.contracts.metric import Faithfulness, Localization, Metric, Robustness
-from attribkit.core.ground_truth import Truth
-from attribkit.core.progress import tracked
+from attribkit.core.ground_truth import GroundTruth
+from attribkit.core.progress import track
 from attribkit.core.shapes import Images
 from attribkit.explainer import Explainer
-from attribkit.runs.measurement import Measuring
+from attribkit.runs.measurement import MetricSession
 
 _MIB = 1024**2
 _PEAK, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class Cost:
         return Cost(self.milliseconds / images, self.forwards / images, self.peak_mib)
 
 
-def costed(explainer: Explainer, device: torch.device, call: Callable[[], Result]) -> tuple[Result, Cost]:
+def measure_cost(explainer: Explainer, device: torch.device, call: Callable[[], Returned]) -> tuple[Returned, Cost]:
     """What the call gives, and what it costs; the device is waited for."""
     peak = _cuda_peak if device.type == "cuda" else _resident_peak
     before = peak(device, forget=True)
-    seen, start = explainer.model.images_seen, _now(device)
+    seen, start = explainer.model.image_count, _now(device)
     result = call()
     milliseconds = 1000 * (_now(device) - start)
     after = peak(device, forget=False)
     grown = None if before is None or after is None else max(0.0, after - before)
-    return result, Cost(milliseconds, float(explainer.model.images_seen - seen), grown)
+    return result, Cost(milliseconds, float(explainer.model.image_count - seen), grown)
 
 
 def _now(device: torch.device) -> float:
@@ -79,11 +80,11 @@ def _resident_peak(_device: torch.device, *, forget: bool) -> float | None:
     return float(line.split()[1]) / 1024
 
 
-Subject = tuple[str, bool]  # a method, and whether its map is negated
+MapSide = tuple[str, bool]  # a method, and whether its map is negated
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class MetricColumn:
     """What a metric gives one map, image by image."""
 
     values: Tensor
@@ -91,28 +92,28 @@ class Column:
 
 
 @dataclass
-class Numbers:
+class UnitMetrics:
     """What was found of some maps by some metrics, and what could not be."""
 
     explainer: Explainer
     metrics: Mapping[str, Metric]
     x: Images
     maps: Mapping[str, Attribution]
-    truth: Truth
-    columns: dict[tuple[str, Subject], Column] = field(default_factory=dict)
+    truth: GroundTruth
+    columns: dict[tuple[str, MapSide], MetricColumn] = field(default_factory=dict)
     failures: list[tuple[str, str, str]] = field(default_factory=list)  # method, metric, why
-    _measuring: Measuring | None = None
-    _scored: dict[Subject, Attribution] = field(default_factory=dict)
+    _measuring: MetricSession | None = None
+    _scored: dict[MapSide, Attribution] = field(default_factory=dict)
 
     def find(self) -> None:
         """Measure everything, one metric after the other, all of which know what the model was asked before."""
-        for title, metric in tracked(self.metrics.items(), "metrics", len(self.metrics)):
+        for title, metric in track(self.metrics.items(), "metrics", len(self.metrics)):
             if subjects := self._subjects(metric):
                 self._attempt(title, subjects)
         self._measuring = None  # and with it what the model said
         self._scored.clear()
 
-    def _subjects(self, metric: Metric) -> tuple[Subject, ...]:
+    def _subjects(self, metric: Metric) -> tuple[MapSide, ...]:
         """The maps that a metric scores: of each method's also the inverse where the metric would see one."""
         if isinstance(metric, Robustness):
             return tuple((name, False) for name in self.maps if name != TRUTH)  # which asks nothing
@@ -120,7 +121,7 @@ class Numbers:
         both = {name for name in self.maps if inverts and role(name) == "method"}
         return tuple((name, inverted) for name in self.maps for inverted in (False, True)[: 1 + (name in both)])
 
-    def _attempt(self, title: str, subjects: Sequence[Subject]) -> None:
+    def _attempt(self, title: str, subjects: Sequence[MapSide]) -> None:
         """Measure some maps together; where that fails, method by method, so that only the guilty are left out."""
         try:
             self._measure(title, subjects)
@@ -138,14 +139,14 @@ class Numbers:
             for method in methods:
                 self._attempt(title, [subject for subject in subjects if subject[0] == method])
 
-    def _measure(self, title: str, subjects: Sequence[Subject]) -> None:
-        self._measuring = self._measuring or self.explainer.measuring(self.x, mask=self.truth)
+    def _measure(self, title: str, subjects: Sequence[MapSide]) -> None:
+        self._measuring = self._measuring or self.explainer.metric_session(self.x, mask=self.truth)
         found = self._measuring(self.metrics[title], [self._map(subject) for subject in subjects])
         for place, subject in enumerate(subjects):
             details = {name: detail[place] for name, detail in found.details.items()}
-            self.columns[title, subject] = Column(found.values[place], details)
+            self.columns[title, subject] = MetricColumn(found.values[place], details)
 
-    def _map(self, subject: Subject) -> Attribution:
+    def _map(self, subject: MapSide) -> Attribution:
         """The map, or its inverse; the same one for all metrics, so that what is remembered of it serves them all."""
         if subject not in self._scored:
             method, inverted = subject
@@ -160,10 +161,12 @@ def _inverse(attribution: Attribution) -> Attribution:
 
 _OWN_COLUMNS = {"tie_share", "floor"}  # of the details
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 
 
-def unit_rows(unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, *, with_details: bool) -> Iterator[Row]:
+def unit_rows(
+    unit: WorkUnit, shard: Shard, numbers: UnitMetrics, cost: Cost | None, *, with_details: bool
+) -> Iterator[ResultRow]:
     """The rows of one method's maps of a shard; with all that metrics have beside their numbers, such as curves."""
     if unit.method not in numbers.maps:
         return
@@ -181,7 +184,7 @@ def unit_rows(unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, *, 
                 yield from (shared | each for each in _of_images(unit, shard, column, metric, with_details))
 
 
-def _of_metric(title: str, metric: Metric) -> Row:
+def _of_metric(title: str, metric: Metric) -> ResultRow:
     return {
         "metric": title,
         "metric_options": repr(metric),
@@ -190,7 +193,9 @@ def _of_metric(title: str, metric: Metric) -> Row:
     }
 
 
-def _of_images(unit: Unit, shard: Shard, column: Column, metric: Metric, with_details: bool) -> Iterator[Row]:
+def _of_images(
+    unit: WorkUnit, shard: Shard, column: MetricColumn, metric: Metric, with_details: bool
+) -> Iterator[ResultRow]:
     values = column.values.double().tolist()
     details = {name: detail.tolist() for name, detail in column.details.items()}
     own = details.keys() & _OWN_COLUMNS

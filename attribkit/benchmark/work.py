@@ -1,6 +1,7 @@
 """[benchmark/execution/threads] The number of threads within an operation: sums are added up in another order by another number.
 [benchmark/execution/work] The work itself: the maps of a shard by every method that is missing, and their numbers.
-[benchmark/execution/serial] One process, one device."""
+[benchmark/execution/serial] One process, one device.
+"""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,24 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from attribkit.benchmark.identity import loaded
+from attribkit.benchmark.identity import load_choice
 from attribkit.benchmark.settings.configuration import Configuration
-from attribkit.benchmark.settings.plan import Group, OwnNoise, Plan, TruthAsMap, Unit
-from attribkit.benchmark.shard import LeftOut, Shard, asked_shard, read_samples, sentence_of
-from attribkit.benchmark.store import Failure, Store, table
-from attribkit.benchmark.unit_rows import Cost, Numbers, costed, unit_rows
+from attribkit.benchmark.settings.plan import Group, OwnNoise, Plan, TruthAsMap, WorkUnit
+from attribkit.benchmark.shard import LeftOut, Shard, read_samples, sentence_of, with_targets
+from attribkit.benchmark.store import Failure, Store, rows_table
+from attribkit.benchmark.unit_rows import Cost, UnitMetrics, measure_cost, unit_rows
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.method import Method
-from attribkit.core.ground_truth import Truth
-from attribkit.core.progress import tracked
-from attribkit.core.tensors import device_named, told_device
+from attribkit.core.ground_truth import GroundTruth
+from attribkit.core.progress import track
+from attribkit.core.tensors import describe_device, resolve_device
 from attribkit.explainer import Explainer
-from attribkit.io.loading import described
-from attribkit.state.randomness import random_kept
+from attribkit.io.loading import complete_spec
+from attribkit.state.randomness import preserve_random_state
 
 
 @contextmanager
-def threads_set(count: int) -> Iterator[None]:
+def set_threads(count: int) -> Iterator[None]:
     """Within: so many threads in each operation of torch on the CPU, whatever the machine has. Put back after."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -41,7 +42,7 @@ def threads_set(count: int) -> Iterator[None]:
 
 
 @dataclass
-class Explained:
+class ShardMaps:
     """The maps of a shard by the methods that answered, their cost where they have one, and why others did not."""
 
     maps: dict[str, Attribution] = field(default_factory=dict)
@@ -55,9 +56,9 @@ class Worker:
     def __init__(self, configuration: Configuration, plan: Plan, data: Any, store: Store, model: str) -> None:
         choice = next(each for each in configuration.models if each.title == model)
         self.configuration, self.plan, self.data, self.store = configuration, plan, data, store
-        self.device = device_named(configuration.device)
-        module, self.preprocessing = loaded(choice, configuration.seed)
-        spec = described(module, self.preprocessing)
+        self.device = resolve_device(configuration.device)
+        module, self.preprocessing = load_choice(choice, configuration.seed)
+        spec = complete_spec(module, self.preprocessing)
         self.explainer = Explainer(module.to(self.device), spec=spec, batch_size=configuration.batch_size)
         self._warm: set[str] = set()  # methods that have answered once
 
@@ -69,7 +70,7 @@ class Worker:
         samples, left_out = read_samples(self.data, group.images, self.preprocessing)
         with self._seeded():
             try:
-                shard, not_finite = asked_shard(samples, self.explainer, self.configuration.target)
+                shard, not_finite = with_targets(samples, self.explainer, self.configuration.target)
             except Exception as error:  # of the model's own forward
                 for unit in group.units:
                     self._fail(unit, sentence_of(error))
@@ -79,7 +80,7 @@ class Worker:
     def _do(self, group: Group, shard: Shard, left_out: LeftOut) -> None:
         truth = shard.truth()
         explained = self._explained(group, shard, truth)
-        numbers = Numbers(self.explainer, self.plan.metrics, shard.x, explained.maps, truth)
+        numbers = UnitMetrics(self.explainer, self.plan.metrics, shard.x, explained.maps, truth)
         if shard.samples:
             numbers.find()
         for unit in group.units:
@@ -88,10 +89,10 @@ class Worker:
             else:
                 self._finish(unit, shard, numbers, explained.costs.get(unit.method), left_out)
 
-    def _explained(self, group: Group, shard: Shard, truth: Truth) -> Explained:
-        found = Explained()
+    def _explained(self, group: Group, shard: Shard, truth: GroundTruth) -> ShardMaps:
+        found = ShardMaps()
         titles = group.methods if shard.samples else ()
-        for title in tracked(titles, f"maps of shard {group.shard}"):
+        for title in track(titles, f"maps of shard {group.shard}"):
             method = self.plan.methods[title]
             if isinstance(method, OwnNoise):
                 method = replace(method, ids=tuple(shard.ids))
@@ -108,14 +109,14 @@ class Worker:
     def _map(self, title: str, method: Method, shard: Shard) -> tuple[Attribution, Cost]:
         """The maps and their cost, without what is done once for a model."""
         if title not in self._warm:
-            self.explainer.attribute(shard.x[:1], method, target=shard.target.part(slice(0, 1)))
+            self.explainer.attribute(shard.x[:1], method, target=shard.target.subset(slice(0, 1)))
             self._warm.add(title)
         explain = partial(self.explainer.attribute, shard.x, method, target=shard.target)
-        attribution, cost = costed(self.explainer, self.device, explain)
+        attribution, cost = measure_cost(self.explainer, self.device, explain)
         return attribution, cost.per_image(len(shard.samples))
 
     def _finish(
-        self, unit: Unit, shard: Shard, numbers: Numbers, cost: Cost | None, left_out: Mapping[str, str]
+        self, unit: WorkUnit, shard: Shard, numbers: UnitMetrics, cost: Cost | None, left_out: Mapping[str, str]
     ) -> None:
         lacking = [Failure(unit.model, unit.shard, why, image=image) for image, why in left_out.items()]
         lacking += [
@@ -127,17 +128,17 @@ class Worker:
         if kept:
             attribution = numbers.maps[unit.method]
             self.store.keep_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
-        rows = table(unit_rows(unit, shard, numbers, cost, with_details="details" in self.store.keeps))
-        self.store.finish(unit, rows, lacking, {"device": told_device(self.device)}, maps_are_kept=kept)
+        rows = rows_table(unit_rows(unit, shard, numbers, cost, with_details="details" in self.store.keeps))
+        self.store.finish(unit, rows, lacking, {"device": describe_device(self.device)}, maps_are_kept=kept)
 
-    def _fail(self, unit: Unit, why: str) -> None:
+    def _fail(self, unit: WorkUnit, why: str) -> None:
         self.store.fail(unit, Failure(unit.model, unit.shard, why, unit.method))
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Each group begins with the same random numbers; the user's are put back."""
         seed = self.configuration.seed
-        with random_kept():
+        with preserve_random_state():
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  # what a plugin may draw from
             torch.manual_seed(seed)
@@ -146,7 +147,7 @@ class Worker:
 
 def run_serially(configuration: Configuration, plan: Plan, data: Any, store: Store, groups: Sequence[Group]) -> None:
     """Do the groups one after the other, model by model."""
-    waiting = tracked(groups, "shards", len(groups))
+    waiting = track(groups, "shards", len(groups))
     for model, of_model in groupby(waiting, key=lambda group: group.model):
         worker = Worker(configuration, plan, data, store, model)
         for group in of_model:

@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 
-def told(command: Callable[..., None]) -> Callable[..., None]:
+def report_errors(command: Callable[..., None]) -> Callable[..., None]:
     """End with the sentence of an AttribkitError and exit code 2; show warnings as sentences too."""
 
     @functools.wraps(command)
@@ -27,13 +27,13 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except AttribkitError as error:
-            say(f"attribkit: {error}", err=True)
+            write_line(f"attribkit: {error}", err=True)
             raise typer.Exit(2) from None
 
     return run
 
 
-def say(text: str, *, err: bool = False) -> None:
+def write_line(text: str, *, err: bool = False) -> None:
     """A line in the terminal; what a plugin, a model or a file put into it moves no cursor."""
     typer.echo(printable(text), err=err)
 
@@ -69,4 +69,4 @@ def _main(version: Annotated[bool, typer.Option("--version", help="show the vers
 
 def _sentence(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     prefix = "attribkit: " if issubclass(category, PluginWarning) else f"{category.__name__}: "
-    say(f"{prefix}{message}", err=True)
+    write_line(f"{prefix}{message}", err=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attribkit.cli.app import app, say, show, told
+from attribkit.cli.app import app, report_errors, show, write_line
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ _SHOWN = 20  # failures; the folder has them all
 
 
 @app.command()
-@told
-def benchmark(
+@report_errors
+def benchmark_command(
     configuration: Annotated[Path | None, typer.Argument(help="TOML file; --example prints one")] = None,
     example: Annotated[bool, typer.Option("--example", help="print a configuration to begin with")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder, in place of the file's own")] = None,
@@ -43,7 +43,7 @@ def benchmark(
                 err=True,
             )
     try:
-        with bench.lines_told(configuration):
+        with bench.add_line_numbers(configuration):
             results = bench.benchmark(chosen)
     except KeyboardInterrupt:
         finished = len(list((chosen.output / "rows").rglob("*.parquet")))
@@ -63,12 +63,12 @@ def _show(results: "Results") -> None:
     from attribkit.benchmark.tables import agreement_tables, ranking_tables, tables
 
     for failure in results.failures[:_SHOWN]:
-        say(f"left out: {failure}", err=True)
+        write_line(f"left out: {failure}", err=True)
     if (more := len(results.failures) - _SHOWN) > 0:
         typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
     summary = write_summary(results)
     for table in (*tables(summary), *ranking_tables(summary), *agreement_tables(summary)):
         show(table)
     for note in summary.notes:
-        say(f"note: {note}")
-    say(f"written: {results.store.folder}")
+        write_line(f"note: {note}")
+    write_line(f"written: {results.store.folder}")

@@ -1,31 +1,32 @@
 """[cli/demo] `attribkit demo`.
 [cli/inspect] `attribkit inspect`.
-[cli/visualize] `attribkit visualize`."""
+[cli/visualize] `attribkit visualize`.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, say, told
+from attribkit.cli.app import app, print_table, report_errors, write_line
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
-    Window,
+    WindowOption,
     argument,
     class_index,
-    device_named,
     explainer_of,
-    load,
+    load_named_model,
     overridden,
+    parse_device,
+    parse_window,
     refuse_clips,
-    window_of,
 )
 from attribkit.core.errors import InvalidInput
 
 
 @app.command()
-@told
+@report_errors
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for demo.png and demo.pdf")] = Path("figures"),
     scenes: Annotated[int, typer.Option(min=3, help="scenes per model")] = 16,
@@ -37,22 +38,22 @@ def demo(
 
     from attribkit import registry
     from attribkit.cli import demo_scenes as show
-    from attribkit.figures import write
+    from attribkit.figures import save_figure
     from attribkit.zoo import ARCHITECTURES
 
-    stages = [show.stage(name, scenes, seed, device_named(device)) for name in ARCHITECTURES]
+    stages = [show.stage(name, scenes, seed, parse_device(device)) for name in ARCHITECTURES]
     methods = list(registry.methods())
     rows = list(track(show.rows(stages, methods), "explaining", total=len(stages) * len(methods)))
-    print_table(show.table(rows), f"{scenes} scenes a model; truth: the mask of the object that the label names")
+    print_table(show.table_rows(rows), f"{scenes} scenes a model; truth: the mask of the object that the label names")
     output.mkdir(parents=True, exist_ok=True)
     figure = show.demo_figure(stages, rows)
     for path in (output / "demo.png", output / "demo.pdf"):
-        write(figure, path)
-        say(f"written: {path}")
+        save_figure(figure, path)
+        write_line(f"written: {path}")
 
 
 @app.command()
-@told
+@report_errors
 def inspect(
     model: Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")],
     layer: Annotated[str | None, typer.Argument(help="dotted name; default: the layer that methods read")] = None,
@@ -60,31 +61,31 @@ def inspect(
     model_arg: ModelArguments = [],  # noqa: B006
     weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="fetch the published weights")] = False,
-    window: Window = None,
+    window: WindowOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     output: Annotated[Path, typer.Option("--output", "-o", help="figure (png, pdf, svg)")] = Path("inspection.png"),
 ) -> None:
     """Look into a layer: its filters, its feature maps, and how much of the image its units see."""
-    from attribkit.cli.explain_files import prepare
+    from attribkit.cli.explain_files import prepare_output
     from attribkit.cli.inspect_files import inspect_layer
-    from attribkit.figures import check_ending, write
+    from attribkit.figures import check_ending, save_figure
     from attribkit.io.preprocessing import read_image
 
     check_ending(output)
-    prepare(output)
+    prepare_output(output)
     refuse_clips(model, "inspect")
-    photograph = None if image is None else read_image(image, window_of(window))
-    loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
-    inspected = inspect_layer(loaded, layer, photograph, device_named(device))
+    photograph = None if image is None else read_image(image, parse_window(window))
+    loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
+    inspected = inspect_layer(loaded, layer, photograph, parse_device(device))
     print_table(inspected.facts, f"{model} {inspected.layer}")
     for note in inspected.notes:
-        say(f"note: {note}")
-    write(inspected.figure, output)
-    say(f"written: {output}")
+        write_line(f"note: {note}")
+    save_figure(inspected.figure, output)
+    write_line(f"written: {output}")
 
 
 @app.command()
-@told
+@report_errors
 def visualize(
     model: ModelName = "zoo:cnn",
     model_arg: ModelArguments = [],  # noqa: B006
@@ -103,18 +104,18 @@ def visualize(
     output: Annotated[Path, typer.Option("--output", "-o", help="figure (png, pdf, svg)")] = Path("visualization.png"),
 ) -> None:
     """Make images that classes, or channels of a layer, respond to."""
-    from attribkit.cli.explain_files import prepare
-    from attribkit.figures import check_ending, gallery, write
+    from attribkit.cli.explain_files import prepare_output
+    from attribkit.figures import check_ending, gallery, save_figure
 
     check_ending(output)
-    prepare(output)
+    prepare_output(output)
     units = _units(classes, layer, channels, position)
     options = dict(argument(each, "--option") for each in option)
     refuse_clips(model, "visualize")
-    loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
+    loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
     explainer = explainer_of(loaded, overridden(loaded.preprocessing, mean=mean, std=std, resize=None), device)
     made = [explainer.visualize(unit, visualizer, size=size, **options) for unit in units]
-    write(gallery(made), output)
+    save_figure(gallery(made), output)
     rows = [
         {"unit": name, "response": f"{reached:.3g}"}
         for each in made
@@ -122,8 +123,8 @@ def visualize(
     ]
     print_table(rows, model)
     for note in dict.fromkeys(note for each in made for note in each.notes):
-        say(f"note: {note}")
-    say(f"written: {output}")
+        write_line(f"note: {note}")
+    write_line(f"written: {output}")
 
 
 def _units(classes: list[str], layer: str | None, channels: list[int], position: str | None) -> list[Any]:

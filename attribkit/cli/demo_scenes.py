@@ -25,11 +25,11 @@ SHOWN = 3  # scenes per model in the figure
 QUICK: dict[str, dict[str, Any]] = {"rise": {"masks": 300, "cells": 6}}  # options of what would take minutes
 METRICS = ("relevance_mass", "pointing_game")
 _ROUNDS = 3  # of a plain forward, which is the unit of cost
-Result = TypeVar("Result")
+Timed = TypeVar("Timed")
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class DemoRow:
     """What one method gave on one model."""
 
     model: str
@@ -67,19 +67,19 @@ def stage(name: str, count: int, seed: int, device: torch.device | str) -> Stage
     return Stage(name, explainer, scenes, x, labels, mask, statistics.median(rounds[1:]))
 
 
-def rows(stages: Sequence[Stage], methods: Sequence[str]) -> Iterator[Row]:
+def rows(stages: Sequence[Stage], methods: Sequence[str]) -> Iterator[DemoRow]:
     """Explain every stage's scenes by every method; one that refuses or fails does not stop the others."""
     for each in stages:
         for name in methods:
             try:
                 yield _row(each, name)
             except AttribkitError as error:
-                yield Row(each.name, name, refusal=str(error))
+                yield DemoRow(each.name, name, refusal=str(error))
             except Exception as error:  # a plugin's, most likely
-                yield Row(each.name, name, refusal=f"{type(error).__name__}: {error}")
+                yield DemoRow(each.name, name, refusal=f"{type(error).__name__}: {error}")
 
 
-def table(done: Sequence[Row]) -> list[dict[str, str]]:
+def table_rows(done: Sequence[DemoRow]) -> list[dict[str, str]]:
     """The rows as a terminal shows them; each metric's mean over the scenes, with the arrow towards the better."""
     arrows = {name: f"{name} {'↑' if registry.metrics()[name].higher_is_better else '↓'}" for name in METRICS}
     return [
@@ -94,7 +94,7 @@ def table(done: Sequence[Row]) -> list[dict[str, str]]:
     ]
 
 
-def demo_figure(stages: Sequence[Stage], done: Sequence[Row]) -> Figure:
+def demo_figure(stages: Sequence[Stage], done: Sequence[DemoRow]) -> Figure:
     """A row per scene and model, a column per method; the object that the label names is outlined."""
     methods = list(dict.fromkeys(row.method for row in done if row.attribution))
     rows = [
@@ -107,7 +107,7 @@ def demo_figure(stages: Sequence[Stage], done: Sequence[Row]) -> Figure:
     return grid(rows, row_titles=titles, column_titles=["scene", *methods], caption=caption(shown))
 
 
-def _row(stage: Stage, name: str) -> Row:
+def _row(stage: Stage, name: str) -> DemoRow:
     options = QUICK.get(name, {})
     explain: Callable[[], Attribution] = lambda: stage.explainer.attribute(  # noqa: E731
         stage.x, name, target=stage.labels, **options
@@ -118,10 +118,10 @@ def _row(stage: Stage, name: str) -> Row:
     attribution, seconds = _timed(explain, stage.x.device)
     found = stage.explainer.measure([attribution], METRICS, mask=stage.mask)
     metrics = {each.metric.name: float(each.values.nanmean()) for each in found}
-    return Row(stage.name, name, seconds, seconds / stage.forward_seconds, metrics, attribution)
+    return DemoRow(stage.name, name, seconds, seconds / stage.forward_seconds, metrics, attribution)
 
 
-def _timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+def _timed(run: Callable[[], Timed], device: torch.device) -> tuple[Timed, float]:
     start = time.perf_counter()
     result = run()
     if device.type == "cuda":
@@ -129,7 +129,7 @@ def _timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, flo
     return result, time.perf_counter() - start
 
 
-def _map_cell(stage: Stage, i: int, method: str, done: Sequence[Row]) -> Cell:
+def _map_cell(stage: Stage, i: int, method: str, done: Sequence[DemoRow]) -> Cell:
     found = next((r.attribution for r in done if r.model == stage.name and r.method == method), None)
     if found is None:
         return Cell(stage.scenes[i].image, title="refused")

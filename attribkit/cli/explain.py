@@ -5,23 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, say, told
+from attribkit.cli.app import app, print_table, report_errors, write_line
 from attribkit.cli.options import (
     ModelArguments,
     ModelName,
-    Window,
+    WindowOption,
     class_index,
-    device_named,
-    load,
+    load_named_model,
     overridden,
-    window_of,
+    parse_device,
+    parse_window,
 )
 from attribkit.core.errors import InvalidInput
 
 
 @app.command()
-@told
-def explain(
+@report_errors
+def explain_command(
     images: Annotated[list[Path], typer.Argument(help="photographs; for a model of video, clips (mp4, avi, gif ...)")],
     model: ModelName = "zoo:cnn",
     model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
@@ -34,7 +34,7 @@ def explain(
     std: Annotated[str | None, typer.Option(help="of each channel")] = None,
     resize: Annotated[int | None, typer.Option(help="shorter side before the crop, in pixels")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="of each clip, chosen evenly; default: the model's")] = None,
-    window: Window = None,
+    window: WindowOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), of clips also mp4 or gif")
@@ -46,18 +46,18 @@ def explain(
     """
     from rich.progress import track
 
-    from attribkit.cli.explain_files import explain as explain_files
-    from attribkit.cli.explain_files import prepare, read_inputs, save, told_of_clips
+    from attribkit.cli.explain_files import describe_clips, prepare_output, read_images, save
+    from attribkit.cli.explain_files import explain_images as explain_files
     from attribkit.explainer import Explainer
 
     clips = _clip_preprocessing(model, frames)
-    prepare(output, clips=clips is not None)
+    prepare_output(output, clips=clips is not None)
     if target is not None and top > 1:
         raise InvalidInput("--top chooses among the predicted classes: give it or --target, not both.")
-    files = read_inputs(images, clips, window_of(window))
-    loaded = load(model, model_arg, weights=weights, pretrained=pretrained)
+    files = read_images(images, clips, parse_window(window))
+    loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
-    explainer = Explainer(loaded.model.to(device_named(device)))
+    explainer = Explainer(loaded.model.to(parse_device(device)))
     wanted = class_index(target)
     explained = explain_files(explainer, preprocessing, files, method, target=wanted, top=top)
     done = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
@@ -65,12 +65,12 @@ def explain(
     rows = [{"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in done]
     print_table(rows, model)
     notes = [note for each in done for a in each.attributions for note in a.notes]
-    for note in dict.fromkeys([*(told_of_clips(files, clips) if clips else ()), *notes]):
-        say(f"note: {note}")
-    say(f"written: {output}")
+    for note in dict.fromkeys([*(describe_clips(files, clips) if clips else ()), *notes]):
+        write_line(f"note: {note}")
+    write_line(f"written: {output}")
     failures = dict.fromkeys(str(failure) for each in done for failure in each.failures)
     for failure in failures:
-        say(f"attribkit: {failure}", err=True)
+        write_line(f"attribkit: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
 

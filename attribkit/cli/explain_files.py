@@ -15,14 +15,14 @@ from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.pictures import evenly
 from attribkit.core.shapes import Pictures
 from attribkit.explainer import Explainer
-from attribkit.figures import Cell, animate, check_ending, grid, write, write_clip
-from attribkit.figures.animation import CLIP_WRITERS, beside
+from attribkit.figures import Cell, animate, check_ending, grid, save_figure, write_clip
+from attribkit.figures.animation import CLIP_WRITERS, tile_clips
 from attribkit.figures.figure import caption
 from attribkit.figures.sections import strip_rows
 from attribkit.io.clips import Clip, read_clip
-from attribkit.io.preprocessing import ClipPreprocessing, Preprocessing, Window, read_image
+from attribkit.io.preprocessing import ClipPreprocessing, IntensityWindow, Preprocessing, read_image
 from attribkit.state.hooks import frozen
-from attribkit.targets.binary import Binary, OneOfTwo
+from attribkit.targets.binary import Binary, LabelOfTwo
 from attribkit.targets.outputs import check_index
 from attribkit.targets.resolution import as_target
 
@@ -33,7 +33,7 @@ SLOWEST = 2.0  # frames a second of a clip that is written
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedImage:
     """One image or clip and one class, by every method."""
 
     image: str  # file name
@@ -55,7 +55,7 @@ class Explained:
         return tuple(each for each in self.answers if isinstance(each, FailedAttribution))
 
 
-def explain(
+def explain_images(
     explainer: Explainer,
     preprocessing: Preprocessing | ClipPreprocessing,
     images: Mapping[str, Any],
@@ -63,7 +63,7 @@ def explain(
     *,
     target: str | int | None = None,
     top: int = 1,
-) -> Iterator[Explained]:
+) -> Iterator[ExplainedImage]:
     """Explain each image's or clip's target, or its `top` predicted classes, by every method, in batches.
 
     A method that fails costs the others nothing.
@@ -86,10 +86,12 @@ def explain(
                 chosen = tuple(each[i] if isinstance(each, Attribution) else each for each in answers)
                 picture = preprocessing.picture(images[name])
                 clip = images[name] if isinstance(images[name], Clip) else None
-                yield Explained(name, label, index, probability, picture, chosen, clip)
+                yield ExplainedImage(name, label, index, probability, picture, chosen, clip)
 
 
-def read_inputs(paths: Sequence[Path], clips: ClipPreprocessing | None, window: Window | None = None) -> dict[str, Any]:
+def read_images(
+    paths: Sequence[Path], clips: ClipPreprocessing | None, window: IntensityWindow | None = None
+) -> dict[str, Any]:
     """The files by name: as clips, if there is a preprocessing for these, or as photographs.
 
     window: as for `read_image`, of photographs.
@@ -101,7 +103,7 @@ def read_inputs(paths: Sequence[Path], clips: ClipPreprocessing | None, window: 
     return {str(path): read_clip(path, clips.frames) for path in paths}
 
 
-def prepare(path: Path, *, clips: bool = False) -> None:
+def prepare_output(path: Path, *, clips: bool = False) -> None:
     """Refuse, before anything is computed, a path that could not be written; make its folder.
 
     clips: whether clips are explained, which can be written as clips.
@@ -115,7 +117,7 @@ def prepare(path: Path, *, clips: bool = False) -> None:
         raise UnreadableFile(f"{str(path)!r} cannot be written: it is a folder, or its folder is not yours.")
 
 
-def save(explained: Sequence[Explained], path: Path) -> None:
+def save(explained: Sequence[ExplainedImage], path: Path) -> None:
     """Write a figure (png, pdf, svg ...), the overlays of clips as .mp4 or .gif, or the heatmaps and scores as .npz.
 
     Raises the first error where every method failed for every image.
@@ -127,7 +129,7 @@ def save(explained: Sequence[Explained], path: Path) -> None:
     (_save_clip if of_clips and path.suffix.lower() in CLIP_WRITERS else writer)(explained, path)
 
 
-def told_of_clips(images: Mapping[str, Any], clips: ClipPreprocessing) -> list[str]:
+def describe_clips(images: Mapping[str, Any], clips: ClipPreprocessing) -> list[str]:
     """Which frames of each clip were explained, how fast they follow each other, and what the model was made for."""
     made_for = f"; the model was trained on {clips.rate:g} a second" if clips.rate else ""
     return [
@@ -141,7 +143,7 @@ def _frames(clip: Clip) -> str:
     return f"{len(clip.places)} of {clip.length} frames{rate}{several}"
 
 
-def _columns(explained: Sequence[Explained]) -> list[list[Attribution | FailedAttribution]]:
+def _columns(explained: Sequence[ExplainedImage]) -> list[list[Attribution | FailedAttribution]]:
     """The answers by method, of the methods that have an attribution of any image."""
     columns = map(list, zip(*(each.answers for each in explained), strict=True))
     return [column for column in columns if any(isinstance(each, Attribution) for each in column)]
@@ -154,16 +156,16 @@ def _cell(picture: Any, answer: Attribution | FailedAttribution) -> Cell:
     return Cell(np.full_like(picture, 255))
 
 
-def _save_figure(explained: Sequence[Explained], path: Path) -> None:
+def _save_figure(explained: Sequence[ExplainedImage], path: Path) -> None:
     _check_rows(len(explained))
     columns = _columns(explained)
     maps = [[_cell(each.picture, answer) for each, answer in zip(explained, c, strict=True)] for c in columns]
     rows = [list(row) for row in zip([Cell(each.picture) for each in explained], *maps, strict=True)]
     names = ["", *(column[0].method.name for column in columns)]
-    write(grid(rows, row_titles=_titles(explained), column_titles=names, caption=_caption(explained)), path)
+    save_figure(grid(rows, row_titles=_titles(explained), column_titles=names, caption=_caption(explained)), path)
 
 
-def _save_strips(explained: Sequence[Explained], path: Path) -> None:
+def _save_strips(explained: Sequence[ExplainedImage], path: Path) -> None:
     """For each clip a row of some of its frames, and a row for each method."""
     _check_rows(sum(1 + len(each.attributions) for each in explained))
     length = len(explained[0].picture)
@@ -173,10 +175,10 @@ def _save_strips(explained: Sequence[Explained], path: Path) -> None:
         rows += strip_rows(each.picture, [a.heatmap()[0] for a in each.attributions], places)
         titles += [title, *(a.method.name for a in each.attributions)]
     columns = [f"frame {place}" for place in places]
-    write(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(explained)), path)
+    save_figure(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(explained)), path)
 
 
-def _save_clip(explained: Sequence[Explained], path: Path) -> None:
+def _save_clip(explained: Sequence[ExplainedImage], path: Path) -> None:
     """Each clip beside its overlays, in its own time where that is not too slow to watch."""
     whole = [column for column in _columns(explained) if all(isinstance(each, Attribution) for each in column)]
     if not whole:
@@ -184,7 +186,7 @@ def _save_clip(explained: Sequence[Explained], path: Path) -> None:
     by_clip: list[Any] = list(zip(*whole, strict=True))
     rows = [animate(own, pictures=[each.picture]) for each, own in zip(explained, by_clip, strict=True)]
     rates = [each.clip.chosen_rate for each in explained if each.clip and each.clip.chosen_rate]
-    write_clip(beside(rows, axis=1), path, max([SLOWEST, *rates]))
+    write_clip(tile_clips(rows, axis=1), path, max([SLOWEST, *rates]))
 
 
 def _check_rows(rows: int) -> None:
@@ -192,15 +194,15 @@ def _check_rows(rows: int) -> None:
         raise InvalidInput(f"A figure of {rows} rows is too long: explain fewer images, or write an .npz file.")
 
 
-def _titles(explained: Sequence[Explained]) -> list[str]:
+def _titles(explained: Sequence[ExplainedImage]) -> list[str]:
     return [f"{each.label.split(',')[0]}\n{each.probability:.0%}" for each in explained]
 
 
-def _caption(explained: Sequence[Explained]) -> str:
+def _caption(explained: Sequence[ExplainedImage]) -> str:
     return caption([a for each in explained for a in each.attributions])
 
 
-def _save_arrays(explained: Sequence[Explained], path: Path) -> None:
+def _save_arrays(explained: Sequence[ExplainedImage], path: Path) -> None:
     arrays: dict[str, Any] = {
         "image": np.array([each.image for each in explained]),
         "target": np.array([each.index for each in explained]),
@@ -223,7 +225,7 @@ def _joined(maps: Sequence[Tensor | None]) -> np.ndarray:
     return torch.cat([lacking if each is None else each for each in maps]).cpu().numpy()
 
 
-WRITERS: dict[str, Callable[[Sequence[Explained], Path], None]] = {".npz": _save_arrays}
+WRITERS: dict[str, Callable[[Sequence[ExplainedImage], Path], None]] = {".npz": _save_arrays}
 
 
 def _device(explainer: Explainer) -> torch.device:
@@ -232,13 +234,13 @@ def _device(explainer: Explainer) -> torch.device:
 
 def _probabilities(explainer: Explainer, x: Tensor) -> tuple[Tensor, bool]:
     """The probability of every class, (b, classes), and whether they are the two sides of a model with one output."""
-    if explainer.model.spec.embeds:
+    if explainer.model.spec.is_embedding_model:
         raise InvalidInput(
             "This model has no classes, it embeds: explain it in Python, by Explainer(model).attribute(x, "
             "target=Similarity(to)) or without a target."
         )
     with frozen(explainer.model.module):
-        found = explainer.model.explaining(x).probabilities(x)
+        found = explainer.model.bind(x).probabilities(x)
     return (torch.cat([1 - found, found], 1), True) if found.shape[1] == 1 else (found, False)
 
 
@@ -249,7 +251,7 @@ def _classes(explainer: Explainer, probabilities: Tensor, sides: bool, target: s
             raise InvalidInput(f"top={top} is no number of classes from 1 to {probabilities.shape[1]}.")
         return probabilities.topk(top).indices
     wanted = as_target(target, explainer.model.spec.labels)
-    index: int = wanted.named.index if isinstance(wanted, OneOfTwo) else wanted.index  # type: ignore[attr-defined]
+    index: int = wanted.named.index if isinstance(wanted, LabelOfTwo) else wanted.index  # type: ignore[attr-defined]
     if sides and isinstance(target, int):
         check_index(target, 1)
         index = 1  # the output itself speaks for the positive side

@@ -23,7 +23,7 @@ _SHARE = 0.95  # of the gradient, that the effective field is told by
 
 
 @dataclass(frozen=True, eq=False)
-class Inspected:
+class LayerInspection:
     """A layer, as a terminal and a figure show it."""
 
     layer: str
@@ -34,7 +34,7 @@ class Inspected:
 
 def inspect_layer(
     loaded: LoadedModel, layer: str | None, photograph: Image.Image | None, device: torch.device | str = "cpu"
-) -> Inspected:
+) -> LayerInspection:
     """Look into a layer of a model.
 
     layer: dotted name; None is the layer that methods read. photograph: None is a scene of the embedded generator.
@@ -51,7 +51,7 @@ def inspect_layer(
     told = {**_of_layer(explainer, maps), **_of_filters(filters), **_of_field(field)}
     facts = [{"": name, "value": value} for name, value in told.items()]
     notes = tuple(dict.fromkeys([*maps.notes, *field.notes]))
-    return Inspected(maps.layer, facts, notes, figure)
+    return LayerInspection(maps.layer, facts, notes, figure)
 
 
 def _noise_like(x: Tensor) -> Tensor:

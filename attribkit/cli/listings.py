@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from attribkit.cli.app import app, print_table, told
+from attribkit.cli.app import app, print_table, report_errors
 from attribkit.cli.options import (
     ModelArguments,
-    load,
+    load_named_model,
 )
 
 
 @app.command()
-@told
-def methods(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
+@report_errors
+def list_methods(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
     """List the attribution methods: name, options, source, plugin."""
     from attribkit import registry
 
@@ -23,8 +23,8 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="a list of obje
 
 
 @app.command()
-@told
-def metrics(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
+@report_errors
+def list_metrics(as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False) -> None:
     """List the metrics: name, which way is better, options, presets, source, plugin."""
     from attribkit import registry
 
@@ -37,8 +37,8 @@ def metrics(as_json: Annotated[bool, typer.Option("--json", help="a list of obje
 
 
 @app.command()
-@told
-def plugins() -> None:
+@report_errors
+def list_plugins() -> None:
     """List the plugins that were loaded and what each offers."""
     from attribkit import registry
 
@@ -54,8 +54,8 @@ def plugins() -> None:
 
 
 @app.command()
-@told
-def layers(
+@report_errors
+def list_layers(
     model: Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")],
     model_arg: ModelArguments = [],  # noqa: B006
 ) -> None:
@@ -64,7 +64,7 @@ def layers(
 
     from attribkit.explainer import Explainer
 
-    loaded = load(model, model_arg, weights=None, pretrained=False, quiet=True)
+    loaded = load_named_model(model, model_arg, weights=None, pretrained=False, quiet=True)
     x = torch.zeros(1, *loaded.preprocessing.shape, dtype=torch.float32, device="cpu")
     rows = [
         {

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attribkit.cli.app import say
+from attribkit.cli.app import write_line
 from attribkit.core.errors import InvalidInput
 
 if TYPE_CHECKING:  # torch takes seconds to import; `attribkit --help` does without it
     from attribkit.io.loading import LoadedModel
 
 ModelName = Annotated[str, typer.Option("--model", help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")]
-Window = Annotated[
+WindowOption = Annotated[
     str | None,
     typer.Option("--window", help="LOW,HIGH: values that are black and white, of more than 8 bits"),
 ]
 ModelArguments = Annotated[list[str], typer.Option("--model-arg", help="KEY=VALUE for the model's constructor")]
 
 
-def load(
+def load_named_model(
     model: str, model_arg: list[str], *, weights: Path | None, pretrained: bool, quiet: bool = False
 ) -> "LoadedModel":
     """The model that the options name; one whose weights are random is told of, unless quiet."""
@@ -31,16 +31,16 @@ def load(
         raise InvalidInput(f"--model-arg {taken.pop()} has an option of its own, see `attribkit explain --help`.")
     loaded = load_model(model, pretrained=pretrained, weights=weights, **arguments)
     if weights is None and not pretrained and not quiet and not model.startswith(("zoo:", "hf-hub:")):
-        say(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
+        write_line(f"attribkit: {model} has random weights; give --weights FILE or --pretrained.", err=True)
     return loaded
 
 
 def explainer_of(loaded: "LoadedModel", preprocessing: Any, device: str) -> Any:
     """An explainer that knows the model's preprocessing, where its family does not tell."""
     from attribkit.explainer import Explainer
-    from attribkit.io.loading import described
+    from attribkit.io.loading import complete_spec
 
-    return Explainer(loaded.model.to(device_named(device)), spec=described(loaded.model, preprocessing))
+    return Explainer(loaded.model.to(parse_device(device)), spec=complete_spec(loaded.model, preprocessing))
 
 
 def overridden(preprocessing: Any, *, mean: str | None, std: str | None, resize: int | None) -> Any:
@@ -51,7 +51,7 @@ def overridden(preprocessing: Any, *, mean: str | None, std: str | None, resize:
     return replace(preprocessing, **{name: value for name, value in given.items() if value is not None})
 
 
-def window_of(text: str | None) -> tuple[float, float] | None:
+def parse_window(text: str | None) -> tuple[float, float] | None:
     """Two numbers, LOW,HIGH."""
     numbers = _numbers("window", text, such_as="0,4095")
     if numbers is not None and len(numbers) != 2:
@@ -59,11 +59,11 @@ def window_of(text: str | None) -> tuple[float, float] | None:
     return numbers  # type: ignore[return-value]
 
 
-def device_named(name: str) -> str:
+def parse_device(name: str) -> str:
     """The device by name; "auto" is a GPU where there is one."""
     from attribkit.core import tensors
 
-    return str(tensors.device_named(name))
+    return str(tensors.resolve_device(name))
 
 
 def class_index(target: str | None) -> str | int | None:

@@ -1,5 +1,6 @@
 """[core/attribution] What an attribution is, once computed.
-[core/comparison] What a comparison of several methods gives: their attributions, and the errors of those that failed."""
+[core/comparison] What a comparison of several methods gives: their attributions, and the errors of those that failed.
+"""
 
 import base64
 import html
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from attribkit.contracts.attribution_checks import check_axes, check_count, check_extent, check_notes, check_tensors
 from attribkit.contracts.method import Method
-from attribkit.contracts.records import Recorded, is_of, read_method, read_target, record
+from attribkit.contracts.records import Recorded, has_keys, read_method, read_target, to_record
 from attribkit.core import serialization
 from attribkit.core.axes import LINEAR, ImageAxes
 from attribkit.core.errors import AttribkitError, InvalidInput, UnreadableFile, printable
 from attribkit.core.layouts import Extent
 from attribkit.core.pictures import evenly, overlay, png, sections, stretched
 from attribkit.core.shapes import AnyImages, Heatmaps, Picture
-from attribkit.core.tensors import device_named
+from attribkit.core.tensors import resolve_device
 from attribkit.targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
@@ -71,7 +72,7 @@ class Attribution:
         scores, x = self._tensors()
         space = tuple(x.shape[2:])
         space = space if size is None else _checked(size, len(space))
-        return resized(_reduced(scores, reduce), space, self.extent).squeeze(1)
+        return resize_map(_reduced(scores, reduce), space, self.extent).squeeze(1)
 
     def channels_first(self) -> "Attribution":
         """The same with x and scores as (b, c, *space) and (b, k, *grid), whatever the model's order of axes is."""
@@ -103,10 +104,10 @@ class Attribution:
 
         Raises UnreadableFile where it cannot be written; what was there before is still there then.
         """
-        told: dict[str, Any] = {"target": record(self.target), "method": record(self.method), "notes": self.notes}
+        told: dict[str, Any] = {"target": to_record(self.target), "method": to_record(self.method), "notes": self.notes}
         told |= {} if self.axes is None else {"axes": self.axes}
         told |= {} if self.extent is None else {"extent": self.extent}
-        serialization.write(path, {"scores": self.scores, "x": self.x}, told)
+        serialization.write_tensors(path, {"scores": self.scores, "x": self.x}, told)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Attribution":
@@ -115,9 +116,9 @@ class Attribution:
         Scores or images that are not finite are noted. Raises UnreadableFile for any other file, and for one that a
         newer attribkit wrote; InvalidInput for a device that is not there.
         """
-        place = device_named(str(device))
+        place = resolve_device(str(device))
         try:
-            tensors, told = serialization.read(path, frozenset({"scores", "x"}))
+            tensors, told = serialization.read_tensors(path, frozenset({"scores", "x"}))
             read = cls(tensors["scores"], tensors["x"], *_read(told))
         except UnreadableFile:
             raise
@@ -138,7 +139,7 @@ class Attribution:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"image {index} of an attribution of {len(self)}")
             images = slice(index % len(self), index % len(self) + 1)
-        target = self.target.part(images) if isinstance(self.target, Target) else self.target
+        target = self.target.subset(images) if isinstance(self.target, Target) else self.target
         return replace(self, scores=self.scores[images], x=self.x[images], target=target)
 
     def __iter__(self) -> Iterator["Attribution"]:
@@ -178,7 +179,7 @@ def _checked(size: Any, axes: int) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-def resized(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+def resize_map(maps: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
     """(b, k, *grid) to (b, k, *size), linear between the centres of the cells; a constant map stays so exactly.
 
     extent: the part of the image that the grid covers; outside it is zero. None is all of the image.
@@ -223,7 +224,7 @@ def _read(told: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str 
     """Target, method, notes, axes and extent out of the record in a file; the last two are left out where usual."""
     required = ("target", "method", "notes")
     more = [name for name in ("axes", "extent") if isinstance(told, dict) and name in told]
-    if not is_of(told, *required, *more):
+    if not has_keys(told, *required, *more):
         raise InvalidInput("its record has other fields than target, method, notes, axes and extent")
     if not isinstance(told["notes"], list) or not all(isinstance(note, str) for note in told["notes"]):
         raise InvalidInput("its notes are no list of texts")

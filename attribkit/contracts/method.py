@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from attribkit.core.options import Options
 from attribkit.core.shapes import Images, Scores
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
 from attribkit.targets.target import Target
 
@@ -13,7 +13,7 @@ from attribkit.targets.target import Target
 class Method(Options, ABC):
     """Scores each pixel's part in the model's answer; subclass as a frozen dataclass whose fields are the options.
 
-    The annotation of a field says what the option may be, as ``samples: Count`` or ``layer: str | None``; anything else
+    The annotation of a field says what the option may be, as ``samples: PositiveInt`` or ``layer: str | None``; anything else
     is refused when an instance is made.
     """
 
@@ -22,9 +22,9 @@ class Method(Options, ABC):
     needs_target: ClassVar[bool] = True  # False: the map is the same for every target, and NoTarget() is passed
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requirements:
         """What it will ask of the images as they are, so that one forward can serve it and others; none by default."""
-        return Reads()
+        return Requirements()
 
     @abstractmethod
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution, Reduction
-from attribkit.core.ground_truth import Truth
+from attribkit.core.ground_truth import GroundTruth
 from attribkit.core.options import Options
 from attribkit.core.shapes import Heatmaps, PerImage
 from attribkit.engine.model import HookedModel
@@ -59,10 +59,10 @@ class Localization(Metric):
     kind = "localization"
 
     @abstractmethod
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         """One number per image."""
 
-    def heatmap_on(self, attribution: Attribution, truth: Truth) -> Heatmaps:
+    def heatmap_on(self, attribution: Attribution, truth: GroundTruth) -> Heatmaps:
         """The map that is scored, resized linearly, once, to the pixels of the mask."""
         return self.heatmap(attribution, truth.mask.shape[1:])
 

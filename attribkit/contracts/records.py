@@ -26,7 +26,7 @@ class Recorded:
         return self.text
 
 
-def record(what: Any) -> dict[str, Any]:
+def to_record(what: Any) -> dict[str, Any]:
     """A method or target as JSON can hold it."""
     told = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
     return told | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else told
@@ -39,23 +39,27 @@ def read_method(told: Any) -> Recorded:
 
 def read_target(told: Any) -> Target | Recorded:
     """A target out of its record: of classes the target itself, else the record; raises InvalidInput for neither."""
-    cls = _CLASS_TARGETS.get(told["name"]) if is_of(told, "name", "repr", "fields") and _is_text(told["name"]) else None
+    cls = (
+        _CLASS_TARGETS.get(told["name"])
+        if has_keys(told, "name", "repr", "fields") and _is_text(told["name"])
+        else None
+    )
     if cls is None:
         return _recorded(told, "target")
-    if not is_of(told["fields"], *(field.name for field in fields(cls))):  # type: ignore[arg-type]
+    if not has_keys(told["fields"], *(field.name for field in fields(cls))):  # type: ignore[arg-type]
         raise InvalidInput(f"a {told['name']} has other fields than {sorted(told['fields'])}")
     for value in told["fields"].values():
         _check_classes(value)
     return cls(**told["fields"])
 
 
-def is_of(told: Any, *keys: str) -> bool:
+def has_keys(told: Any, *keys: str) -> bool:
     """Whether a value of JSON is an object of these keys and no others."""
     return isinstance(told, Mapping) and told.keys() == set(keys)
 
 
 def _recorded(told: Any, what: str) -> Recorded:
-    if not is_of(told, "name", "repr") or not all(map(_is_text, told.values())):
+    if not has_keys(told, "name", "repr") or not all(map(_is_text, told.values())):
         raise InvalidInput(f"its {what} is no object of a name and a repr")
     return Recorded(printable(told["name"]), printable(told["repr"]))
 

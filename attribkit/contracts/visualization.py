@@ -11,7 +11,7 @@ from attribkit.contracts.visualizer import Responses, Visualizer
 from attribkit.core.errors import InvalidInput
 from attribkit.core.pictures import png, stretched
 from attribkit.core.shapes import Images, Picture
-from attribkit.targets.class_outputs import Labels
+from attribkit.targets.class_outputs import ClassLabels
 from attribkit.targets.logits import ClassLogit
 from attribkit.targets.target import Target
 
@@ -85,7 +85,7 @@ class Visualization:
         return f"<div>{images}<br><code>{title}</code><ul>{notes}</ul></div>"
 
 
-def names(unit: Target, labels: Labels, images: int) -> tuple[str, ...]:
+def names(unit: Target, labels: ClassLabels, images: int) -> tuple[str, ...]:
     """What each of the images was made for: the label of a class where there is one, else the unit as it prints."""
     if not isinstance(unit, ClassLogit):
         return (repr(unit),) * images

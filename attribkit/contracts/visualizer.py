@@ -11,7 +11,7 @@ from attribkit.core.shapes import Images
 from attribkit.engine.model import HookedModel
 from attribkit.targets.target import Target
 
-Made = Float[Tensor, "n c *space"]  # as many images as the visualizer makes
+GeneratedImages = Float[Tensor, "n c *space"]  # as many images as the visualizer makes
 Responses = Float[Tensor, "steps n"]  # of the unit to each of n images, step by step
 
 
@@ -22,7 +22,7 @@ class Visualizer(Options, ABC):
     source: ClassVar[str]  # authors, venue, year, equation
 
     @abstractmethod
-    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[Made, Responses]:
+    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[GeneratedImages, Responses]:
         """Images that excite the unit, normalised as the model expects, and the responses on the way to them.
 
         blank: zeros of the shape, device and precision that the images must have; one image, or one for each class of

@@ -29,7 +29,7 @@ class Sampling(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class CellCoordinates:
     """Where on the images each element of a tensor comes from; every coordinate has the tensor's shape.
 
     A product of queries and keys comes from two places: ``rows`` is then the query's, ``columns`` the key's. What
@@ -52,7 +52,7 @@ class Places:
         others = zip(*columns, strict=True) if columns else [None] * len(rows[0])
         return [self.put(part, other) for part, other in zip(parts, others, strict=True)]
 
-    def put(self, rows: Coordinates, columns: Coordinates | None = None) -> "Places":
+    def put(self, rows: Coordinates, columns: Coordinates | None = None) -> "CellCoordinates":
         """Other coordinates, sampled alike."""
         return replace(self, rows=rows, columns=columns)
 
@@ -64,34 +64,34 @@ class Places:
             for each, s in zip(self.rows[1:], self.sampling, strict=True)
         )
 
-    def at_centres(self) -> "Places":
+    def at_centres(self) -> "CellCoordinates":
         """The same, with the centres for coordinates."""
         plain = tuple(each._replace(scale=1.0, offset=0.0) for each in self.sampling)
         return replace(self, rows=(self.rows[0], *self.centres), sampling=plain)
 
 
-def of_images(x: Tensor) -> Places:
+def pixel_coordinates(x: Tensor) -> CellCoordinates:
     """The places of the pixels' own centres."""
     steps = [torch.arange(side, device=x.device, dtype=torch.float32) for side in (len(x), *x.shape[2:])]
     numbers, *axes = steps[0], *((each + 0.5) / len(each) for each in steps[1:])
     grids = torch.meshgrid(numbers, *axes, indexing="ij")
     pixels = tuple(Sampling(pitch=1 / side) for side in x.shape[2:])
-    return Places(tuple(each.unsqueeze(1).expand(x.shape) for each in grids), sampling=pixels)
+    return CellCoordinates(tuple(each.unsqueeze(1).expand(x.shape) for each in grids), sampling=pixels)
 
 
-def nowhere(like: Tensor, axes: int) -> Coordinates:
+def no_coordinates(like: Tensor, axes: int) -> Coordinates:
     """No place for each element of a tensor; axes: of space."""
     return (torch.full((1,) * like.ndim, math.nan, device=like.device, dtype=torch.float32).expand(like.shape),) * (
         1 + axes
     )
 
 
-def middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
+def midpoint(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> Coordinates:
     """The middle along axes of what has a place, where all of that is near; none elsewhere."""
     return _middle(coordinates, axes, keep)[0]
 
 
-def joined(places: Places, axes: tuple[int, ...], keep: bool) -> Places:
+def join_cells(places: CellCoordinates, axes: tuple[int, ...], keep: bool) -> CellCoordinates:
     """The places of what is made of all along some axes; cells that are made one are as large as they were together."""
     if all(each.stride(axis) == 0 or each.shape[axis] == 1 for each in places.rows for axis in axes):
         return places.put(_middle(places.rows, axes, keep)[0])
@@ -103,7 +103,7 @@ def joined(places: Places, axes: tuple[int, ...], keep: bool) -> Places:
 
 def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> tuple[Coordinates, list[float]]:
     """The middle, and how far apart what is made one lies at most, along each axis."""
-    narrow = narrowed(coordinates)
+    narrow = without_expanded_axes(coordinates)
     low = [each.nan_to_num(math.inf).amin(axes, keepdim=keep) for each in narrow]
     high = [each.nan_to_num(-math.inf).amax(axes, keepdim=keep) for each in narrow]
     near = torch.stack([(a <= b) & (b - a < _WIDE) for a, b in zip(low, high, strict=True)]).all(0)
@@ -113,25 +113,25 @@ def _middle(coordinates: Coordinates, axes: tuple[int, ...], keep: bool) -> tupl
 
 def constant(coordinates: Coordinates, axis: int, output: Tensor) -> Coordinates | None:
     """The coordinates without an axis along which they do not change, as wide as the output; None if they change."""
-    first = tuple(each.narrow(axis, 0, 1) for each in narrowed(coordinates))
-    if not unchanging(coordinates, axis) or bool(first[0].isnan().all()):
+    first = tuple(each.narrow(axis, 0, 1) for each in without_expanded_axes(coordinates))
+    if not is_constant_along(coordinates, axis) or bool(first[0].isnan().all()):
         return None
     return tuple(each.expand(output.shape) for each in first)
 
 
-def unchanging(coordinates: Coordinates, axis: int) -> bool:
+def is_constant_along(coordinates: Coordinates, axis: int) -> bool:
     """Whether the coordinates are the same all along an axis."""
     return all(
-        each.stride(axis) == 0 or each.shape[axis] == 1 or bool(same(each, each.narrow(axis, 0, 1)).all())
-        for each in narrowed(coordinates)
+        each.stride(axis) == 0 or each.shape[axis] == 1 or bool(coordinates_agree(each, each.narrow(axis, 0, 1)).all())
+        for each in without_expanded_axes(coordinates)
     )
 
 
-def agreed(several: Sequence[Coordinates]) -> Coordinates:
+def common_coordinates(several: Sequence[Coordinates]) -> Coordinates:
     """The coordinates that all have which have any; none where two that have some differ."""
-    both, *others = [narrowed(coordinates) for coordinates in several]
+    both, *others = [without_expanded_axes(coordinates) for coordinates in several]
     for other in others:
-        alike = torch.stack([same(a, b) for a, b in zip(both, other, strict=True)]).all(0)
+        alike = torch.stack([coordinates_agree(a, b) for a, b in zip(both, other, strict=True)]).all(0)
         both = tuple(
             torch.where(alike | b.isnan(), a, torch.where(a.isnan(), b, math.nan))
             for a, b in zip(both, other, strict=True)
@@ -139,7 +139,7 @@ def agreed(several: Sequence[Coordinates]) -> Coordinates:
     return both
 
 
-def together(several: Sequence[Places]) -> list[Places]:
+def comparable_coordinates(several: Sequence[CellCoordinates]) -> list[CellCoordinates]:
     """Places that are compared with each other: by their coordinates, or, where only those agree, by their centres."""
     followed = [places for places in several if not places.gathered]
     several = [replace(places, gathered=not followed) for places in several]
@@ -160,15 +160,19 @@ def _mean(samplings: Sequence[Sampling]) -> Sampling:
 
 def _agree(several: Sequence[Coordinates]) -> bool:
     """Whether no place is lost by bringing these together, as far as they have the same shape."""
-    first, *others = [narrowed(coordinates) for coordinates in several]
+    first, *others = [without_expanded_axes(coordinates) for coordinates in several]
     try:
-        alike = [same(a, b) | a.isnan() | b.isnan() for other in others for a, b in zip(first, other, strict=True)]
+        alike = [
+            coordinates_agree(a, b) | a.isnan() | b.isnan()
+            for other in others
+            for a, b in zip(first, other, strict=True)
+        ]
     except RuntimeError:
         return True  # of different shapes
     return all(bool(each.all()) for each in alike)
 
 
-def narrowed(coordinates: Coordinates) -> Coordinates:
+def without_expanded_axes(coordinates: Coordinates) -> Coordinates:
     """The coordinates without the copies that expand() made, all of one shape."""
     for axis, size in enumerate(coordinates[0].shape):
         if size > 1 and all(each.stride(axis) == 0 for each in coordinates):
@@ -176,14 +180,14 @@ def narrowed(coordinates: Coordinates) -> Coordinates:
     return coordinates
 
 
-def same(a: Tensor, b: Tensor) -> Tensor:
+def coordinates_agree(a: Tensor, b: Tensor) -> Tensor:
     """Whether two coordinates are the same but for a small part of a cell, or both none, element by element."""
     space = torch.broadcast_shapes(a.shape, b.shape)[2:]
     near = max(_ALIKE, _SMALL / max(space)) if len(space) > 1 else _ALIKE
     return ((a - b).abs() < near) | (a.isnan() & b.isnan())
 
 
-def clustered(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+def distinct_values(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct values of a coordinate in order, rounding aside, and which of them each element has.
 
     placed: which elements have a place; of the others nothing is told.
@@ -195,7 +199,7 @@ def clustered(coordinate: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
     return centres, cluster[torch.searchsorted(values, coordinate.nan_to_num(0)).clamp(max=len(values) - 1)]
 
 
-def resized(coordinate: Tensor, size: Sequence[int]) -> Tensor:
+def resampled_coordinates(coordinate: Tensor, size: Sequence[int]) -> Tensor:
     """A coordinate, (b, d, *space), at the centres of a coarser or finer grid over the same space."""
     if tuple(coordinate.shape[2:]) == tuple(size):
         return coordinate

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from attribkit.coordinates.coordinates import Coordinates, Places, Sampling, clustered, narrowed, unchanging
+from attribkit.coordinates.coordinates import (
+    CellCoordinates,
+    Coordinates,
+    Sampling,
+    distinct_values,
+    is_constant_along,
+    without_expanded_axes,
+)
 from attribkit.core.layouts import Extent, Layout
 
 _OWN = 0.55  # of a cell; centres within that of an even grid over the image are drawn there, as all libraries do
@@ -18,15 +25,15 @@ _UNEVEN = 0.3  # of a step from centre to centre
 _STRETCHED = 1.3  # images; cells that would cover more are a sample of a grid, not one
 
 
-def layout_of(places: Places) -> Layout | None:
+def layout_of(places: CellCoordinates) -> Layout | None:
     """How to read a tensor as channels on a grid of the images; None where its places are no grid.
 
     The tensor is that of one image. A map has its channels first or last, and its cells may stand in any order, axes
     exchanged or mirrored; so may tokens, (b, n, d), after or between others that come from no place. Frames of a clip
     may stand along the first axis. A grid that covers a part of the image has an extent.
     """
-    shape, rows = places.rows[0].shape, narrowed(places.rows)
-    spread, centres = rows[1:], narrowed(places.put(rows).at_centres().rows)[1:]
+    shape, rows = places.rows[0].shape, without_expanded_axes(places.rows)
+    spread, centres = rows[1:], without_expanded_axes(places.put(rows).at_centres().rows)[1:]
     if len(shape) == len(centres) + 2:
         for kind, channels in (("channels first", 1), ("channels last", len(shape) - 1)):
             grid = tuple(shape[axis] for axis in range(1, len(shape)) if axis != channels)
@@ -54,7 +61,7 @@ def on_grid(coordinates: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Int[Tens
     placed = ~torch.stack([each.isnan() for each in coordinates]).any(0)
     if not bool(placed.any()):
         return (), torch.full_like(placed, -1, dtype=torch.long)
-    centres, indices = zip(*(clustered(each, placed) for each in coordinates), strict=True)
+    centres, indices = zip(*(distinct_values(each, placed) for each in coordinates), strict=True)
     cells = torch.zeros_like(placed, dtype=torch.long)
     for along, index in zip(centres, indices, strict=True):
         cells = cells * len(along) + index
@@ -67,7 +74,7 @@ def on_grid(coordinates: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Int[Tens
 
 def _without(coordinates: Coordinates, axis: int) -> list[Tensor] | None:
     """The coordinates without an axis that they do not depend on; None if they do."""
-    return [each.select(axis, 0) for each in coordinates] if unchanging(coordinates, axis) else None
+    return [each.select(axis, 0) for each in coordinates] if is_constant_along(coordinates, axis) else None
 
 
 def _of_map(
@@ -86,7 +93,7 @@ def _is_box(placed: Tensor) -> bool:
     return len(where) == int(sides.prod())
 
 
-def _of_frames(places: Places) -> Layout | None:
+def _of_frames(places: CellCoordinates) -> Layout | None:
     """The layout of frames along the first axis, channels first or last."""
     frames = len(places.rows[0])
     for axis in (1, 0):  # channels first: the frames go behind the channels

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attribkit.coordinates.coordinates import (
+    CellCoordinates,
     Coordinates,
-    Places,
     constant,
-    joined,
-    middle,
-    narrowed,
-    nowhere,
-    unchanging,
+    is_constant_along,
+    join_cells,
+    midpoint,
+    no_coordinates,
+    without_expanded_axes,
 )
 
-Tracked = Callable[[Any], Places | None]
-Found = Places | Sequence[Places | None] | None
-Rule = Callable[[Tracked, Any, tuple[Any, ...], dict[str, Any], Any], Found]
+CoordinateLookup = Callable[[Any], CellCoordinates | None]
+TrackedResult = CellCoordinates | Sequence[CellCoordinates | None] | None
+CoordinateRule = Callable[[CoordinateLookup, Any, tuple[Any, ...], dict[str, Any], Any], TrackedResult]
 
 _NEAR = 0.1  # share of the image; what is mixed from farther around comes from no place
 _NEVER_WIDER = 0.2  # the same, where cells are large
@@ -33,13 +33,13 @@ _SAMPLE = 16  # columns of a large matrix that are looked at first
 _LARGE = 2**20  # elements of a matrix
 
 
-def weighted(places: Places, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
+def weighted_coordinates(places: CellCoordinates, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
     """The middle of what each element of a mixture is made of; none at all if some are made of what lies far apart.
 
     mixed: the function that mixes, linear, with weights that are not negative. A single weight, as in a permutation,
     moves a place; weights of neighbours, as in a filter, give their middle.
     """
-    rows = narrowed(places.rows)
+    rows = without_expanded_axes(places.rows)
     there = ~rows[0].isnan()
     whole, share = mixed(torch.ones_like(rows[0])), mixed(there.to(rows[0]))
     near = torch.ones((), dtype=torch.bool, device=whole.device)
@@ -55,21 +55,23 @@ def weighted(places: Places, mixed: Callable[[Tensor], Tensor]) -> Coordinates:
     return tuple(mean.where(followed & near.all(), math.nan) for mean in found)
 
 
-def linear(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+def linear_coordinates(tracked: CoordinateLookup, _function: Any, args: Any, kwargs: Any, output: Any) -> TrackedResult:
     """A mixture of the last axis."""
     places, weight = tracked(args[0] if args else kwargs["input"]), args[1] if len(args) > 1 else kwargs["weight"]
     if places is None:
         given = _is_given(tracked, args[0])
         return _times(tracked(weight), args[0], output, weight_first=True, transposed=True) if given else None
-    if unchanging(places.rows, -1) or not _is_given(tracked, weight):
-        columns = places.columns and middle(places.columns, (-1,), True)
-        mixed = joined(places, (-1,), True)
+    if is_constant_along(places.rows, -1) or not _is_given(tracked, weight):
+        columns = places.columns and midpoint(places.columns, (-1,), True)
+        mixed = join_cells(places, (-1,), True)
         return mixed.put(mixed.rows, columns).moved(lambda each: each.expand(output.shape))
     multiplied = _times(places, weight.mT, output, weight_first=False)
-    return multiplied or places.put(nowhere(output, len(places.sampling)))
+    return multiplied or places.put(no_coordinates(output, len(places.sampling)))
 
 
-def product(tracked: Tracked, function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def product_coordinates(
+    tracked: CoordinateLookup, function: Any, args: Any, _kwargs: Any, output: Any
+) -> TrackedResult:
     """Rows of the first factor by columns of the second, each where it has one place."""
     name = getattr(function, "__name__", "")
     left, right = args[1:3] if name in ("addmm", "baddbmm") else args[:2][::-1] if name == "__rmatmul__" else args[:2]
@@ -87,8 +89,8 @@ def product(tracked: Tracked, function: Any, args: Any, _kwargs: Any, output: An
 
 
 def _times(
-    places: Places | None, matrix: Tensor, output: Tensor, *, weight_first: bool, transposed: bool = False
-) -> Places | None:
+    places: CellCoordinates | None, matrix: Tensor, output: Tensor, *, weight_first: bool, transposed: bool = False
+) -> CellCoordinates | None:
     """Places mixed along an axis by a matrix of numbers."""
     if places is None:
         return None
@@ -99,8 +101,8 @@ def _times(
     def mixed_by(weights: Tensor) -> Coordinates:
         weights = _used(weights, (-1,) if weight_first else (-2,) if weights.ndim > 1 else (-1,))
         if weight_first:
-            return weighted(places, lambda each: weights @ (each.mT if transposed else each))
-        return weighted(places, lambda each: each @ weights)
+            return weighted_coordinates(places, lambda each: weights @ (each.mT if transposed else each))
+        return weighted_coordinates(places, lambda each: each @ weights)
 
     if matrix.numel() > _LARGE and not weight_first:
         every = max(1, matrix.shape[-1] // _SAMPLE)
@@ -118,14 +120,16 @@ def _is_choice(matrix: Tensor, weight_first: bool) -> bool:
     return bool((weights.amax(axis) >= _OUTWEIGHS * weights.sum(axis)).all())
 
 
-def _near(places: Places, axes: tuple[int, ...]) -> Places | None:
+def _near(places: CellCoordinates, axes: tuple[int, ...]) -> CellCoordinates | None:
     """The middle along axes, where all that has a place there lies near each other."""
-    found = joined(places, axes, True)
-    followed = (~narrowed(places.rows)[0].isnan()).any(axes[0], keepdim=True)
+    found = join_cells(places, axes, True)
+    followed = (~without_expanded_axes(places.rows)[0].isnan()).any(axes[0], keepdim=True)
     return found if bool(followed.any()) and bool((~found.rows[0].isnan() == followed).all()) else None
 
 
-def dotted(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+def tensordot_coordinates(
+    tracked: CoordinateLookup, _function: Any, args: Any, kwargs: Any, output: Any
+) -> TrackedResult:
     """A product over several axes."""
     first, second, axes = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("dims", 2)
     if isinstance(axes, int):
@@ -137,10 +141,12 @@ def dotted(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any
         right[j] = left[i]
     kept = [label for label in left + right if (label in left) != (label in right)]
     equation = f"{''.join(left)},{''.join(right)}->{''.join(kept)}"
-    return summed(tracked, torch.einsum, (equation, first, second), {}, output)
+    return einsum_coordinates(tracked, torch.einsum, (equation, first, second), {}, output)
 
 
-def summed(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def einsum_coordinates(
+    tracked: CoordinateLookup, _function: Any, args: Any, _kwargs: Any, output: Any
+) -> TrackedResult:
     """A product that is written with labels."""
     factors = args[1] if isinstance(args[1], list | tuple) else args[1:]
     labels, result = _labels(args[0], [each.ndim for each in factors])
@@ -155,7 +161,9 @@ def summed(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: An
     return _mixed_by_labels(tracked, factors, ",".join(labels) + "->" + result, output)
 
 
-def _mixed_by_labels(tracked: Tracked, factors: Sequence[Tensor], equation: str, output: Tensor) -> Found:
+def _mixed_by_labels(
+    tracked: CoordinateLookup, factors: Sequence[Tensor], equation: str, output: Tensor
+) -> TrackedResult:
     """One followed factor, mixed by others that the images do not decide."""
     (number, places), *more = [(i, found) for i, each in enumerate(factors) if (found := tracked(each))]
     others = [each for i, each in enumerate(factors) if i != number]
@@ -171,7 +179,7 @@ def _mixed_by_labels(tracked: Tracked, factors: Sequence[Tensor], equation: str,
     def mixed(each: Tensor) -> Tensor:
         return torch.einsum(equation, *weights[:number], each.expand(shape), *weights[number:])
 
-    rows = tuple(each.expand(output.shape) for each in weighted(places, mixed))
+    rows = tuple(each.expand(output.shape) for each in weighted_coordinates(places, mixed))
     return None if bool(rows[0].isnan().all()) else places.put(rows)
 
 
@@ -195,7 +203,7 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
     """Coordinates of a factor with these axes over the axes of the result; None if they change along one that goes."""
     for axis, label in reversed(list(enumerate(labels))):
         if label not in result:
-            if not unchanging(coordinates, axis):
+            if not is_constant_along(coordinates, axis):
                 return None
             coordinates = tuple(each.select(axis, 0) for each in coordinates)
     kept = [label for label in labels if label in result]
@@ -207,8 +215,8 @@ def _spread(coordinates: Coordinates, labels: str, result: str, output: Tensor) 
 
 
 def _between(
-    first: Places | None, second: Places | None, rows: Coordinates | None, columns: Coordinates | None
-) -> Places | None:
+    first: CellCoordinates | None, second: CellCoordinates | None, rows: Coordinates | None, columns: Coordinates | None
+) -> CellCoordinates | None:
     """Of a product; where the first factor is followed but comes from no one place, its row goes by the second's.
 
     Columns that are several and all at one place are no keys. What a product of queries and keys is multiplied by is
@@ -222,7 +230,7 @@ def _between(
     return replace(weights, rows=rows, columns=keys, gathered=weights.gathered or weights.columns is not None)
 
 
-def warped(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+def warped_coordinates(tracked: CoordinateLookup, _function: Any, args: Any, kwargs: Any, output: Any) -> TrackedResult:
     """An image sampled at the places of a grid: so are its places."""
     places = tracked(args[0] if args else kwargs["input"])
     if places is None:
@@ -234,20 +242,24 @@ def warped(tracked: Tracked, _function: Any, args: Any, kwargs: Any, output: Any
         each = each.expand(len(grid), *each.shape[1:])
         return F.grid_sample(each, grid, "bilinear", "zeros", align_corners=bool(corners))
 
-    rows = weighted(places, mixed)  # of bilinear sampling, for any other way comes within a cell of it
+    rows = weighted_coordinates(places, mixed)  # of bilinear sampling, for any other way comes within a cell of it
     return places.put(tuple(each.expand(output.shape) for each in rows))
 
 
-def attended(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def attention_coordinates(
+    tracked: CoordinateLookup, _function: Any, args: Any, _kwargs: Any, output: Any
+) -> TrackedResult:
     """What attention gathers belongs to the query."""
     queries = tracked(args[0])
     rows = constant(queries.rows, -1, output) if queries else None
     return replace(queries, rows=rows, columns=None, gathered=True) if queries and rows else None
 
 
-def multi_head(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, output: Any) -> Found:
+def multi_head_coordinates(
+    tracked: CoordinateLookup, _function: Any, args: Any, _kwargs: Any, output: Any
+) -> TrackedResult:
     """The same, of a function that gives the weights as well."""
-    return [attended(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
+    return [attention_coordinates(tracked, None, args, {}, output[0]), None]  # type: ignore[list-item]
 
 
 def _used(weights: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -260,7 +272,7 @@ def _used(weights: Tensor, axes: tuple[int, ...]) -> Tensor:
     return ((weights >= least) & (weights > 0)).float()
 
 
-def _is_given(tracked: Tracked, tensor: Any) -> bool:
+def _is_given(tracked: CoordinateLookup, tensor: Any) -> bool:
     """Whether a factor is one of numbers that no image decides; of a frozen model, those have no gradient."""
     return tracked(tensor) is None and isinstance(tensor, Tensor) and not tensor.requires_grad
 

@@ -8,13 +8,19 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.coordinates.coordinates import Places, narrowed, nowhere, of_images, same
-from attribkit.coordinates.products import Found, Rule
+from attribkit.coordinates.coordinates import (
+    CellCoordinates,
+    coordinates_agree,
+    no_coordinates,
+    pixel_coordinates,
+    without_expanded_axes,
+)
+from attribkit.coordinates.products import CoordinateRule, TrackedResult
 from attribkit.coordinates.rules import rule_for
-from attribkit.coordinates.writes import written_through
+from attribkit.coordinates.writes import write_through_view
 
 
-class places_followed(TorchFunctionMode):  # used as a context manager, like those of torch
+class track_coordinates(TorchFunctionMode):  # used as a context manager, like those of torch
     """Follow pixels through a forward: windows, shifts, class tokens and any other order of tokens.
 
     x: the images, (b, c, *space), from which the forward starts. Rearrangements move the places as they move values;
@@ -26,9 +32,9 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
     def __init__(self, x: Tensor) -> None:
         TorchFunctionMode.__init__(self)
         self._known = WeakTensorKeyDictionary()
-        self._known[x] = of_images(x)
+        self._known[x] = pixel_coordinates(x)
 
-    def of(self, tensor: Any) -> Places | None:
+    def of(self, tensor: Any) -> CellCoordinates | None:
         """The places of a tensor's elements; None where nothing is known of any."""
         return self._known.get(tensor) if isinstance(tensor, Tensor) else None
 
@@ -51,7 +57,7 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
             self._written_into(target, None)
         return outputs
 
-    def _written_into(self, target: Tensor, before: Places | None) -> None:
+    def _written_into(self, target: Tensor, before: CellCoordinates | None) -> None:
         """Keep what writing into a tensor does to the tensor that it is a view of, and forget its other views."""
         base, found = target._base, self.of(target)
         storage = target.untyped_storage().data_ptr()
@@ -60,33 +66,33 @@ class places_followed(TorchFunctionMode):  # used as a context manager, like tho
             if each.untyped_storage().data_ptr() == storage:
                 self._known.pop(each, None)
         if base is not None and (found or before or whole):
-            new = found or (before or whole).put(nowhere(target, len((before or whole).sampling)))  # type: ignore[union-attr]
+            new = found or (before or whole).put(no_coordinates(target, len((before or whole).sampling)))  # type: ignore[union-attr]
             with torch.no_grad():
-                self._known[base] = written_through(base, whole, target, new)
+                self._known[base] = write_through_view(base, whole, target, new)
 
-    def _found(self, rule: Rule, *call: Any) -> Found:
+    def _found(self, rule: CoordinateRule, *call: Any) -> TrackedResult:
         try:
             with torch.no_grad():
                 return rule(self.of, *call)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return None  # called in a way that its rule does not know: the model runs on, and the place is lost
 
-    def _keep(self, outputs: Any, found: Found) -> None:
+    def _keep(self, outputs: Any, found: TrackedResult) -> None:
         if isinstance(outputs, Tensor):
             self._known.pop(outputs, None)
-            if isinstance(found, Places):
+            if isinstance(found, CellCoordinates):
                 self._known[outputs] = found
         elif isinstance(found, Sequence):
             for output, places in zip(outputs, found, strict=True):
                 self._keep(output, places)
 
 
-def _alike(before: Places, found: Found) -> bool:
+def _alike(before: CellCoordinates, found: TrackedResult) -> bool:
     """Whether an operation in place left the places as they were, as elementwise ones do."""
-    if not isinstance(found, Places):
+    if not isinstance(found, CellCoordinates):
         return False
-    pairs = zip(narrowed(before.rows), narrowed(found.rows), strict=True)
-    return all(a.shape == b.shape and (a is b or bool(same(a, b).all())) for a, b in pairs)
+    pairs = zip(without_expanded_axes(before.rows), without_expanded_axes(found.rows), strict=True)
+    return all(a.shape == b.shape and (a is b or bool(coordinates_agree(a, b).all())) for a, b in pairs)
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:

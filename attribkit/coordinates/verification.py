@@ -1,5 +1,6 @@
 """[core/places/located] Where rows of cells lie on the image, found by derivatives: for maps whose elements could not be followed.
-[core/places/checked] Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed."""
+[core/places/checked] Where the cells of a map lie, found by derivatives: for maps whose elements could not be followed.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.core.autograd import operation, reachable
+from attribkit.core.autograd import operation_name, reachable
 from attribkit.core.layouts import Layout
 
 _ROWS = 7  # along each axis, at most
@@ -29,7 +30,7 @@ class _Row(NamedTuple):
     width: float  # their standard deviation
 
 
-def located(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
+def locate_grid(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """Return the layout, with the extent of the grid if it does not cover the whole image.
 
     output: in the graph of image, (1, c, *space). Costs one backward for each of up to seven rows of cells per axis.
@@ -104,7 +105,7 @@ _POOLS: dict[int, Callable[..., Tensor]] = {
 }
 
 
-def checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
+def verify_layout(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     """The layout that the shape suggests, or with its axes exchanged or mirrored, as the derivatives have it.
 
     output: in the graph of image, (1, c, *space). The gradient of a weighted sum of all cells shows which cells depend
@@ -137,7 +138,7 @@ def _checked(output: Tensor, image: Tensor, layout: Layout) -> Layout | None:
     layout = replace(layout, inferred=False)
     if mirrored or exchanged != sorted(exchanged):
         layout = _rearranged(layout, mirrored, exchanged, _cells(layout))
-    return located(output, image, layout)
+    return locate_grid(output, image, layout)
 
 
 def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> Tensor | None:
@@ -175,7 +176,7 @@ def _indices(output: Tensor, image: Tensor, layout: Layout, axes: list[int]) -> 
 @contextmanager
 def _open_relus(output: Tensor) -> Iterator[None]:
     """Let the gradient through ReLUs and clamps below an output, whatever the sign of their input."""
-    nodes = [node for node in reachable(output.grad_fn) if operation(node) in _CLOSING]
+    nodes = [node for node in reachable(output.grad_fn) if operation_name(node) in _CLOSING]
     handles = [node.register_hook(lambda below, above: (above[0], *below[1:])) for node in nodes]
     try:
         yield

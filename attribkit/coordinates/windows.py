@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.coordinates.coordinates import Coordinates, Places, Sampling, narrowed, resized
+from attribkit.coordinates.coordinates import (
+    CellCoordinates,
+    Coordinates,
+    Sampling,
+    resampled_coordinates,
+    without_expanded_axes,
+)
 
 _UNEVEN = 0.1  # of a step; coordinates that stray farther from a line are on none
 _SCATTERED = 1.6  # cells; what is made one from cells farther apart than its own size comes from no place
@@ -20,10 +26,12 @@ _POOLS: dict[int, Callable[..., Any]] = {
     3: F.adaptive_max_pool3d,
 }
 
-Window = Callable[[int, int], float]  # an axis of space and a cell of the output, to the index that its window centres
+WindowCentre = Callable[
+    [int, int], float
+]  # an axis of space and a cell of the output, to the index that its window centres
 
 
-class Line(NamedTuple):
+class EvenLine(NamedTuple):
     """Coordinates that change evenly along one axis of a tensor."""
 
     start: float  # at index 0, beyond what has a place too
@@ -34,9 +42,9 @@ class Line(NamedTuple):
         return self.start + self.step * index
 
 
-def window_of(
+def window_centres(
     kernel: Any, stride: Any, padding: Any, dilation: Any, axes: int, taps: Sequence[float] | None = None
-) -> Window:
+) -> WindowCentre:
     """The centres of a convolution's or a pooling's windows; taps: the middle of those that count, for each axis."""
     kernels, strides, dilations = (_each(value, axes) for value in (kernel, stride, dilation))
     pads = [d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True)]
@@ -49,7 +57,9 @@ def window_of(
     return centre
 
 
-def transposed_window_of(stride: Any, padding: Any, dilation: Any, axes: int, taps: Sequence[float]) -> Window:
+def transposed_window_centres(
+    stride: Any, padding: Any, dilation: Any, axes: int, taps: Sequence[float]
+) -> WindowCentre:
     """The same of a transposed convolution: the indices of the input that reach a cell of the output."""
     strides, pads, dilations = (_each(value, axes) for value in (stride, padding, dilation))
 
@@ -73,12 +83,14 @@ def middle_taps(weight: Tensor) -> list[float]:
     return found
 
 
-def sampled(before: Places, after: Coordinates, window: Window | None = None) -> tuple[Sampling, ...]:
+def sample_cells(
+    before: CellCoordinates, after: Coordinates, window: WindowCentre | None = None
+) -> tuple[Sampling, ...]:
     """How the cells of an output lie, (b, d, *space), whose coordinates spread over those of the input.
 
     window: None is where the coordinates are.
     """
-    rows, shape = narrowed(before.rows), after[0].shape
+    rows, shape = without_expanded_axes(before.rows), after[0].shape
     coarser = max(old / new for old, new in zip(rows[0].shape[2:], shape[2:], strict=True))
     found = []
     for coordinate, new, sampling in zip(rows[1:], after[1:], before.sampling, strict=True):
@@ -92,7 +104,7 @@ def sampled(before: Places, after: Coordinates, window: Window | None = None) ->
     return tuple(found)
 
 
-def _along(sampling: Sampling, line: Line, spread: list[float], centre: Callable[[int], float] | None) -> Sampling:
+def _along(sampling: Sampling, line: EvenLine, spread: list[float], centre: Callable[[int], float] | None) -> Sampling:
     """The sampling along one axis, of cells at these coordinates; centre: that of each cell's window, as an index."""
     first, last = spread[0], spread[-1]
     if not math.isfinite(first + last):
@@ -106,7 +118,7 @@ def _along(sampling: Sampling, line: Line, spread: list[float], centre: Callable
     return Sampling(sampling.scale * scale, sampling.offset + sampling.scale * offset, pitch)
 
 
-def line_along(coordinate: Tensor, axis: int) -> Line | None:
+def line_along(coordinate: Tensor, axis: int) -> EvenLine | None:
     """The line that a coordinate follows along an axis of a tensor, if it follows one and no other axis."""
     values = _through_the_middle(coordinate, axis)
     placed = ~values.isnan()
@@ -115,15 +127,15 @@ def line_along(coordinate: Tensor, axis: int) -> Line | None:
         return None
     first, last = int(index[0]), int(index[-1])
     step = float(values[last] - values[first]) / (last - first)
-    line = Line(float(values[first]) - step * first, step, last - first + 1)
+    line = EvenLine(float(values[first]) - step * first, step, last - first + 1)
     straight = line.start + step * torch.arange(len(values), device=values.device, dtype=torch.float32)
     far = ((coordinate - straight[(...,) + (None,) * (coordinate.ndim - 1 - axis)]).abs() > _UNEVEN * abs(step)).any()
     return None if step == 0 or bool(far) else line
 
 
-def gathered(places: Places, coordinates: Coordinates, size: Sequence[int]) -> Coordinates:
+def gather_cells(places: CellCoordinates, coordinates: Coordinates, size: Sequence[int]) -> Coordinates:
     """Coordinates, (b, d, *space), at the cells of another grid; none at all if one is made of what lies far apart."""
-    coarse = tuple(resized(each, size) for each in coordinates)
+    coarse = tuple(resampled_coordinates(each, size) for each in coordinates)
     old = tuple(coordinates[0].shape[2:])
     if old == tuple(size) or all(_is_even(each) for each in coordinates[1:]):
         return coarse

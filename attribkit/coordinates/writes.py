@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribkit.coordinates.coordinates import Coordinates, Places, nowhere
-from attribkit.coordinates.products import Found, Tracked
+from attribkit.coordinates.coordinates import CellCoordinates, Coordinates, no_coordinates
+from attribkit.coordinates.products import CoordinateLookup, TrackedResult
 
 
-def written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: Any) -> Found:
+def index_writes(tracked: CoordinateLookup, _function: Any, args: Any, _kwargs: Any, _output: Any) -> TrackedResult:
     """A part of the first argument overwritten."""
     target, index, value = args
     before, given = _both(tracked, target, value)
@@ -23,13 +23,13 @@ def written(tracked: Tracked, _function: Any, args: Any, _kwargs: Any, _output: 
     return _changed(before, given, value, change)
 
 
-def copied(tracked: Tracked, _function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
+def copy_writes(tracked: CoordinateLookup, _function: Any, args: Any, kwargs: Any, _output: Any) -> TrackedResult:
     """All of the first argument overwritten by the second."""
     given = tracked(args[1] if len(args) > 1 else kwargs["src"])
     return given.moved(lambda each: each.expand(args[0].shape)) if given else None
 
 
-def put(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -> Found:
+def scatter_writes(tracked: CoordinateLookup, function: Any, args: Any, kwargs: Any, _output: Any) -> TrackedResult:
     """The same of functions that write where an index, a mask or a slice tells."""
     args, kwargs, number = _source(args, kwargs)
     before, given = _both(tracked, args[0], args[number])
@@ -42,11 +42,11 @@ def put(tracked: Tracked, function: Any, args: Any, kwargs: Any, _output: Any) -
     return None if "reduce" in kwargs else _changed(before, given, args[number], change)
 
 
-def added(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) -> Found:
+def index_additions(tracked: CoordinateLookup, function: Any, args: Any, kwargs: Any, output: Any) -> TrackedResult:
     """The same of functions that add what they write; what meets at one element must come from one place."""
     if getattr(function, "__name__", "").startswith("index_put"):
         accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
-        return put(tracked, function, args, kwargs, output) if not accumulate else None
+        return scatter_writes(tracked, function, args, kwargs, output) if not accumulate else None
     if tracked(args[0]):
         return None
     args, kwargs, number = _source(args, kwargs)
@@ -69,8 +69,8 @@ def added(tracked: Tracked, function: Any, args: Any, kwargs: Any, output: Any) 
 
 
 def strided_view(
-    places: Places | None, tensor: Tensor, size: Any, stride: Any, offset: int | None = None
-) -> Places | None:
+    places: CellCoordinates | None, tensor: Tensor, size: Any, stride: Any, offset: int | None = None
+) -> CellCoordinates | None:
     """The places of a view of a tensor's storage."""
     if places is None:
         return None
@@ -78,9 +78,11 @@ def strided_view(
     return places.moved(lambda each: _laid_out(each, tensor).as_strided(tuple(size), tuple(stride), start))
 
 
-def written_through(base: Tensor, before: Places | None, view: Tensor, new: Places) -> Places:
+def write_through_view(
+    base: Tensor, before: CellCoordinates | None, view: Tensor, new: CellCoordinates
+) -> CellCoordinates:
     """The places of a tensor, into a view of which new ones were written."""
-    rows = before.rows if before else nowhere(base, len(new.sampling))
+    rows = before.rows if before else no_coordinates(base, len(new.sampling))
     start = view.storage_offset() - base.storage_offset()
     changed = []
     for each, values in zip(rows, new.rows, strict=True):
@@ -96,15 +98,19 @@ def _laid_out(coordinate: Tensor, tensor: Tensor) -> Tensor:
     return copy.copy_(coordinate.expand(tensor.shape))
 
 
-def _both(tracked: Tracked, target: Tensor, value: Any) -> tuple[Places | None, Places | None]:
+def _both(
+    tracked: CoordinateLookup, target: Tensor, value: Any
+) -> tuple[CellCoordinates | None, CellCoordinates | None]:
     """The places of a tensor that is written into, none of its elements having one if it is fresh, and of the value."""
     before, given = tracked(target), tracked(value)
     if before is None and given is not None:
-        before = given.put(nowhere(target, len(given.sampling)))
+        before = given.put(no_coordinates(target, len(given.sampling)))
     return before, given
 
 
-def _changed(before: Places | None, given: Places | None, value: Any, change: Callable[[Tensor, Any], Tensor]) -> Found:
+def _changed(
+    before: CellCoordinates | None, given: CellCoordinates | None, value: Any, change: Callable[[Tensor, Any], Tensor]
+) -> TrackedResult:
     """The places after a change of each coordinate of the first by that of the value."""
     if before is None:
         return None

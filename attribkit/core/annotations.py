@@ -1,5 +1,6 @@
 """[core/bounds] What `Annotated` says of a value beside its type: bounds of numbers, lengths, and rules of one's own.
-[core/kinds] What a value may be, read from a type annotation: converted, or refused in words."""
+[core/kinds] What a value may be, read from a type annotation: converted, or refused in words.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,37 +19,37 @@ _LONG = 2**31  # from which on a power of two is written as one
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """A marker in an annotation: what a value must fulfil, and how a message says so, behind the type."""
 
     holds: Callable[[Any], bool]
     words: str  # as in "a whole number from 1, odd"
 
 
-def rules_of(markers: Iterable[Any]) -> tuple[Rule, ...]:
+def constraints_of(markers: Iterable[Any]) -> tuple[Constraint, ...]:
     """The rules of the metadata of an annotation; markers that mean something else are passed over."""
     flat = [one for marker in markers for one in (marker if isinstance(marker, Interval | Len) else (marker,))]
     return tuple(rule for before, marker in zip([None, *flat], flat, strict=False) for rule in _rules(before, marker))
 
 
-def _rules(before: Any, marker: Any) -> Iterator[Rule]:
-    if isinstance(marker, Rule):
-        yield Rule(marker.holds, f", {marker.words}")
+def _rules(before: Any, marker: Any) -> Iterator[Constraint]:
+    if isinstance(marker, Constraint):
+        yield Constraint(marker.holds, f", {marker.words}")
     elif isinstance(marker, Ge):
-        yield Rule(lambda value: value >= marker.ge, f" from {_number(marker.ge)}")
+        yield Constraint(lambda value: value >= marker.ge, f" from {_number(marker.ge)}")
     elif isinstance(marker, Gt):
-        yield Rule(lambda value: value > marker.gt, f" above {_number(marker.gt)}")
+        yield Constraint(lambda value: value > marker.gt, f" above {_number(marker.gt)}")
     elif isinstance(marker, Le):
         word = "to" if isinstance(before, Ge) else "and up to" if isinstance(before, Gt) else "up to"
-        yield Rule(lambda value: value <= marker.le, f" {word} {_number(marker.le)}")
+        yield Constraint(lambda value: value <= marker.le, f" {word} {_number(marker.le)}")
     elif isinstance(marker, Lt):
         word = "to below" if isinstance(before, Ge) else "and below" if isinstance(before, Gt) else "below"
-        yield Rule(lambda value: value < marker.lt, f" {word} {_number(marker.lt)}")
+        yield Constraint(lambda value: value < marker.lt, f" {word} {_number(marker.lt)}")
     elif isinstance(marker, MinLen) and marker.min_length:
         length = "that is not empty" if marker.min_length == 1 else f"of at least {marker.min_length}"
-        yield Rule(lambda value: len(value) >= marker.min_length, f" {length}")
+        yield Constraint(lambda value: len(value) >= marker.min_length, f" {length}")
     elif isinstance(marker, MaxLen):
-        yield Rule(lambda value: len(value) <= marker.max_length, f", of at most {marker.max_length}")
+        yield Constraint(lambda value: len(value) <= marker.max_length, f", of at most {marker.max_length}")
 
 
 def _number(bound: Any) -> str:
@@ -62,7 +63,7 @@ _INT64 = range(-(2**63), 2**63)
 _SHOWN = 80  # characters of a value in a message
 
 
-class Kind(ABC):
+class ValueType(ABC):
     """What a value may be."""
 
     words: str  # of what it may be, behind "must be"
@@ -73,7 +74,7 @@ class Kind(ABC):
 
 
 @dataclass(frozen=True)
-class _Plain(Kind):
+class _Plain(ValueType):
     """An int, float, bool or str, out of those of Python and of NumPy."""
 
     words: str
@@ -84,7 +85,7 @@ class _Plain(Kind):
 
 
 @dataclass(frozen=True)
-class _Instance(Kind):
+class _Instance(ValueType):
     """Anything of a class."""
 
     cls: Any
@@ -95,7 +96,7 @@ class _Instance(Kind):
 
 
 @dataclass(frozen=True)
-class _Choice(Kind):
+class _Choice(ValueType):
     """One of several values, of its very type."""
 
     values: tuple[Any, ...]
@@ -110,10 +111,10 @@ class _Choice(Kind):
 
 
 @dataclass(frozen=True)
-class _Several(Kind):
+class _Several(ValueType):
     """A tuple, or another sequence, of values that are each of a kind."""
 
-    each: Kind | None
+    each: ValueType | None
     makes_tuple: bool
     is_filled: bool = False  # it has at least one
 
@@ -138,10 +139,10 @@ class _Several(Kind):
 
 
 @dataclass(frozen=True)
-class _Row(Kind):
+class _Row(ValueType):
     """A tuple of a fixed length, each place of a kind of its own."""
 
-    places: tuple[Kind | None, ...]
+    places: tuple[ValueType | None, ...]
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -155,10 +156,10 @@ class _Row(Kind):
 
 
 @dataclass(frozen=True)
-class _Union(Kind):
+class _Union(ValueType):
     """Any of several kinds; the first that needs no conversion, else the first that can be converted to."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ValueType, ...]
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -174,11 +175,11 @@ class _Union(Kind):
 
 
 @dataclass(frozen=True)
-class _Bounded(Kind):
+class _Bounded(ValueType):
     """A kind, and what its values must fulfil."""
 
-    kind: Kind
-    rules: tuple[Rule, ...]
+    kind: ValueType
+    rules: tuple[Constraint, ...]
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -190,27 +191,27 @@ class _Bounded(Kind):
         return read if fits else None
 
 
-def kind_of(hint: Any) -> Kind | None:
+def value_type(hint: Any) -> ValueType | None:
     """What an annotation allows; None where that is anything, or where the annotation is of no sort that is checked."""
     if isinstance(hint, type | None) and hint in _PLAIN:
         return _PLAIN[hint]
     if isinstance(hint, NewType):
-        return kind_of(hint.__supertype__)
+        return value_type(hint.__supertype__)
     if hasattr(hint, "__value__"):  # what `type Name = ...` makes
-        return kind_of(hint.__value__)
+        return value_type(hint.__value__)
     if isinstance(hint, TypeVar) or hint is Any or hint is object:
         return None
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _bounded(kind_of(arguments[0]), hint.__metadata__)
+        return _bounded(value_type(arguments[0]), hint.__metadata__)
     if origin is Literal:
         return _Choice(arguments)
     if origin in (Union, UnionType):
-        return _union([kind_of(each) for each in arguments])
+        return _union([value_type(each) for each in arguments])
     return _of_class(hint if origin is None else origin, arguments)
 
 
-def told(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value in a message, short and on one line."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
@@ -222,11 +223,11 @@ def told(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def _of_class(cls: Any, arguments: tuple[Any, ...]) -> Kind | None:
+def _of_class(cls: Any, arguments: tuple[Any, ...]) -> ValueType | None:
     if cls is tuple and len(arguments) > 0 and arguments[-1] is not Ellipsis:
-        return _Row(tuple(map(kind_of, arguments)))
+        return _Row(tuple(map(value_type, arguments)))
     if cls in (tuple, Sequence):
-        return _Several(kind_of(arguments[0]) if arguments else None, makes_tuple=cls is tuple)
+        return _Several(value_type(arguments[0]) if arguments else None, makes_tuple=cls is tuple)
     if cls is Callable:
         return _Instance(Callable, "a function")
     try:
@@ -237,7 +238,7 @@ def _of_class(cls: Any, arguments: tuple[Any, ...]) -> Kind | None:
     return _Instance(cls, "a tensor" if cls is Tensor else f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
 
 
-def _union(kinds: list[Kind | None]) -> Kind | None:
+def _union(kinds: list[ValueType | None]) -> ValueType | None:
     """Any of the kinds; names to choose from are told together, first."""
     named = [each for each in kinds if isinstance(each, _Choice) and each.values != (None,)]
     others = tuple(each for each in kinds if each is not None and each not in named)
@@ -253,10 +254,10 @@ def _either(words: list[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _bounded(kind: Kind | None, markers: tuple[Any, ...]) -> Kind | None:
+def _bounded(kind: ValueType | None, markers: tuple[Any, ...]) -> ValueType | None:
     if isinstance(kind, _Several) and markers == (MinLen(1),):
         return replace(kind, is_filled=True)
-    rules = rules_of(markers)
+    rules = constraints_of(markers)
     return _Bounded(kind, rules) if kind is not None and rules else kind
 
 
@@ -290,7 +291,7 @@ def _text(value: Any) -> Read:
     return (value,) if type(value) is str else (str.__str__(value),)
 
 
-_PLAIN: dict[Any, Kind] = {
+_PLAIN: dict[Any, ValueType] = {
     int: _Plain("a whole number", _whole),
     float: _Plain("a number", _real),
     bool: _Plain("True or False", _truth),

@@ -1,5 +1,6 @@
 """[core/graph] What autograd's graph tells: its operations, and which of them lie below another.
-[core/straightened] A guard against a fault of torch: what flows back into a batch norm of one image can be read in the wrong order."""
+[core/straightened] A guard against a fault of torch: what flows back into a batch norm of one image can be read in the wrong order.
+"""
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ RECOMPUTED = (
 )
 
 
-def operation(node: Node) -> str:
+def operation_name(node: Node) -> str:
     """The name of an operation, as in "Convolution"; the number behind it differs between versions of torch."""
     return node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 
 def is_recomputed(nodes: Iterable[Node]) -> bool:
     """Whether a re-entrant checkpoint hides a part of the graph, and recomputes it in another one."""
-    return any(operation(node) == "CheckpointFunction" for node in nodes)
+    return any(operation_name(node) == "CheckpointFunction" for node in nodes)
 
 
 def reachable(start: Node | None, closed: Container[Node] = ()) -> set[Node]:
@@ -36,7 +37,7 @@ def reachable(start: Node | None, closed: Container[Node] = ()) -> set[Node]:
 
 
 @contextmanager
-def straightened(score: Tensor) -> Iterator[None]:
+def contiguous_batchnorm_gradients(score: Tensor) -> Iterator[None]:
     """Lay out anew the gradients that batch norms in the score's graph receive, while its backward runs.
 
     On the CPU, the backward of a batch norm in evaluation mode takes a gradient for channels last that only looks so:
@@ -44,7 +45,7 @@ def straightened(score: Tensor) -> Iterator[None]:
     stem. It then gives wrong numbers without a word (seen in torch 2.15, batches of one image and instance norms).
     """
     graph = reachable(score.grad_fn) if score.device.type == "cpu" else ()
-    handles = [node.register_prehook(_contiguous) for node in graph if operation(node) == "NativeBatchNorm"]
+    handles = [node.register_prehook(_contiguous) for node in graph if operation_name(node) == "NativeBatchNorm"]
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """[core/image_axes] The order of the axes in which a model takes its images; inside attribkit it is always (b, c, *space).
-[core/axes] The axes of space: options that are sizes along them, and how maps are interpolated."""
+[core/axes] The axes of space: options that are sizes along them, and how maps are interpolated.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
-from attribkit.core.options import Count, OneOrMore
+from attribkit.core.options import OneOrMore, PositiveInt
 
 _SPACE = {1: "n", 2: "hw", 3: "thw"}  # letters of the axes of space, by their number
 
@@ -71,7 +72,9 @@ class ImageAxes:
 
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # modes of torch's interpolate, by the number of axes of space
-PerAxis = Count | OneOrMore[Count]  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
+PerAxis = (
+    PositiveInt | OneOrMore[PositiveInt]
+)  # for every axis of space, or one for each: (t, h, w) of clips, (d, h, w) of volumes
 
 
 def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least: int = 1) -> tuple[int, ...]:
@@ -83,12 +86,12 @@ def per_axis(name: str, given: int | Sequence[int], space: Sequence[int], least:
     if len(each) != len(space) or not _are_sizes(each, least):
         raise InvalidInput(
             f"{name}={given!r} must be a whole number from {least}, or one for each of the {len(space)} axes of "
-            f"{times(space)} pixels."
+            f"{format_sizes(space)} pixels."
         )
     return tuple(map(int, each))
 
 
-def at_most(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:
+def capped_sizes(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:
     """A size for each axis: of images the same along both; of clips and volumes no more than a share, one in so many.
 
     Time is short: what suits the height of a frame would cover all frames at once.
@@ -98,7 +101,7 @@ def at_most(size: int, share: int, space: Sequence[int]) -> tuple[int, ...]:
     return tuple(max(1, min(size, side // share)) for side in space)
 
 
-def times(sizes: Sequence[int]) -> str:
+def format_sizes(sizes: Sequence[int]) -> str:
     """Sizes in a row, for a message: 16x112x112."""
     return "x".join(map(str, sizes))
 

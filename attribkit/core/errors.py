@@ -8,7 +8,8 @@ AttribkitError
 └── OutOfMemory       also a MemoryError: one image alone is too large
 PluginWarning         a UserWarning: a plugin that was left out
 [core/naming] Errors that name what was asked of which model.
-[core/printable] Text of unknown origin, made safe for a terminal and for files."""
+[core/printable] Text of unknown origin, made safe for a terminal and for files.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,7 @@ class UnknownName(AttribkitError, LookupError):
         known = list(known)
         near = get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"No {kind} is named {name!r}.{hint} Known: {listed(known)}.{advice and ' ' + advice}")
+        super().__init__(f"No {kind} is named {name!r}.{hint} Known: {join_names(known)}.{advice and ' ' + advice}")
 
 
 class InvalidInput(AttribkitError, ValueError):
@@ -71,7 +72,7 @@ def _told(places: Iterable[tuple[str, str]]) -> str:
     return f" ({told})" if told else ""
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names in a row, for a message; a long row ends in a count."""
     names = list(names)
     more = len(names) - _SHOWN
@@ -82,7 +83,7 @@ OWN_FORWARD = "raised by the model's own forward"  # in the note on what a model
 
 
 @contextmanager
-def naming(kind: str, what: Any) -> Iterator[None]:
+def error_context(kind: str, what: Any) -> Iterator[None]:
     """Let every error that passes name something: in its sentence if it is attribkit's own, else in a note.
 
     What the model's own forward raises is left alone; it has a note that tells so.

@@ -16,24 +16,26 @@ _GIVEN = "the model was also given"
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
+class BroadcastInput:
     """A tensor that is the same for all images, among the inputs of a model; it is handed on as it is."""
 
     tensor: Tensor
 
     def __post_init__(self) -> None:
         if not isinstance(self.tensor, Tensor):
-            raise InvalidInput(f"Shared holds one tensor, got {type(self.tensor).__name__}: wrap each of the tensors.")
+            raise InvalidInput(
+                f"BroadcastInput holds one tensor, got {type(self.tensor).__name__}: wrap each of the tensors."
+            )
 
 
-_LEAVES = (Tensor, Shared)
+_LEAVES = (Tensor, BroadcastInput)
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """Keyword arguments of a model's forward besides the images; only the images are explained.
 
-    Tensors, those inside tuples, lists, dicts and dataclasses too, have a row per image, unless they are Shared.
+    Tensors, those inside tuples, lists, dicts and dataclasses too, have a row per image, unless they are BroadcastInput.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Inputs:
             )
         return self._of_rows(lambda rows: rows.repeat(times, *(1,) * (rows.ndim - 1)), count)
 
-    def part(self, images: slice) -> "Inputs":
+    def subset(self, images: slice) -> "Inputs":
         """Those of some of the images."""
         return self._of_rows(lambda rows: rows[images], len(range(*images.indices(self.images))))
 
@@ -102,13 +104,13 @@ def check_image_name(name: str, module: nn.Module) -> None:
         raise UnknownName("parameter of the model's forward", name, _parameters(module))
 
 
-def had_inputs(notes: Iterable[str]) -> bool:
+def has_other_inputs(notes: Iterable[str]) -> bool:
     """Whether images with these notes went through the model with more than themselves."""
     return any(note.startswith(_GIVEN) for note in notes)
 
 
 @contextmanager
-def handed_on(
+def inject_inputs(
     module: nn.Module, arguments: Callable[[Tensor], tuple[tuple[Any, ...], dict[str, Any]]]
 ) -> Iterator[None]:
     """Let a module be called with images alone, whoever calls it; arguments: of the images, what its forward takes."""
@@ -137,17 +139,17 @@ def _check_rows(name: str, value: Any, images: int) -> None:
         if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) != images:
             raise InvalidInput(
                 f"inputs[{name!r}]{path} has {len(tensor)} rows for {images} images: give a row per image, or "
-                "Shared(tensor) for one that is the same for all of them."
+                "BroadcastInput(tensor) for one that is the same for all of them."
             )
 
 
-def _on_rows(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor | Shared], Tensor | Shared]:
+def _on_rows(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor | BroadcastInput], Tensor | BroadcastInput]:
     """The change of tensors that have a row per image; numbers and shared ones stay."""
     return lambda each: change(each) if isinstance(each, Tensor) and each.ndim > 0 else each
 
 
-def _copied(value: Tensor | Shared) -> Tensor:
-    return (value.tensor if isinstance(value, Shared) else value).clone()
+def _copied(value: Tensor | BroadcastInput) -> Tensor:
+    return (value.tensor if isinstance(value, BroadcastInput) else value).clone()
 
 
 class _Text(str):
@@ -160,5 +162,9 @@ def _told(value: Any) -> str:
     return repr(mapped(value, _LEAVES, lambda each: _Text(_fingerprint(each))))
 
 
-def _fingerprint(value: Tensor | Shared) -> str:
-    return f"Shared({fingerprint(value.tensor)})" if isinstance(value, Shared) else f"({fingerprint(value)})"
+def _fingerprint(value: Tensor | BroadcastInput) -> str:
+    return (
+        f"BroadcastInput({fingerprint(value.tensor)})"
+        if isinstance(value, BroadcastInput)
+        else f"({fingerprint(value)})"
+    )

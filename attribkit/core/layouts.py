@@ -1,5 +1,6 @@
 """[core/layouts] Where the image lies in a layer's output: channels first, channels last, or a row of tokens.
-[core/placement] Where the grids of the layers that were read lie on the images."""
+[core/placement] Where the grids of the layers that were read lie on the images.
+"""
 
 import math
 from collections.abc import Iterable, Sequence

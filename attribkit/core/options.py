@@ -9,20 +9,20 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from attribkit.core.annotations import Kind, kind_of, told
+from attribkit.core.annotations import ValueType, describe, value_type
 from attribkit.core.errors import InvalidInput
 
 T = TypeVar("T")
 
-Count = Annotated[int, Ge(1)]  # how many
-CountOrZero = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Ge(1)]  # how many
+NonNegativeInt = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]  # as torch and numpy both take it
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
-ShareAboveZero = Annotated[float, Gt(0), Le(1)]
-InnerShare = Annotated[float, Gt(0), Lt(1)]  # neither none nor all
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+FractionBelowOne = Annotated[float, Ge(0), Lt(1)]
+FractionAboveZero = Annotated[float, Gt(0), Le(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither none nor all
 Name = Annotated[str, MinLen(1)]
 OneOrMore = Annotated[tuple[T, ...], MinLen(1)]
 
@@ -67,16 +67,16 @@ def _check(options: Any) -> None:
         read = kind.read(value)
         if read is None:
             owner = getattr(options, "name", type(options).__name__)
-            raise InvalidInput(f"{name}={told(value)} must be {kind.words} (an option of {owner!r}).")
+            raise InvalidInput(f"{name}={describe(value)} must be {kind.words} (an option of {owner!r}).")
         if read[0] is not value:
             object.__setattr__(options, name, read[0])
 
 
 @lru_cache(maxsize=512)
-def _kinds(cls: type) -> dict[str, Kind]:
+def _kinds(cls: type) -> dict[str, ValueType]:
     """What each option may be, but for those that may be anything."""
     hints = _hints(cls)
-    kinds = {each.name: kind_of(hints[each.name]) for each in fields(cls) if each.name in hints}
+    kinds = {each.name: value_type(hints[each.name]) for each in fields(cls) if each.name in hints}
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 

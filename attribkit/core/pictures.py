@@ -1,6 +1,7 @@
 """[core/broadcast] Numbers of each image beside the images themselves.
 [core/overlay] Images and heatmaps as pixels for eyes; the only place that stretches values for display.
-[core/sections] Clips and volumes in sections that a page can show: frames of a clip, slices of a volume along an axis."""
+[core/sections] Clips and volumes in sections that a page can show: frames of a clip, slices of a volume along an axis.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,7 +17,7 @@ from torch import Tensor
 from attribkit.core.shapes import Picture, Pictures
 
 
-def beside(values: Tensor, like: Tensor) -> Tensor:
+def broadcast_to_spatial(values: Tensor, like: Tensor) -> Tensor:
     """The values, (b, ...), with axes of one element behind, so that they broadcast over (b, ..., *space)."""
     return values[(...,) + (None,) * (like.ndim - values.ndim)]
 
@@ -24,7 +25,7 @@ def beside(values: Tensor, like: Tensor) -> Tensor:
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest value of each image (b, ...), each (b, 1, ...)."""
     low, high = x.flatten(1).aminmax(dim=1)
-    return beside(low, x), beside(high, x)
+    return broadcast_to_spatial(low, x), broadcast_to_spatial(high, x)
 
 
 SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"  # readable without colour vision; for maps without and with negative scores

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Bar = Any  # a bar of tqdm, which has no types
 
 
-def tracked(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """The items as they are, with a bar in a terminal where they take more than a few seconds."""
     yield from tqdm(items, what, total, leave=False, disable=None, delay=_PATIENCE)
 

@@ -1,5 +1,6 @@
 """[core/files] Files that are there whole or not at all.
-[core/saved] Tensors and a record of them in one safetensors file."""
+[core/saved] Tensors and a record of them in one safetensors file.
+"""
 
 import json
 import os
@@ -51,7 +52,7 @@ _FORMAT = 1  # of the files that are written; all from 1 to this are read
 _VERSION, _RECORD = "attribkit", "attribution"  # keys of the metadata
 
 
-def write(path: Any, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def write_tensors(path: Any, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write the file whole, or leave what is there; raises UnreadableFile where that cannot be."""
     place = _place(path)
     try:
@@ -64,7 +65,7 @@ def write(path: Any, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -
         raise UnreadableFile(f"{str(path)!r} cannot be written: no file holds {_told(error)}.") from error
 
 
-def read(path: Any, names: frozenset[str]) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(path: Any, names: frozenset[str]) -> tuple[dict[str, Tensor], Any]:
     """The tensors of these names, and the record.
 
     Raises UnreadableFile where the file was written by a newer attribkit; InvalidInput, OSError, SafetensorError,

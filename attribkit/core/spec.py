@@ -1,5 +1,6 @@
 """[core/targets/output_kinds] Whether class scores are logits, probabilities or log-probabilities: by their values, and by their graph.
-[core/spec] What an architecture says of itself."""
+[core/spec] What an architecture says of itself.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from attribkit.core.autograd import operation
+from attribkit.core.autograd import operation_name
 from attribkit.core.axes import ImageAxes
 from attribkit.core.errors import InvalidInput
 from attribkit.core.layouts import Layout, find_layout
@@ -69,11 +70,11 @@ def _is_affine(start: Node) -> bool:
     ahead, seen = [start], set()
     while ahead:
         node = ahead.pop()
-        if node in seen or operation(node) in _WEIGHTED or operation(node) == "AccumulateGrad":
+        if node in seen or operation_name(node) in _WEIGHTED or operation_name(node) == "AccumulateGrad":
             continue
         seen.add(node)
         below = _below(node)
-        if operation(node) not in _AFFINE and not (operation(node) in ("Mul", "Div") and len(below) == 1):
+        if operation_name(node) not in _AFFINE and not (operation_name(node) in ("Mul", "Div") and len(below) == 1):
             return False
         ahead += below
     return True
@@ -87,7 +88,7 @@ def _ends(start: Node) -> Iterable[bool]:
         if (node, passed) in seen:
             continue
         seen.add((node, passed))
-        name = operation(node)
+        name = operation_name(node)
         if name in _SQUASHING or _squashes_with(name, passed):
             yield True
         elif name not in _COMBINING or _enlarges(node):
@@ -105,7 +106,7 @@ def _squashes_with(name: str, passed: frozenset[str]) -> bool:
 
 def _enlarges(node: Node) -> bool:
     """Whether a node multiplies by a constant above one."""
-    if operation(node) != "Mul" or len(_below(node)) != 1:
+    if operation_name(node) != "Mul" or len(_below(node)) != 1:
         return False
     constants = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
     return any(isinstance(each, Tensor) and bool((each.abs() > 1).any()) for each in constants)
@@ -127,7 +128,7 @@ class ModelSpec:
     prefix_tokens: int | None = None  # tokens before those of the patches; None where it is not known
     patch: tuple[int, ...] | None = None  # pixels per token along each axis, where they differ
     channels_last: bool = False  # whether its maps are (b, h, w, c)
-    embeds: bool = False  # whether it has no classes: what it returns is an embedding or a map
+    is_embedding_model: bool = False  # whether it has no classes: what it returns is an embedding or a map
     outputs: OutputKind | None = None  # what its class scores are; None is seen from a forward
     input_size: tuple[int, ...] | None = None  # (c, *space) that it was made for
     mean: tuple[float, ...] | None = None  # of the training images, per channel, values 0 to 1; what was subtracted

@@ -1,6 +1,7 @@
 """[core/blurs] Images out of focus: what removed pixels are replaced by, an axis of space after the other.
 [core/substrates] What stands in for pixels that are taken away.
-[core/option_images] Images among the options of methods and metrics, in the order of axes in which attribkit computes."""
+[core/option_images] Images among the options of methods and metrics, in the order of axes in which attribkit computes.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.core.annotations import Rule
+from attribkit.core.annotations import Constraint
 from attribkit.core.axes import ImageAxes
 from attribkit.core.errors import InvalidInput
-from attribkit.core.options import Count, Options, Positive
-from attribkit.core.pictures import beside, extremes
+from attribkit.core.options import Options, PositiveFloat, PositiveInt
+from attribkit.core.pictures import broadcast_to_spatial, extremes
 from attribkit.core.shapes import Images
 from attribkit.core.tensors import Fingerprinted
 
-OddSize = Annotated[Count, Rule(lambda size: size % 2 == 1, "odd")]  # pixels of a kernel, with one in its middle
+OddSize = Annotated[
+    PositiveInt, Constraint(lambda size: size % 2 == 1, "odd")
+]  # pixels of a kernel, with one in its middle
 
 _SHARE = 1 / 12  # standard deviation of the blur that grows with the image, as a share of each axis
 _TAIL = 4  # standard deviations after which SciPy cuts a Gaussian off
@@ -30,7 +33,7 @@ class GaussianBlur(Options):
     """A Gaussian kernel, cut off and made to sum to one; beyond the border the image is mirrored, as in torchvision."""
 
     size: OddSize = 15  # pixels of the kernel along each axis, an odd number
-    sigma: Positive = 5.0  # pixels
+    sigma: PositiveFloat = 5.0  # pixels
 
     def __call__(self, x: Images) -> Images:
         """The images blurred."""
@@ -50,7 +53,7 @@ class FoldedBlur(Options):
     """
 
     size: OddSize = 11  # pixels of the kernel along each axis, an odd number
-    sigma: Positive = 5.0  # pixels
+    sigma: PositiveFloat = 5.0  # pixels
 
     def __call__(self, x: Images) -> Images:
         """The images blurred; normalised ones fade to the mean colour at their borders."""
@@ -129,7 +132,7 @@ _RADIUS = 3  # pixels around a hole that inpainting looks at
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Given(Fingerprinted):
+class GivenImages(Fingerprinted):
     """Images that a user chose, as an option of a method: (c, *space), or (b, c, *space) with b = 1 or one for each."""
 
 
@@ -147,12 +150,12 @@ class Imputer(Options, ABC):
         """
 
 
-Filling = Substrate | Literal["inpaint"] | Blur | Given | Imputer | Tensor  # as an option
+Filling = Substrate | Literal["inpaint"] | Blur | GivenImages | Imputer | Tensor  # as an option
 Fill = Callable[[Tensor], Images]
 
 _MADE: dict[str, Callable[[Images], Images]] = {
     "zero": torch.zeros_like,
-    "mean": lambda x: beside(x.flatten(2).mean(2), x).expand_as(x),
+    "mean": lambda x: broadcast_to_spatial(x.flatten(2).mean(2), x).expand_as(x),
     "minimum": lambda x: extremes(x)[0].expand_as(x),
     "blur": wide_blur,
     "folded_blur": FoldedBlur(),
@@ -168,13 +171,13 @@ def filling(x: Images, kind: Any, seed: int = 0) -> Fill:
         return lambda removed: torch.where(removed, kind(x, removed), x)
     if isinstance(kind, str) and kind == "inpaint":
         return lambda removed: inpainted(x, removed)
-    instead = substrate(x, Given(kind) if isinstance(kind, Tensor) else kind, seed)
+    instead = substrate(x, GivenImages(kind) if isinstance(kind, Tensor) else kind, seed)
     return lambda removed: torch.where(removed, instead, x)
 
 
-def substrate(x: Images, kind: str | Blur | Given, seed: int = 0) -> Images:
+def substrate(x: Images, kind: str | Blur | GivenImages, seed: int = 0) -> Images:
     """Images of the shape of x that hold less of what x shows; noise is the same for every image."""
-    if isinstance(kind, Given):
+    if isinstance(kind, GivenImages):
         return _fitted(kind.tensor, x)
     if isinstance(kind, Blur):
         return kind(x)
@@ -238,10 +241,10 @@ def _fitted(images: Tensor, x: Images) -> Images:
     return wide.to(x).expand_as(x)
 
 
-Made = TypeVar("Made")
+MethodOrMetric = TypeVar("MethodOrMetric")
 
 
-def options_channels_first(made: Made, axes: str | None) -> Made:
+def options_channels_first(made: MethodOrMetric, axes: str | None) -> MethodOrMetric:
     """A method or metric whose options that are images, in these axes, are (b, c, *space); itself if there is none."""
     if axes is None or not is_dataclass(made):
         return made
@@ -253,9 +256,9 @@ def options_channels_first(made: Made, axes: str | None) -> Made:
 
 
 def _channels_first(value: Any, axes: ImageAxes) -> Any:
-    if isinstance(value, Given):
-        return Given(_image_channels_first(value.tensor, axes))
-    if isinstance(value, tuple) and any(isinstance(each, Given) for each in value):
+    if isinstance(value, GivenImages):
+        return GivenImages(_image_channels_first(value.tensor, axes))
+    if isinstance(value, tuple) and any(isinstance(each, GivenImages) for each in value):
         return tuple(_channels_first(each, axes) for each in value)
     return value
 

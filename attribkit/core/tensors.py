@@ -1,5 +1,6 @@
 """[core/devices] Devices: by name, and how numbers get there.
-[core/fingerprint] Tensors told in a few characters, and compared by them."""
+[core/fingerprint] Tensors told in a few characters, and compared by them.
+"""
 
 import platform
 import zlib
@@ -15,7 +16,7 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput
 
 
-def device_named(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """A device that works; "auto" is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,14 +27,14 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
-def told_device(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """The name of a device for a record of numbers; of a CPU with the instructions that torch uses on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else str(device)
 
 
-def sent(
+def to_device(
     numbers: int | Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
     """A number, or several in a row, as a tensor on a device; from pinned memory, so that nobody waits for a GPU."""

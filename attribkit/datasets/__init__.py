@@ -7,8 +7,8 @@ from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.datasets.coco import Coco
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.folders import ImageFolder, ImageNet
-from attribkit.datasets.geometry import Prepared, prepare
-from attribkit.datasets.given import Boxes, Given
+from attribkit.datasets.geometry import Prepared, prepare_sample
+from attribkit.datasets.given import BoxedImages, ItemDataset
 from attribkit.datasets.oxford_pets import OxfordPets
 from attribkit.datasets.pascal_voc import PascalVOC
 from attribkit.datasets.sample import ImageSource, MaskSource, Sample, Size
@@ -16,13 +16,13 @@ from attribkit.datasets.scenes import Scenes, grid_mosaics
 
 __all__ = [
     "DATASETS",
-    "Boxes",
+    "BoxedImages",
     "Coco",
     "Dataset",
-    "Given",
     "ImageFolder",
     "ImageNet",
     "ImageSource",
+    "ItemDataset",
     "MaskSource",
     "OxfordPets",
     "PascalVOC",
@@ -31,16 +31,16 @@ __all__ = [
     "Scenes",
     "Size",
     "grid_mosaics",
-    "make",
-    "prepare",
+    "make_dataset",
+    "prepare_sample",
 ]
 
 DATASETS: dict[str, type[Dataset]] = {
-    each.kind: each for each in (Scenes, ImageFolder, ImageNet, PascalVOC, Coco, OxfordPets, Boxes, Given)
+    each.kind: each for each in (Scenes, ImageFolder, ImageNet, PascalVOC, Coco, OxfordPets, BoxedImages, ItemDataset)
 }
 
 
-def make(kind: str, **options: Any) -> Dataset:
+def make_dataset(kind: str, **options: Any) -> Dataset:
     """A data set by its kind; options are its fields. Its annotations are read, so that what is broken is told now.
 
     Raises UnknownName, InvalidInput for options that do not fit, and UnreadableFile for what is missing or broken.

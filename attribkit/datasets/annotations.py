@@ -1,5 +1,6 @@
 """[datasets/annotations] Reading what annotators wrote, or telling in one sentence why it cannot be read.
-[datasets/labels] Which class of the model a name of the data set means."""
+[datasets/labels] Which class of the model a name of the data set means.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile
-from attribkit.datasets.sample import Corners, Size
+from attribkit.datasets.sample import BoxCorners, Size
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def annotation_errors(path: Path) -> Iterator[None]:
     """Whatever is wrong with the file of annotations becomes one sentence that names it."""
     try:
         yield
@@ -52,20 +53,20 @@ def subfolders(folder: Path) -> list[Path]:
 
 def json_of(path: Path) -> Any:
     """What a JSON file holds."""
-    with reading(path):
+    with annotation_errors(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def lines_of(path: Path) -> list[str]:
+def list_entries(path: Path) -> list[str]:
     """The lines of a list, without empty ones and comments."""
-    with reading(path):
+    with annotation_errors(path):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
 
 
 def xml_of(path: Path) -> ElementTree.Element:
     """The root of an XML file."""
-    with reading(path):
+    with annotation_errors(path):
         return ElementTree.fromstring(path.read_bytes())
 
 
@@ -87,7 +88,7 @@ def xml_box(element: ElementTree.Element) -> list[float]:
     return [float(xml_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
 
 
-def corners(boxes: Any) -> Corners:
+def corners(boxes: Any) -> BoxCorners:
     """Boxes, (n, 4); a ValueError names one that is none."""
     found = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     wrong = ~np.isfinite(found).all(1) | (found[:, 2:] < found[:, :2]).any(1)
@@ -109,10 +110,10 @@ def subsets_of(told: Any) -> frozenset[str]:
     return names
 
 
-Labels = Mapping[str, int] | Sequence[str] | Literal["own"] | None
+LabelMap = Mapping[str, int] | Sequence[str] | Literal["own"] | None
 
 
-def model_classes(labels: Labels, own: Sequence[str]) -> dict[str, int | None]:
+def model_classes(labels: LabelMap, own: Sequence[str]) -> dict[str, int | None]:
     """The model's class of each name that is explained; None where it is not known.
 
     labels: a mapping of names to the model's classes, or the names in the order of its classes; names that it leaves

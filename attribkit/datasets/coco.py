@@ -1,5 +1,6 @@
 """[datasets/outlines] Masks as COCO writes them.
-[datasets/coco] COCO."""
+[datasets/coco] COCO.
+"""
 
 import json
 from collections import defaultdict
@@ -12,9 +13,9 @@ import numpy as np
 from skimage import draw
 
 from attribkit.core.errors import InvalidInput
-from attribkit.datasets.annotations import Labels, corners, existing_folder, json_of, model_classes, reading
+from attribkit.datasets.annotations import LabelMap, annotation_errors, corners, existing_folder, json_of, model_classes
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.sample import Corners, Mask, MaskSource, Sample, Size, difficult
+from attribkit.datasets.sample import BoxCorners, Mask, MaskSource, Sample, Size, difficult
 from attribkit.datasets.sources import PhotographFile, digest
 
 
@@ -67,7 +68,7 @@ def _lengths(text: str) -> list[int]:
     return lengths
 
 
-Record = Mapping[str, Any]  # as the file has it
+CocoRecord = Mapping[str, Any]  # as the file has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class _Outlines(MaskSource):
     path: Path  # of the annotations
 
     def read(self) -> Mask:
-        with reading(self.path):
+        with annotation_errors(self.path):
             return np.logical_or.reduce([outlined(each, self.size) for each in self.segmentations])
 
     def stamp(self) -> str:
@@ -99,7 +100,7 @@ class Coco(Dataset):
     annotations: str | Path  # such as instances_val2017.json
     regions: Literal["masks", "boxes"] = "masks"
     crowds: bool = True  # regions of crowds belong to the object; False leaves them out
-    labels: Labels = None  # category -> the model's class; "own" numbers them by their ids; None: not known
+    labels: LabelMap = None  # category -> the model's class; "own" numbers them by their ids; None: not known
 
     def __post_init__(self) -> None:
         if self.regions not in ("masks", "boxes"):
@@ -109,10 +110,10 @@ class Coco(Dataset):
         existing_folder(self.root)
         path = Path(self.annotations)
         told = json_of(path)
-        with reading(path):
+        with annotation_errors(path):
             names = {each["id"]: str(each["name"]) for each in sorted(told["categories"], key=lambda each: each["id"])}
             asked = model_classes(self.labels, list(names.values()))
-            instances: dict[Any, list[Record]] = defaultdict(list)
+            instances: dict[Any, list[CocoRecord]] = defaultdict(list)
             for each in told["annotations"]:
                 if self.crowds or not each.get("iscrowd"):
                     instances[each["image_id"]].append(each)
@@ -120,7 +121,7 @@ class Coco(Dataset):
                 yield from self._samples(image, instances[image["id"]], names, asked)
 
     def _samples(
-        self, image: Record, instances: list[Record], names: dict[Any, str], asked: dict[str, int | None]
+        self, image: CocoRecord, instances: list[CocoRecord], names: dict[Any, str], asked: dict[str, int | None]
     ) -> Iterator[Sample]:
         size = Size(int(image["height"]), int(image["width"]))
         file = Path(image["file_name"])
@@ -139,11 +140,11 @@ class Coco(Dataset):
                 subsets=difficult(area, size.height * size.width, len(categories)),
             )
 
-    def _outlines(self, instances: list[Record], size: Size) -> MaskSource:
+    def _outlines(self, instances: list[CocoRecord], size: Size) -> MaskSource:
         return _Outlines(tuple(each["segmentation"] for each in instances), size, Path(self.annotations))
 
 
-def _boxes(instances: list[Record]) -> Corners:
+def _boxes(instances: list[CocoRecord]) -> BoxCorners:
     """Left, top, width, height as edges."""
     told = np.array([each["bbox"] for each in instances], dtype=np.float64)
     return corners(np.concatenate([told[:, :2], told[:, :2] + told[:, 2:]], axis=1))

@@ -1,5 +1,6 @@
 """[datasets/image_folder] A folder of images for each class.
-[datasets/imagenet] ImageNet's validation images."""
+[datasets/imagenet] ImageNet's validation images.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +9,19 @@ from typing import ClassVar
 
 from attribkit.core.errors import InvalidInput
 from attribkit.datasets.annotations import (
-    Labels,
+    LabelMap,
+    annotation_errors,
     corners,
     existing_folder,
     image_files,
     model_classes,
-    reading,
     subfolders,
     xml_box,
     xml_of,
     xml_size,
 )
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.sample import Corners, Sample, Size
+from attribkit.datasets.sample import BoxCorners, Sample, Size
 from attribkit.datasets.sources import PhotographFile
 
 
@@ -31,7 +32,7 @@ class ImageFolder(Dataset):
     kind: ClassVar[str] = "image_folder"
 
     root: str | Path
-    labels: Labels = None  # folder -> the model's class; "own" numbers the folders by name; None: not known
+    labels: LabelMap = None  # folder -> the model's class; "own" numbers the folders by name; None: not known
 
     def read(self) -> Iterator[Sample]:
         root = existing_folder(self.root)
@@ -81,10 +82,10 @@ def _sample(path: Path, label: int, drawn: Path | None) -> Sample:
     return Sample(id=path.stem, group=path.stem, image_source=source, label=label, boxes=boxes)
 
 
-def _annotation(path: Path) -> tuple[Size, Corners]:
+def _annotation(path: Path) -> tuple[Size, BoxCorners]:
     """The size of the annotated image, and its boxes; their numbers are edges, from 0 to its width and height."""
     root = xml_of(path)
-    with reading(path):
+    with annotation_errors(path):
         return xml_size(root), corners([xml_box(each) for each in root.iter("object")])
 
 

@@ -1,5 +1,6 @@
 """[datasets/geometry] Boxes and masks in the pixels that the model sees.
-[datasets/prepared] From a sample to what a model gets and a metric compares with."""
+[datasets/prepared] From a sample to what a model gets and a metric compares with.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attribkit.core.errors import InvalidInput
-from attribkit.core.ground_truth import filled
-from attribkit.datasets.sample import Corners, Mask, Sample, Size
+from attribkit.core.ground_truth import filled_boxes
+from attribkit.datasets.sample import BoxCorners, Mask, Sample, Size
 from attribkit.io.preprocessing import Preprocessing
 
 SeenMask = Bool[Tensor, "rows columns"]  # True on the object, in the pixels that the model sees
@@ -29,7 +30,7 @@ def pixel_sides(size: Size, preprocessing: Preprocessing) -> Float[Tensor, " 2"]
     )
 
 
-def seen_boxes(boxes: Corners, size: Size, preprocessing: Preprocessing) -> SeenBoxes:
+def seen_boxes(boxes: BoxCorners, size: Size, preprocessing: Preprocessing) -> SeenBoxes:
     """What the model sees of the boxes of an image of this size, in its own pixels; those beside it are left out."""
     moved = preprocessing.geometry(_tracked(boxes, size)).as_subclass(Tensor)
     return moved[(moved[:, 2:] > moved[:, :2]).all(1)]
@@ -46,10 +47,10 @@ def seen_mask(mask: Mask, preprocessing: Preprocessing) -> SeenMask:
         return seen
     rows, columns = np.nonzero(mask)
     pixels = np.stack([columns, rows, columns + 1, rows + 1], axis=1).astype(np.float64)
-    return filled(seen_boxes(pixels, Size(*mask.shape), preprocessing)[None], *preprocessing.size)[0]
+    return filled_boxes(seen_boxes(pixels, Size(*mask.shape), preprocessing)[None], *preprocessing.size)[0]
 
 
-def _tracked(boxes: Corners, size: Size) -> tv_tensors.BoundingBoxes:
+def _tracked(boxes: BoxCorners, size: Size) -> tv_tensors.BoundingBoxes:
     """Boxes that torchvision's transforms move, cut at the image's border."""
     inside = np.clip(boxes, 0, [size.width, size.height] * 2)
     return tv_tensors.BoundingBoxes(torch.from_numpy(inside), format="XYXY", canvas_size=tuple(size))
@@ -74,7 +75,7 @@ class Prepared:
     notes: tuple[str, ...] = ()  # what a careful reader should know
 
 
-def prepare(sample: Sample, preprocessing: Any) -> Prepared:
+def prepare_sample(sample: Sample, preprocessing: Any) -> Prepared:
     """Take a sample's image and its mask or boxes through the same resizing and cropping.
 
     preprocessing: as `load_model` gives it. Raises UnreadableFile where the image or the mask cannot be read.
@@ -107,7 +108,7 @@ def _boxes(sample: Sample, image: Image.Image, preprocessing: Preprocessing) -> 
 def _mask(sample: Sample, image: Image.Image, boxes: SeenBoxes | None, preprocessing: Preprocessing) -> SeenMask | None:
     mask = sample.mask
     if mask is None:
-        return None if boxes is None else filled(boxes[None], *preprocessing.size)[0]
+        return None if boxes is None else filled_boxes(boxes[None], *preprocessing.size)[0]
     if mask.shape != (image.height, image.width):
         raise InvalidInput(
             f"The mask of {sample.id!r} is {mask.shape}, its image {(image.height, image.width)} (height, width)."

@@ -1,5 +1,6 @@
 """[datasets/boxes] Images with boxes in a plain JSON file.
-[datasets/given] Whatever the user has."""
+[datasets/given] Whatever the user has.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,16 +12,16 @@ import numpy as np
 from PIL import Image
 
 from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.datasets.annotations import category_of, corners, existing_folder, json_of, reading, subsets_of
+from attribkit.datasets.annotations import annotation_errors, category_of, corners, existing_folder, json_of, subsets_of
 from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.sample import Corners, ImageSource, MaskSource, Sample, Size
+from attribkit.datasets.sample import BoxCorners, ImageSource, MaskSource, Sample, Size
 from attribkit.datasets.sources import CalledImage, DrawnMask, HeldImage, PhotographFile, held_mask
 
 _BOX_KEYS = ("boxes", "mask", "label", "category", "subsets", "size", "photograph")
 
 
 @dataclass(frozen=True)
-class Boxes(Dataset):
+class BoxedImages(Dataset):
     """Images with boxes or masks: a JSON file maps each image's file to what is known of it.
 
     {"a.jpg": {"boxes": [[left, top, right, bottom], ...], "label": 207}}: edges in pixels of the file; [] is no object.
@@ -37,7 +38,7 @@ class Boxes(Dataset):
     def read(self) -> Iterator[Sample]:
         root, path = existing_folder(self.root), Path(self.annotations)
         told = json_of(path)
-        with reading(path):
+        with annotation_errors(path):
             for name, each in sorted(told.items()):
                 yield _boxed_sample(root, name, each)
 
@@ -68,7 +69,7 @@ _KEYS = ("image", "label", "boxes", "mask", "id", "category", "group", "subsets"
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Dataset):
+class ItemDataset(Dataset):
     """Any data set with a length and items by index that are dicts.
 
     image: a picture of Pillow's, an array (h, w, 3) of bytes, a path, or a function without arguments that makes one;
@@ -132,7 +133,7 @@ def _label(label: Any, name: str) -> int:
         raise InvalidInput(f"The label of item {name!r} is {label!r}: give an index of the model's classes.") from error
 
 
-def _boxes(boxes: Any, name: str) -> Corners:
+def _boxes(boxes: Any, name: str) -> BoxCorners:
     try:
         return corners(boxes)
     except ValueError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from attribkit.datasets.annotations import Labels, existing_folder, lines_of, model_classes, reading
+from attribkit.datasets.annotations import LabelMap, annotation_errors, existing_folder, list_entries, model_classes
 from attribkit.datasets.dataset import Dataset
 from attribkit.datasets.sample import Sample
 from attribkit.datasets.sources import MaskFile, PhotographFile
@@ -22,13 +22,13 @@ class OxfordPets(Dataset):
     root: str | Path  # with images, annotations/trimaps and annotations/test.txt
     split: str = "test"  # a list in annotations
     border: bool = False  # the band along the outline, which annotators left open, belongs to the pet
-    labels: Labels = None  # breed, such as "beagle" -> the model's class; "own": the list's, from 0; None: not known
+    labels: LabelMap = None  # breed, such as "beagle" -> the model's class; "own": the list's, from 0; None: not known
 
     def read(self) -> Iterator[Sample]:
         root = existing_folder(self.root)
         path = root / "annotations" / f"{self.split}.txt"
-        with reading(path):
-            pets = [(line.split()[0], int(line.split()[1])) for line in lines_of(path)]
+        with annotation_errors(path):
+            pets = [(line.split()[0], int(line.split()[1])) for line in list_entries(path)]
         breeds = {number: _breed(name) for name, number in sorted(pets, key=lambda pet: pet[1])}
         asked = model_classes(self.labels, list(breeds.values()))
         for name, number in pets:

@@ -10,12 +10,12 @@ import numpy as np
 
 from attribkit.core.errors import UnreadableFile
 from attribkit.datasets.annotations import (
-    Labels,
+    LabelMap,
+    annotation_errors,
     corners,
     existing_folder,
-    lines_of,
+    list_entries,
     model_classes,
-    reading,
     xml_box,
     xml_of,
     xml_size,
@@ -67,13 +67,13 @@ class PascalVOC(Dataset):
 
     root: str | Path  # with JPEGImages, Annotations and ImageSets, such as VOCdevkit/VOC2007
     split: str = "test"  # a list in ImageSets/Main
-    labels: Labels = None  # class -> the model's; "own" numbers them in their order; None: not known
+    labels: LabelMap = None  # class -> the model's; "own" numbers them in their order; None: not known
     classes: Sequence[str] = VOC_CLASSES  # that the annotations name; give yours where they are not VOC's
 
     def read(self) -> Iterator[Sample]:
         root = existing_folder(self.root)
         asked = model_classes(self.labels, self.classes)
-        for line in lines_of(root / "ImageSets" / "Main" / f"{self.split}.txt"):
+        for line in list_entries(root / "ImageSets" / "Main" / f"{self.split}.txt"):
             name = line.split()[0]
             yield from self._samples(root, name, asked)
 
@@ -91,7 +91,7 @@ class PascalVOC(Dataset):
             own = [each for each in objects if each.category == category]
             if all(each.difficult for each in own):
                 continue
-            with reading(path):
+            with annotation_errors(path):
                 boxes = corners([each.box for each in own])
             area = float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum())
             yield Sample(
@@ -107,7 +107,7 @@ class PascalVOC(Dataset):
 
 def _annotation(path: Path) -> tuple[Size, list[_Object]]:
     root = xml_of(path)
-    with reading(path):
+    with annotation_errors(path):
         return xml_size(root), [_object(each) for each in root.iter("object")]
 
 

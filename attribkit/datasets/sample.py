@@ -1,5 +1,6 @@
 """[datasets/sample] A sample: an image and what is asked about it.
-[datasets/subsets] Parts of a data set that are reported beside the whole."""
+[datasets/subsets] Parts of a data set that are reported beside the whole.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-Corners = Float[np.ndarray, "n 4"]  # left, top, right, bottom edges in pixels of the image, whose own are 0, 0, w, h
+BoxCorners = Float[np.ndarray, "n 4"]  # left, top, right, bottom edges in pixels of the image, whose own are 0, 0, w, h
 Mask = Bool[np.ndarray, "h w"]  # True on the object
 
 
@@ -55,7 +56,7 @@ class Sample:
     group: str  # the image's own id, which its samples share
     image_source: ImageSource
     label: int | None = None  # the model's class; None is not known, and the predicted class is explained
-    boxes: Corners | None = None
+    boxes: BoxCorners | None = None
     mask_source: MaskSource | None = None
     category: str | None = None  # that class means are taken over
     subsets: frozenset[str] = frozenset()

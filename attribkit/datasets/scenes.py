@@ -1,5 +1,6 @@
 """[datasets/scenes] The zoo's scenes.
-[datasets/grid_mosaics] The data of the grid pointing game."""
+[datasets/grid_mosaics] The data of the grid pointing game.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Backward rules: what a gradient becomes at the ReLUs of a graph, wherever and however they were called."""
+"""Backward rules: how a gradient changes at the ReLUs of a graph, however the ReLUs were called."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from attribkit.core.autograd import RECOMPUTED, is_recomputed, operation, reachable
+from attribkit.core.autograd import RECOMPUTED, is_recomputed, operation_name, reachable
 from attribkit.core.errors import UnsupportedModel
 
-Rule = Callable[[Node], RemovableHandle]  # attaches itself to the graph's node of a ReLU
+BackwardRule = Callable[[Node], RemovableHandle]  # attaches a hook to the graph node of a ReLU
 
 _RELU = "ReluBackward0"  # of nn.ReLU, F.relu and tensor.relu, in place or not
-_OTHERS = {  # activations for which the rules are not defined, by their operations in the graph
+_OTHERS = {  # activations for which the rules are not defined, by graph operation
     "Abs": "absolute value",
     "Celu": "CELU",
     "Clamp": "clamp",
@@ -45,13 +45,13 @@ _OTHERS = {  # activations for which the rules are not defined, by their operati
 }
 
 
-def guided(relu: Node) -> RemovableHandle:
-    """Only what is positive comes in from above; the ReLU's own mask stays (Springenberg et al., 2015, sec. 3.4)."""
+def guided_relu(relu: Node) -> RemovableHandle:
+    """Keep the positive part of the gradient and the mask of the ReLU (Springenberg et al., 2015, sec. 3.4)."""
     return relu.register_prehook(_positive)
 
 
-def deconvnet(relu: Node) -> RemovableHandle:
-    """Only what is positive goes on, whatever the ReLU let through (Zeiler and Fergus, ECCV 2014, sec. 2.1)."""
+def deconvnet_relu(relu: Node) -> RemovableHandle:
+    """Replace the mask of the ReLU by the positive part of the gradient (Zeiler and Fergus, ECCV 2014, sec. 2.1)."""
     return relu.register_hook(lambda _below, above: _positive(above))
 
 
@@ -60,12 +60,17 @@ def _positive(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
-    """Attach the rule to every ReLU below a node and take it off again; yields which activations have none.
+def apply_rule(rule: BackwardRule | None, start: Node | None) -> Iterator[list[str]]:
+    """Attach a rule to every ReLU of a graph, and yield notes on activations for which no rule is defined.
 
-    Refuses a graph without a ReLU. No rule is the plain gradient.
+    Args:
+        rule: None is the plain gradient.
+        start: Node of the score.
+
+    Raises:
+        UnsupportedModel: The graph has no ReLU, or the model recomputes its activations.
     """
-    if rule is None or start is None:  # without a graph there is no gradient either, which is said where it is taken
+    if rule is None or start is None:  # a score without a graph is refused where its gradient is taken
         yield []
         return
     nodes = reachable(start)
@@ -73,17 +78,17 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
         raise UnsupportedModel(RECOMPUTED)
     relus = [node for node in nodes if node.name() == _RELU]
     others = Counter(name for name in map(_other, nodes) if name)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
     if not relus:
         raise UnsupportedModel(
-            f"There is no ReLU between the score and the images ({told or 'no known activation'}): the rule would "
+            f"There is no ReLU between the score and the images ({counts or 'no known activation'}): the rule would "
             "change nothing, and the result would be the plain gradient. Use saliency or input_x_gradient."
         )
     handles = [rule(node) for node in relus]
     try:
         yield (
-            [f"the rule holds at {len(relus)} ReLUs, but not at {told}: there the plain gradient passes"]
-            if told
+            [f"the backward rule was applied at {len(relus)} ReLUs, and the plain gradient used at {counts}"]
+            if counts
             else []
         )
     finally:
@@ -92,6 +97,6 @@ def applied(rule: Rule | None, start: Node | None) -> Iterator[list[str]]:
 
 
 def _other(node: Node) -> str | None:
-    """What to call an activation that is not a ReLU; None where the node is no activation."""
-    kind = operation(node)
+    """Return the name of an activation that is not a ReLU; None if the node is another operation."""
+    kind = operation_name(node)
     return kind if BackwardCFunction in type(node).__mro__ else _OTHERS.get(kind)

@@ -1,8 +1,8 @@
-"""What a method asks of the images as they are, and one forward that answers it."""
+"""What a method requires of the images as they are, and one forward pass that computes it."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -10,168 +10,203 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from attribkit.core.autograd import RECOMPUTED, straightened
+from attribkit.core.autograd import RECOMPUTED, contiguous_batchnorm_gradients
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.layouts import Extents, Layout
 from attribkit.core.shapes import Images, LayerMaps, PerImage
-from attribkit.engine.backward_rules import Rule, applied
-from attribkit.engine.chunks import Question, RunsDiffer
-from attribkit.state.hooks import Captured, Wanted, captured
-from attribkit.targets.outputs import precise
+from attribkit.engine.backward_rules import BackwardRule, apply_rule
+from attribkit.engine.evaluation import RunsDiffer, TargetEvaluation
+from attribkit.state.hooks import CapturedTensor, TensorRequest, capture
+from attribkit.targets.outputs import to_full_precision
 from attribkit.tracing.trace import gradient_reach
 
-_BLIND = 0.5  # a gradient that reaches a smaller share of the grid than this is worth a note
+_LEAST_REACH = 0.5  # a gradient that reaches a smaller fraction of the grid than this gets a note
 
 
 @dataclass(frozen=True)
-class Reads:
-    """What is asked of one forward of the images and of backwards over its graph."""
+class Requirements:
+    """What a method requires of one forward pass of the images and of backward passes over its graph.
 
-    layers: tuple[str | None, ...] = ()  # activation and gradient of each; None is the layer that the model justifies
-    gradients: tuple[Rule | None, ...] = ()  # the derivative by the images under each rule; None is the plain one
+    Args:
+        layers: Layers whose activation and gradient are required; None is the default layer of the target.
+        gradients: Backward rules under which the derivative by the images is required; None is the plain gradient.
+    """
 
-    def __or__(self, other: "Reads") -> "Reads":
-        """Both, nothing twice."""
+    layers: tuple[str | None, ...] = ()
+    gradients: tuple[BackwardRule | None, ...] = ()
+
+    def __or__(self, other: "Requirements") -> "Requirements":
+        """Return both requirements, each layer and rule once."""
         layers, gradients = self.layers + other.layers, self.gradients + other.gradients
-        return Reads(tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(gradients)))
+        return Requirements(tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(gradients)))
 
-    def __le__(self, other: "Reads") -> bool:
-        """Whether the other asks for all of this."""
+    def __le__(self, other: "Requirements") -> bool:
+        """Return whether the other requirements include these."""
         return set(self.layers) <= set(other.layers) and set(self.gradients) <= set(other.gradients)
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What one forward of the images said of a target."""
+class ForwardResults:
+    """What one forward pass of the images gives for one target.
 
-    reads: Reads
+    Args:
+        requires: The requirements that are met.
+        score: Score of each image, (b,).
+        layers: By requested name, activation and d score / d activation of each layer, (b, d, *grid); mostly one pair.
+        gradients: By backward rule, d score / d x, (b, c, *space).
+        layer_notes: By requested name.
+        gradient_notes: By backward rule.
+        target_notes: On how the outputs were scored.
+        extents: Which part of the images the grids of the layers cover.
+    """
+
+    requires: Requirements
     score: PerImage
-    layers: dict[str | None, list[tuple[LayerMaps, LayerMaps]]]  # activation and d score / d activation; mostly one
-    gradients: dict[Rule | None, Images]
+    layers: dict[str | None, list[tuple[LayerMaps, LayerMaps]]]
+    gradients: dict[BackwardRule | None, Images]
     layer_notes: dict[str | None, list[str]]
-    gradient_notes: dict[Rule | None, list[str]]
+    gradient_notes: dict[BackwardRule | None, list[str]]
     target_notes: list[str] = field(default_factory=list)
-    extents: Extents = field(default_factory=Extents)  # of the layers
+    extents: Extents = field(default_factory=Extents)
 
     def layer(self, name: str | None) -> tuple[LayerMaps, LayerMaps]:
-        """Activation and d score / d activation of the one layer of this name."""
+        """Return activation and d score / d activation of the one layer of this name."""
         (pair,) = self.layers[name]
         return pair
 
-    def copied(self, reads: Reads) -> "Answers":
-        """Those to a part of the questions, in tensors of their own, for a reader who may work in place."""
+    def copied(self, requires: Requirements) -> "ForwardResults":
+        """Return the part that meets some of the requirements, in new tensors that a method may write into."""
         layers = {
             layer: [(maps.clone(), gradients.clone()) for maps, gradients in self.layers[layer]]
-            for layer in reads.layers
+            for layer in requires.layers
         }
-        gradients = {rule: self.gradients[rule].clone() for rule in reads.gradients}
-        return replace(self, reads=reads, score=self.score.clone(), layers=layers, gradients=gradients)
+        gradients = {rule: self.gradients[rule].clone() for rule in requires.gradients}
+        return replace(self, requires=requires, score=self.score.clone(), layers=layers, gradients=gradients)
 
-    def notes(self, reads: Reads) -> Iterable[str]:
-        """What a careful reader should know of a part of the answers."""
-        of_layers = [self.layer_notes.get(layer, []) for layer in reads.layers]
-        of_gradients = [self.gradient_notes.get(rule, []) for rule in reads.gradients]
-        return [note for notes in [self.target_notes, *of_layers, *of_gradients] for note in notes]
+    def notes(self, requires: Requirements) -> Iterable[str]:
+        """Return the notes that concern some of the requirements."""
+        on_layers = [self.layer_notes.get(layer, []) for layer in requires.layers]
+        on_gradients = [self.gradient_notes.get(rule, []) for rule in requires.gradients]
+        return [note for notes in [self.target_notes, *on_layers, *on_gradients] for note in notes]
 
 
-class ReadLayer(NamedTuple):
-    """A layer that is asked for: which tensor it is, and how it is a map of the image."""
+class LayerRequest(NamedTuple):
+    """A layer to read: which tensor it is, and how it is a map of the image."""
 
-    asked: str | None  # as the method named it; None is what is read by default
+    requested: str | None  # the name in the requirements; None is the default layer
     name: str  # as it is printed
-    wanted: Wanted
-    runs: int  # how often the module runs in a forward of one image
-    layout: Layout | None  # None where it is no map of the image
+    wanted: TensorRequest
+    runs: int  # runs of the module in a forward of one image
+    layout: Layout | None  # None if it is not a map of the image
     reached: bool = True  # whether it depends on the image
 
 
-class Reading:
-    """One forward of a chunk of images, and for each question the backwards that it needs.
+class ForwardPass:
+    """One forward pass of a chunk of images, and for each target the backward passes that it needs.
 
-    Where only layers are asked for, the graph starts at the first of them and nothing is recorded below it. One
-    backward serves all layers and the plain gradient; each rule takes one more over the same graph.
+    If only layers are required, the graph starts at the first of them and nothing below it is recorded. One backward
+    pass serves all layers and the plain gradient; each rule takes one more over the same graph.
+
+    Args:
+        forward: From images to what the targets score.
+        layers: The layers to read.
+        requires: The requirements of the method.
+        layer_notes: Notes on the choice of each layer, by requested name.
+        extents: Of the layers.
     """
 
-    def __init__(self, forward: Callable[[Images], Any], layers: Sequence[ReadLayer], reads: Reads) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Images], Any],
+        layers: Sequence[LayerRequest],
+        requires: Requirements,
+        layer_notes: Mapping[str | None, list[str]],
+        extents: Extents,
+    ) -> None:
         self.forward = forward
         self.layers = layers
-        self.reads = reads
-        self.gradient_notes: dict[Rule | None, list[str]] = defaultdict(list)
+        self.requires = requires
+        self.layer_notes = layer_notes
+        self.extents = extents
+        self.gradient_notes: dict[BackwardRule | None, list[str]] = defaultdict(list)
 
-    def __call__(self, x: Tensor, questions: Sequence[Question]) -> list[Tensor]:
-        """For each question its score, then the layers' maps, then the gradients."""
-        images = x.detach().requires_grad_(bool(self.reads.gradients))
-        with captured([layer.wanted for layer in self.layers]) as kept:
+    def __call__(self, x: Tensor, evaluations: Sequence[TargetEvaluation]) -> list[Tensor]:
+        """Return, for each target, its score, then activation and gradient of each layer, then the gradients by x."""
+        images = x.detach().requires_grad_(bool(self.requires.gradients))
+        with capture([layer.wanted for layer in self.layers]) as captured:
             outputs = self.forward(images)
-        read = [map_of(layer, each, x) for layer, each in zip(self.layers, kept, strict=True)]
-        found: list[Tensor] = []
-        for question in questions:
-            score = question(outputs)
-            found.append(score.detach())
-            found += self._derived(score, read, images, keep=question is not questions[-1])
-        return [precise(tensor) for tensor in found]
+        maps = [map_of(layer, each, x) for layer, each in zip(self.layers, captured, strict=True)]
+        tensors: list[Tensor] = []
+        for evaluation in evaluations:
+            score = evaluation(outputs)
+            tensors.append(score.detach())
+            tensors += self._derived(score, maps, images, keep=evaluation is not evaluations[-1])
+        return [to_full_precision(tensor) for tensor in tensors]
 
-    def answers(self, found: Sequence[Tensor], targets: int) -> list[Answers]:
-        """The answers about each of so many targets, out of what the calls found."""
-        each = len(found) // targets
-        return [self._answer(found[i * each : (i + 1) * each]) for i in range(targets)]
+    def results(self, tensors: Sequence[Tensor], target_notes: Sequence[list[str]]) -> list[ForwardResults]:
+        """Return the results of each target from the tensors of all chunks."""
+        count = len(tensors) // len(target_notes)
+        return [self._results_of(tensors[i * count : (i + 1) * count], notes) for i, notes in enumerate(target_notes)]
 
-    def _answer(self, found: Sequence[Tensor]) -> Answers:
-        score, *tensors = found
-        pairs = zip(tensors[0 : 2 * len(self.layers) : 2], tensors[1 : 2 * len(self.layers) : 2], strict=True)
-        layers: dict[str | None, list[tuple[Tensor, Tensor]]] = {asked: [] for asked in self.reads.layers}
-        notes: dict[str | None, list[str]] = defaultdict(list)
-        for layer, (activation, gradient) in zip(self.layers, pairs, strict=True):
-            layers[layer.asked].append((activation, gradient))
-            notes[layer.asked].extend(_blindness(layer.name, gradient))
-        gradients = dict(zip(self.reads.gradients, tensors[2 * len(self.layers) :], strict=True))
-        return Answers(self.reads, score, layers, gradients, notes, dict(self.gradient_notes))
+    def _results_of(self, tensors: Sequence[Tensor], target_notes: list[str]) -> ForwardResults:
+        score, *rest = tensors
+        count = 2 * len(self.layers)
+        layers: dict[str | None, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.requires.layers}
+        notes = {name: list(self.layer_notes[name]) for name in self.requires.layers}
+        for layer, activation, gradient in zip(self.layers, rest[0:count:2], rest[1:count:2], strict=True):
+            layers[layer.requested].append((activation, gradient))
+            notes[layer.requested].extend(_reach_notes(layer.name, gradient))
+        gradients = dict(zip(self.requires.gradients, rest[count:], strict=True))
+        gradient_notes = dict(self.gradient_notes)
+        return ForwardResults(
+            self.requires, score, layers, gradients, notes, gradient_notes, list(target_notes), self.extents
+        )
 
     def _derived(
-        self, score: Tensor, read: Sequence[tuple[Tensor, Layout]], images: Tensor, keep: bool
+        self, score: Tensor, maps: Sequence[tuple[Tensor, Layout]], images: Tensor, keep: bool
     ) -> list[Tensor]:
-        """Activation and gradient of each layer, and the gradients by the images."""
-        rules = [rule for rule in self.reads.gradients if rule is not None]
-        plain = None in self.reads.gradients
-        wanted = [output for output, _ in read] + [images] * plain
+        """Return activation and gradient of each layer, and the gradients by the images."""
+        rules = [rule for rule in self.requires.gradients if rule is not None]
+        plain = None in self.requires.gradients
+        wanted = [output for output, _ in maps] + [images] * plain
         names: list[str | None] = [layer.name for layer in self.layers] + [None] * plain
         derived = gradients_of(score, wanted, names, keep=keep or bool(rules)) if wanted else []
-        pairs = zip(read, derived, strict=False)
-        maps = [layout.to_grid(tensor) for (output, layout), g in pairs for tensor in (output.detach(), g)]
-        by_rule: dict[Rule | None, Tensor] = {None: derived[-1]} if plain else {}
+        pairs = zip(maps, derived, strict=False)
+        on_grids = [layout.to_grid(tensor) for (output, layout), g in pairs for tensor in (output.detach(), g)]
+        by_rule: dict[BackwardRule | None, Tensor] = {None: derived[-1]} if plain else {}
         for rule in rules:
-            with applied(rule, score.grad_fn) as notes:
+            with apply_rule(rule, score.grad_fn) as notes:
                 self.gradient_notes[rule] = notes
                 (by_rule[rule],) = gradients_of(score, [images], [None], keep=keep or rule is not rules[-1])
-        return maps + [by_rule[rule] for rule in self.reads.gradients]
+        return on_grids + [by_rule[rule] for rule in self.requires.gradients]
 
 
-def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]:
-    """What was kept of a layer for the images x, and how it is a map of them."""
-    if kept.runs != layer.runs and len(x) > 1:
+def map_of(layer: LayerRequest, captured: CapturedTensor, x: Tensor) -> tuple[Tensor, Layout]:
+    """Return the captured output of a layer for the images x, and its layout; raises if it is not a map of them."""
+    if captured.runs != layer.runs and len(x) > 1:
         raise RunsDiffer
     if not layer.reached:
         raise UnsupportedModel(
-            f"Layer {layer.name!r} does not depend on the image that is explained: it sees another input of the model. "
+            f"Layer {layer.name!r} does not depend on the explained image; it processes another input of the model. "
             "Explainer.layers() lists the layers that do."
         )
-    if kept.tensor is None:
+    if captured.tensor is None:
         raise UnsupportedModel(
-            f"Layer {layer.name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
-            "Explainer.layers() lists those that can be read."
+            f"Layer {layer.name!r} returned no tensor in the forward pass: it was not run, or not through its "
+            "forward(). Explainer.layers() lists those that can be read."
         )
-    shape = tuple(kept.tensor.shape)
+    shape = tuple(captured.tensor.shape)
     if layer.layout is None and shape[0] != len(x):
         raise _rows_of_several(layer, shape, len(x))
     if layer.layout is None and _is_one_cell(shape, x.ndim):
         raise InvalidInput(
-            f"Layer {layer.name!r} has no grid: its output of shape {shape} is a single cell, which tells no place on "
-            f"images of shape {tuple(x.shape)}. Give larger images, or choose an earlier layer: Explainer.layers() "
-            "lists those that have a grid."
+            f"Layer {layer.name!r} does not have a grid: its output of shape {shape} is a single cell for images of "
+            f"shape {tuple(x.shape)}, without spatial information. Give larger images, or choose an earlier layer: "
+            "Explainer.layers() lists those that have a grid."
         )
     if layer.layout is None:
         raise InvalidInput(
-            f"Layer {layer.name!r} has no grid: its output of shape {shape} is no map of images of shape "
+            f"Layer {layer.name!r} does not have a grid: its output of shape {shape} is not a map of images of shape "
             f"{tuple(x.shape)}. Explainer.layers() lists the layers that have one."
         )
     frames = layer.layout.frames
@@ -179,45 +214,53 @@ def map_of(layer: ReadLayer, kept: Captured, x: Tensor) -> tuple[Tensor, Layout]
         if len(x) > 1:
             raise RunsDiffer
         raise _rows_of_several(layer, shape, len(x))
-    return kept.tensor, layer.layout
+    return captured.tensor, layer.layout
 
 
 def _is_one_cell(shape: tuple[int, ...], axes: int) -> bool:
-    """Whether an output has an axis of channels, first or last, and a single cell along the axes of space."""
+    """Return whether an output has channels, first or last, and a single cell along the spatial axes."""
     return len(shape) == axes and 1 in (math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
-def _rows_of_several(layer: ReadLayer, shape: tuple[int, ...], images: int) -> UnsupportedModel:
+def _rows_of_several(layer: LayerRequest, shape: tuple[int, ...], images: int) -> UnsupportedModel:
     return UnsupportedModel(
-        f"Layer {layer.name!r} has {shape[0]} rows for {images} images (shape {shape}), such as crops, views or pairs: "
-        "explain the part of the model that takes one of them, or choose another layer."
+        f"The output of layer {layer.name!r} has {shape[0]} rows for {images} images (shape {shape}), such as crops, "
+        "views or pairs. Explain the part of the model that takes one of them, or choose another layer."
     )
 
 
-def ways_of_reading(layout: Layout, name: str) -> Iterable[str]:
-    """What is worth a note in how a layer was read."""
+def layout_notes(layout: Layout, name: str) -> Iterable[str]:
+    """Yield the notes on how the output of a layer was read as a map."""
     if layout.ambiguous:
         yield f"layer {name!r} was read as {layout.kind}; its shape allows another order of axes as well"
     if layout.inferred:
         yield f"layer {name!r}: grid inferred from the shape alone"
     if layout.extent is not None:
-        yield f"layer {name!r} {_covered(layout)}; the heatmap is zero elsewhere"
+        yield f"layer {name!r} {_coverage(layout)}; the heatmap is zero elsewhere"
 
 
-def _covered(layout: Layout) -> str:
+def _coverage(layout: Layout) -> str:
     spans = ", ".join(f"{start:.0%} to {end:.0%}" for start, end in layout.extent or ())
     return f"has cells at {spans} of the image along its axes"
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str | None], *, keep: bool) -> list[Tensor]:
-    """The derivative of the score by each tensor, of a layer or (None) of the images; a missing path is an error.
+    """Return the derivative of the score by each tensor.
 
-    keep: whether the graph is needed for another backward.
+    Args:
+        score: Score of each image, (b,).
+        tensors: Outputs of layers, or the images.
+        layers: For each tensor, the printed name of its layer, or None for the images.
+        keep: Whether the graph is needed for another backward pass.
+
+    Raises:
+        UnsupportedModel: The graph does not connect the score with one of the tensors, or the model recomputes its
+            activations.
     """
     gradients: Sequence[Tensor | None] = [None] * len(tensors)
     if score.requires_grad:
         try:
-            with straightened(score):
+            with contiguous_batchnorm_gradients(score):
                 gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=keep, allow_unused=True)
         except RuntimeError as error:
             if isinstance(error, CheckpointError) or "torch.utils.checkpoint" in str(error):
@@ -227,13 +270,14 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], layers: Sequence[str 
     if cut:
         where = "the images" if cut[0] is None else f"layer {cut[0]!r}"
         raise UnsupportedModel(
-            f"No gradient leads from the score to {where}: the score does not depend on it, or the model or the target "
-            "cuts the graph (detach, no_grad, argmax, NumPy). Choose a layer, a target or a method without gradients."
+            f"The score has no gradient with respect to {where}: the score does not depend on it, or the model or the "
+            "target cuts the graph (detach, no_grad, argmax, NumPy). Choose another layer or target, or a method "
+            "without gradients."
         )
     return [gradient for gradient in gradients if gradient is not None]
 
 
-def _blindness(name: str, gradient: Tensor) -> Iterable[str]:
+def _reach_notes(name: str, gradient: Tensor) -> Iterable[str]:
     reach = gradient_reach(gradient)
-    if reach < _BLIND:
+    if reach < _LEAST_REACH:
         yield f"the score's gradient is exactly zero at {1 - reach:.0%} of the grid of layer {name!r}"

@@ -1,4 +1,4 @@
-"""What the score would be, had a layer put out something else."""
+"""Scores under changes of the output of a layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,50 +10,57 @@ from torch import Tensor, nn
 
 from attribkit.core.layouts import Layout
 from attribkit.core.nested import entry, with_entry
-from attribkit.engine.forward import ReadLayer, map_of
-from attribkit.state.hooks import Wanted, captured
+from attribkit.engine.forward import LayerRequest, map_of
+from attribkit.state.hooks import TensorRequest, capture
 from attribkit.targets.class_outputs import Returned
-from attribkit.targets.target import Target, handed
+from attribkit.targets.target import Target, outputs_for
 
 Change = Callable[[Tensor], Tensor]  # a layer's output, channels on the second axis, to one of the same shape
 
-_MOST = 256  # changed outputs that go through the rest of the model together
-_BYTES = 2**26  # that they may take at the layer
+_MOST = 256  # changed outputs in a batch
+_BYTES = 2**26  # of a batch at the layer
 
 
 def scores_with(
     forward: Callable[[Tensor], Any],
-    layer: ReadLayer,
+    layer: LayerRequest,
     image: Tensor,
     target: Target,
     changes: Sequence[Change],
     returned: Callable[[Any, int], Returned],
 ) -> Tensor:
-    """The target's score of one image, (1, c, *space), under each change of the layer's output, (k,).
+    """Return the score of one image under each change of a layer's output, (k,).
 
-    The changed outputs go through the rest of the model as a batch, and what comes before is computed for the one image
-    alone. Where the rest of the model does not allow that, which is tested, it runs once for each change.
-    returned: what the model returned for so many images, with what is known of its class scores.
+    The layers before it run once, and the changed outputs go through the rest of the model as a batch. If the rest does
+    not treat the rows of a batch independently, which is tested, it runs once for each change.
+
+    Args:
+        forward: From images to what the target scores.
+        layer: The layer whose output is changed.
+        image: One image, (1, c, *space).
+        target: Of that image.
+        changes: Functions of the output, with channels on the second axis.
+        returned: Wraps the outputs of the model and the number of images for targets that read class scores.
     """
     with torch.no_grad():
-        with captured([layer.wanted]) as (kept,):
-            answer = forward(image)
-        score = target(handed(target, returned(answer, 1)))
-        output, layout = map_of(layer, kept, image)
+        with capture([layer.wanted]) as (captured,):
+            outputs = forward(image)
+        score = target(outputs_for(target, returned(outputs, 1)))
+        output, layout = map_of(layer, captured, image)
         rest = _Rest(forward, layer, image, target, _channels_second(output, layout), layout, returned)
         rows = max(1, min(_MOST, _BYTES // (output.numel() * output.element_size())))
-        together = target.repeated(2) is not None and rest.takes_batches(score, changes[:1])
+        together = target.tile(2) is not None and rest.takes_batches(score, changes[:1])
         parts = [changes[i : i + rows] for i in range(0, len(changes), rows)] if together else [[c] for c in changes]
         return torch.cat([rest(part) for part in parts])
 
 
 class _Rest:
-    """The model from a layer on, for one image."""
+    """The rest of the model after a layer, for one image."""
 
     def __init__(
         self,
         forward: Callable[[Tensor], Any],
-        layer: ReadLayer,
+        layer: LayerRequest,
         image: Tensor,
         target: Target,
         output: Tensor,
@@ -64,15 +71,15 @@ class _Rest:
         self.target, self.output, self.layout = target, output, layout
 
     def __call__(self, changes: Sequence[Change]) -> Tensor:
-        """The score under each change."""
-        outputs = torch.cat([change(self.output) for change in changes])
-        with _replaced(self.layer.wanted, _as_it_was(outputs, self.layout)):
-            answer = self.forward(self.image)
-        target = (self.target.repeated(len(changes)) if len(changes) > 1 else None) or self.target
-        return target(handed(target, self.returned(answer, len(changes))))
+        """Return the score under each change, (k,)."""
+        changed = torch.cat([change(self.output) for change in changes])
+        with _replaced(self.layer.wanted, _in_layout(changed, self.layout)):
+            outputs = self.forward(self.image)
+        target = (self.target.tile(len(changes)) if len(changes) > 1 else None) or self.target
+        return target(outputs_for(target, self.returned(outputs, len(changes))))
 
     def takes_batches(self, score: Tensor, changes: Sequence[Change]) -> bool:
-        """Whether several outputs of the layer give the scores that they give alone, with none seeing another."""
+        """Return whether a batch of outputs of the layer gives the scores that each gives alone."""
         alone = torch.cat([score, self(changes), score])
         try:
             together = self([_unchanged, *changes, _unchanged])
@@ -83,8 +90,8 @@ class _Rest:
 
 
 @contextmanager
-def _replaced(wanted: Wanted, outputs: Tensor) -> Iterator[None]:
-    """Let one run of a layer put out something else."""
+def _replaced(wanted: TensorRequest, outputs: Tensor) -> Iterator[None]:
+    """Replace the output of one run of a layer."""
     runs = count()
 
     def replace(_module: nn.Module, _args: object, output: Any) -> Any:
@@ -104,5 +111,5 @@ def _channels_second(output: Tensor, layout: Layout) -> Tensor:
     return output.detach() if layout.kind == "channels first" else output.detach().movedim(-1, 1)
 
 
-def _as_it_was(output: Tensor, layout: Layout) -> Tensor:
+def _in_layout(output: Tensor, layout: Layout) -> Tensor:
     return output if layout.kind == "channels first" else output.movedim(1, -1).contiguous()

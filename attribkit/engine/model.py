@@ -1,4 +1,4 @@
-"""A model as a method sees it: scores, gradients and layers; nothing to set up and nothing to clean up."""
+"""The interface of the model that methods and metrics receive: scores, gradients, layers, attention."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -7,288 +7,335 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attribkit.core.errors import UnsupportedModel, listed
-from attribkit.core.layouts import Layout
-from attribkit.core.progress import tracked
+from attribkit.core.errors import UnsupportedModel, join_names
+from attribkit.core.layouts import Extents, Layout
+from attribkit.core.progress import track
 from attribkit.core.shapes import Images, LayerMaps, PerImage
-from attribkit.engine.backward_rules import Rule
-from attribkit.engine.batched_model import AskedModel, LayersDiffer
-from attribkit.engine.chunks import Question
-from attribkit.engine.forward import Answers, Reading, Reads, gradients_of
+from attribkit.engine.backward_rules import BackwardRule
+from attribkit.engine.batched_model import BatchedModel, LayersDiffer
+from attribkit.engine.evaluation import TargetEvaluation
+from attribkit.engine.forward import ForwardPass, ForwardResults, Requirements, gradients_of
 from attribkit.engine.interventions import Change, scores_with
 from attribkit.engine.linear_head import class_weights
 from attribkit.targets.logits import Predicted
-from attribkit.targets.outputs import precise, to_result_dtype
+from attribkit.targets.outputs import to_full_precision, to_result_dtype
 from attribkit.targets.target import Target
-from attribkit.tracing.attention import AttentionFollowed, AttentionLayers, joined_layers
+from attribkit.tracing.attention import AttentionLayers, AttentionTracker, join_attention_layers
 from attribkit.tracing.attention_grid import Arrangement, Windows
-from attribkit.tracing.attention_recorder import Weights
-from attribkit.tracing.gates import Gate, gates_watched
+from attribkit.tracing.attention_recorder import AttentionWeights
+from attribkit.tracing.gates import Gate, record_gates
 
-_PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, where there are several perturbed ones of each
+_PACK = {"cpu": 16, "cuda": 64}  # images that share a forward, if there are several perturbed versions of each
 
 
-class HookedModel(AskedModel):
-    """The words of the model that a method is handed."""
+class HookedModel(BatchedModel):
+    """A model bound to images, as methods and metrics receive it.
 
-    def knowing(self, targets: Sequence[Target], reads: Reads) -> "HookedModel":
-        """The same, with the answers to what several methods will ask of the explained images, from one forward."""
-        model = self.again()
+    Nothing has to be set up or cleaned up: the model is in evaluation mode, its parameters do not require gradients,
+    and hooks are removed after each call. Costs below are in forward passes (F) and backward passes (B) per image.
+    """
+
+    def with_cache(self, targets: Sequence[Target], requires: Requirements) -> "HookedModel":
+        """Return a fork that holds the results of several methods for the bound images.
+
+        Costs one F for all targets that read the same outputs and layers, and one B for each target and rule.
+
+        Args:
+            targets: Targets of the bound images.
+            requires: Requirements of all methods together.
+        """
+        model = self.fork()
         if self.depends_on_image(targets[0]):
             return model
         by_kind: dict[Hashable, list[Target]] = {}
         for target in targets:
             try:
-                by_kind.setdefault(model._alike(target, reads), []).append(target)
+                by_kind.setdefault(model._forward_key(target, requires), []).append(target)
             except LayersDiffer:
-                continue  # each image is put to the model by itself
+                continue  # each image is then run by itself
         for alike in by_kind.values():
-            model._answers = model._answers + list(zip(alike, model._read(model._x, alike, reads), strict=True))
+            forward_pass = model._forward_pass(model._x, alike[0], requires)
+            results = forward_pass.results(*model._run_in_chunks(forward_pass, model._x, alike))
+            model._results = model._results + list(zip(alike, results, strict=True))
         return model
 
-    def _alike(self, target: Target, reads: Reads) -> Hashable:
-        """Equal for targets that one forward serves: they read the same part of the outputs, by the same layers."""
-        default = None in reads.layers
-        layers = [each.wanted for each in self.again()._asked_together(self._x, target, None)] if default else []
+    def _forward_key(self, target: Target, requires: Requirements) -> Hashable:
+        """Return a key that is equal for targets that one forward serves: same outputs, same layers."""
+        default = None in requires.layers
+        layers = [each.wanted for each in self.fork()._requests(self._x, target, None)] if default else []
         return target.kind, *layers
 
-    def read(self, x: Images, target: Target, reads: Reads) -> Answers:
-        """Activations, and gradients of the target's score, of layers and images: by one forward.
+    def _forward_pass(self, x: Tensor, target: Target, requires: Requirements) -> ForwardPass:
+        forks = {layer: self.fork() for layer in requires.layers}  # each collects the notes on one layer
+        layers = [each for name, fork in forks.items() for each in fork._requests(x, target, name)]
+        extents = Extents()
+        for name, fork in forks.items():
+            extents.add(fork._extents, [name])
+        notes = {name: fork.notes for name, fork in forks.items()}
+        return ForwardPass(self._forward(x, target), layers, requires, notes, extents)
 
-        One backward serves all layers and the plain gradient; each rule takes one more over the same graph.
+    def read(self, x: Images, target: Target, requires: Requirements) -> ForwardResults:
+        """Return activations and gradients of layers, and gradients by the images, from one forward pass.
+
+        Costs 1 F, 1 B for all layers and the plain gradient, and 1 B for each rule.
+
+        Args:
+            x: The bound images, or versions of them, (b, c, *space).
+            target: What is scored.
+            requires: The layers and gradients to return.
         """
-        known = self._known(x, target, reads)
-        answers = known.copied(reads) if known else self._read(x, [target], reads)[0]
-        self._note_all(answers.notes(reads))
-        self._extents.add(answers.extents, reads.layers)
-        return answers
+        results = self._cached_results(x, target, requires)
+        if results:
+            results = results.copied(requires)
+        else:
+            forward_pass = self._forward_pass(x, target, requires)
+            (results,) = forward_pass.results(*self._run_in_chunks(forward_pass, x, [target]))
+        self._add_notes(results.notes(requires))
+        self._extents.add(results.extents, requires.layers)
+        return results
 
-    def gradient(self, x: Images, target: Target, rule: Rule | None = None) -> Images:
-        """The derivative of each image's score by its own pixels; under a rule at the ReLUs, if one is given."""
-        return self.read(x, target, Reads(gradients=(rule,))).gradients[rule]
+    def gradient(self, x: Images, target: Target, rule: BackwardRule | None = None) -> Images:
+        """Return d score / d x, (b, c, *space), under a backward rule if one is given; 1 F, 1 B."""
+        return self.read(x, target, Requirements(gradients=(rule,))).gradients[rule]
 
     def activation_and_gradient(
         self, x: Images, target: Target, layer: str | None = None
     ) -> tuple[LayerMaps, LayerMaps]:
-        """A layer's activation and d score / d activation, channels first on the layer's grid, for token models too.
+        """Return a layer's activation and d score / d activation, (b, d, *grid); 1 F, 1 B.
 
-        layer: a dotted name; None is the layer that the model's spec or its first forward justifies.
+        Args:
+            x: Images, (b, c, *space).
+            target: What is scored.
+            layer: Dotted name; None is the layer of the model's spec, or the default layer of the target.
         """
-        return self.read(x, target, Reads(layers=(layer,))).layer(layer)
+        return self.read(x, target, Requirements(layers=(layer,))).layer(layer)
 
     def activation(self, x: Images, layer: str | None = None, target: Target | None = None) -> LayerMaps:
-        """A layer's activation alone, on its grid, channels first; no graph is recorded.
+        """Return a layer's activation, (b, d, *grid), without a graph; 1 F.
 
-        layer: as for `activation_and_gradient`. target: only decides which layer None is.
+        Args:
+            x: Images, (b, c, *space).
+            layer: As for `activation_and_gradient`.
+            target: Decides which layer None is.
         """
-        reads = Reads(layers=(layer,))
-        if target is not None and self._known(x, target, reads):
-            return self.read(x, target, reads).layer(layer)[0]
+        requires = Requirements(layers=(layer,))
+        if target is not None and self._cached_results(x, target, requires):
+            return self.read(x, target, requires).layer(layer)[0]
         try:
-            asked = self._asked(x, target or Predicted(), layer)
+            request = self._request(x, target or Predicted(), layer)
         except LayersDiffer:
-            if not self._is_own(x):
+            if not self._is_bound(x):
                 raise
-            return _joined([one.activation(one.images, layer, own) for one, own in self.one_by_one(target)])
+            return _stack_maps([one.activation(one.images, layer, own) for one, own in self.one_by_one(target)])
 
-        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
+        def run(chunk: Tensor, _evaluations: list[TargetEvaluation]) -> list[Tensor]:
             with torch.no_grad():
-                _, output, layout = self._run_to_map(self, part, asked)
-            return [precise(layout.to_grid(output.detach()))]
+                _, output, layout = self._run_to_map(self, chunk, request)
+            return [to_full_precision(layout.to_grid(output.detach()))]
 
-        return self._in_chunks(run, x, [])[0]
+        return self._run(run, x, [])[0]
 
     def output(self, x: Images, layer: str | None = None) -> tuple[str, Tensor, Layout]:
-        """A layer's name, what it puts out, in the graph of x where x requires a gradient, and how to read that."""
-        asked = self._asked(x.detach(), Predicted(), layer)
-        _, output, layout = self._run_to_map(self, x, asked)
-        return asked.name, output, layout
+        """Return a layer's name, its output, in the graph of x if x requires a gradient, and its layout; 1 F."""
+        request = self._request(x.detach(), Predicted(), layer)
+        _, output, layout = self._run_to_map(self, x, request)
+        return request.name, output, layout
 
     def default_layer(self, x: Images) -> str:
-        """The name of the layer that is read where none is named; a note tells why."""
-        return self._asked(x[:1], Predicted(), None).name
+        """Return the name of the default layer; a note gives the reason."""
+        return self._request(x[:1], Predicted(), None).name
 
     def attention_gates(self, x: Images) -> list[Gate]:
-        """What the model's maps are multiplied by, as attention modules do; in the order of the forward."""
+        """Return the gates that maps are multiplied by in attention modules, in the order of the forward; 1 F."""
         found: list[Gate] = []
 
-        def run(part: Tensor, _questions: list[Question]) -> list[Tensor]:
-            with torch.no_grad(), gates_watched(self.module, tuple(part.shape), self.spec) as gates:
-                self(part)
+        def run(chunk: Tensor, _evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            with torch.no_grad(), record_gates(self.module, tuple(chunk.shape), self.spec) as gates:
+                self(chunk)
             found[:] = gates
-            return [precise(gate.values) for gate in gates]
+            return [to_full_precision(gate.values) for gate in gates]
 
-        values = self._in_chunks(run, x, [])
+        values = self._run(run, x, [])
         return [Gate(gate.name, gate.kind, each) for gate, each in zip(found, values, strict=True)]
 
     def scores_with(
         self, x: Images, target: Target, layer: str | None, changes: Sequence[Change]
     ) -> Float[Tensor, "k b"]:
-        """The target's score under each of k changes of a layer's output.
+        """Return the score under each of k changes of a layer's output, (k, b).
 
-        changes: functions of the output, channels on the second axis and prefix tokens included. What comes before the
-        layer is computed once for many of them.
+        What comes before the layer is computed once for each image.
+
+        Args:
+            x: The bound images.
+            target: What is scored.
+            layer: As for `activation_and_gradient`.
+            changes: Functions of the layer's output, with channels on the second axis and prefix tokens included.
         """
-        target = self.resolved(target)
-        asked = self._asked(x, target, layer)
+        target = self.resolve(target)
+        request = self._request(x, target, layer)
         columns = []
-        for images in tracked((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
-            own = target.part(images)
-            one = self.part(images)
-            columns.append(scores_with(one._forward(x[images], own), asked, x[images], own, changes, one._returned))
+        for images in track((slice(i, i + 1) for i in range(len(x))), "images", len(x)):
+            own = target.subset(images)
+            one = self.subset(images)
+            columns.append(
+                scores_with(one._forward(x[images], own), request, x[images], own, changes, one._wrap_outputs)
+            )
         return to_result_dtype(torch.stack(columns, 1), x)
 
     def class_weights(
         self, x: Images, target: Target, layer: str | None = None
     ) -> tuple[LayerMaps, Float[Tensor, "b d"]]:
-        """The maps of a layer whose averages the score is a weighted sum of, and the weights.
+        """Return the maps of a layer, (b, d, *grid), and the weights, (b, d), of which the score is a weighted sum.
 
-        Raises UnsupportedModel where the way from the layer to the score is another.
+        Raises:
+            UnsupportedModel: The score is not a weighted sum of spatial averages of the layer.
         """
-        asked, forward = self._asked(x, target, layer), self._forward(x, target)
+        request, forward = self._request(x, target, layer), self._forward(x, target)
 
-        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            returned, output, layout = self._run_to_map(forward, part, asked)
-            return [precise(tensor) for tensor in class_weights(questions[0](returned), output, layout, asked.name)]
+        def run(chunk: Tensor, evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            returned, output, layout = self._run_to_map(forward, chunk, request)
+            return [
+                to_full_precision(tensor)
+                for tensor in class_weights(evaluations[0](returned), output, layout, request.name)
+            ]
 
-        maps, weights = self._in_chunks(run, x, [target])
+        maps, weights = self._run(run, x, [target])
         return maps, weights
 
-    def response_and_gradient(self, x: Images, unit: Target) -> tuple[PerImage, Images]:
-        """How strongly a unit responds to each image, and d response / d x; a target's response is its score."""
+    def score_and_gradient(self, x: Images, unit: Target) -> tuple[PerImage, Images]:
+        """Return the response of a unit, or score of a target, to each image, and d response / d x; 1 F, 1 B."""
         forward = self._forward(x, unit)
 
-        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            leaf = part.detach().requires_grad_()
-            response = questions[0](forward(leaf))
-            return [precise(response.detach()), precise(*gradients_of(response, [leaf], [None], keep=False))]
+        def run(chunk: Tensor, evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            leaf = chunk.detach().requires_grad_()
+            response = evaluations[0](forward(leaf))
+            return [
+                to_full_precision(response.detach()),
+                to_full_precision(*gradients_of(response, [leaf], [None], keep=False)),
+            ]
 
-        response, gradient = self._in_chunks(run, x, [unit])
+        response, gradient = self._run(run, x, [unit])
         return response, gradient
 
     def attention(
         self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Tensor] = torch.clone
     ) -> AttentionLayers:
-        """The layers of attention in execution order, fused kernels too, and where on the image their tokens are.
+        """Return the attention layers in execution order, with the positions of their tokens on the image; 1 F.
 
-        fuse: what is kept of each layer's weights (b, windows, heads, queries, keys), at once, so that only that takes
-        memory. target: layers that its score does not depend on are left out, with a note; its predicted classes are
-        remembered in passing.
+        Weights of fused kernels are computed too.
+
+        Args:
+            x: Images, (b, c, *space).
+            target: Layers that its score does not depend on are left out, with a note.
+            fuse: What to keep of each layer's weights (b, windows, heads, queries, keys). It is applied at once, so
+                that only its result takes memory.
         """
-        parts: list[AttentionFollowed] = []
+        parts: list[AttentionTracker] = []
         forward = self._forward(x, target) if target else self
 
-        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            followed = AttentionFollowed(lambda weights, arranged: (weights, fuse(precise(arranged(weights)))))
-            with torch.no_grad(), followed.following(self.module, part):
-                returned = forward(part)
-                scores = [question(returned) for question in questions]
+        def run(chunk: Tensor, evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            tracker = AttentionTracker(lambda weights, arranged: (weights, fuse(to_full_precision(arranged(weights)))))
+            with torch.no_grad(), tracker.following(self.module, chunk):
+                returned = forward(chunk)
+                scores = [evaluation(returned) for evaluation in evaluations]
             if scores:
-                followed.read_by(scores)
-            parts.append(followed)
-            return followed.taken()
+                tracker.read_by(scores)
+            parts.append(tracker)
+            return tracker.taken()
 
-        windows = self._in_chunks(run, x, [target] if target else [])
-        return joined_layers(parts, windows)
+        windows = self._run(run, x, [target] if target else [])
+        return join_attention_layers(parts, windows)
 
     def attention_and_gradient(
         self, x: Images, target: Target, fuse: Callable[[Windows, Windows], Tensor]
     ) -> AttentionLayers:
-        """As `attention`, of each layer's weights and d score / d weights."""
-        parts: list[AttentionFollowed] = []
+        """Return the same as `attention`, computed from each layer's weights and d score / d weights; 1 F, 1 B."""
+        parts: list[AttentionTracker] = []
         forward = self._forward(x, target)
 
-        def run(part: Tensor, questions: list[Question]) -> list[Tensor]:
-            followed = AttentionFollowed(_as_leaf)
-            with followed.following(self.module, part):
-                score = questions[0](forward(part))
-            followed.read_by([score])
-            weights, found = followed.taken(), followed.found
-            gradients = gradients_of(score, weights, [each.name for each in found], keep=False) if found else []
-            parts.append(followed)
+        def run(chunk: Tensor, evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            tracker = AttentionTracker(_as_leaf)
+            with tracker.following(self.module, chunk):
+                score = evaluations[0](forward(chunk))
+            tracker.read_by([score])
+            weights, layers = tracker.taken(), tracker.found
+            gradients = gradients_of(score, weights, [each.name for each in layers], keep=False) if layers else []
+            parts.append(tracker)
             return [
-                fuse(precise(each.arrangement(w.detach())), precise(each.arrangement(gradient)))
-                for each, w, gradient in zip(found, weights, gradients, strict=True)
+                fuse(to_full_precision(each.arrangement(w.detach())), to_full_precision(each.arrangement(gradient)))
+                for each, w, gradient in zip(layers, weights, gradients, strict=True)
             ]
 
-        windows = self._in_chunks(run, x, [target])
-        return joined_layers(parts, windows)
+        windows = self._run(run, x, [target])
+        return join_attention_layers(parts, windows)
 
-    def readers(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
-        """The queries whose last attention the score reads: the class token, say, or those that are averaged."""
+    def query_tokens(self, x: Images, target: Target) -> Bool[Tensor, "windows queries"]:
+        """Return which queries of the last attention the score reads, such as the class token; 1 F, 1 B once."""
         key = self._size_key(x), self._target_key(x, target)
-        if key not in self._learnt.readers:
+        if key not in self._batching.query_tokens:
             # d score / d weights is exactly zero in the rows of tokens that the score does not depend on
-            first = self.resolved(target).part(slice(0, 1))
-            layers = self.part(slice(0, 1)).attention_and_gradient(x[:1], first, _matters)
+            first = self.resolve(target).subset(slice(0, 1))
+            layers = self.subset(slice(0, 1)).attention_and_gradient(x[:1], first, _has_gradient)
             read = layers[-1].windows[0, :, 0, :, 0].ne(0)
             if not bool(read.any()):
                 raise UnsupportedModel(
-                    "The score's gradient is exactly zero at the last attention, so that no token is read: is the head "
-                    "untrained, or the target saturated? Ask for a class's logit."
+                    "The gradient of the score is exactly zero at the last attention layer, so the tokens that it "
+                    "reads cannot be found. The head may be untrained, or the target saturated; use the logit of a "
+                    "class."
                 )
             if key[1] is None or self.depends_on_image(target):
                 return read
-            self._learnt.readers[key] = read
-        return self._learnt.readers[key]
+            self._batching.query_tokens[key] = read
+        return self._batching.query_tokens[key]
 
     def scores(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Float[Tensor, "k b"]:
-        """The target's score of k perturbed versions of the images, which the stream yields one after the other.
+        """Return the score of k perturbed versions of the images, (k, b); k F.
 
-        Several share a forward; memory does not grow with their number. total: k, for the progress bar.
+        Several versions share a forward. Memory does not grow with their number.
+
+        Args:
+            stream: Yields the versions, each (b, c, *space).
+            target: What is scored.
+            total: k, for the progress bar.
         """
         packs = self._packs(stream, target, total)
         return torch.cat([self.score(torch.cat(group), many).reshape(len(group), -1) for group, many in packs])
 
     def gradients(self, stream: Iterable[Images], target: Target, total: int | None = None) -> Iterator[Images]:
-        """As `gradient`, for each perturbed version of the images that the stream yields; packed like `scores`."""
+        """Yield `gradient` of each perturbed version of the images in a stream, as for `scores`; k F, k B."""
         for group, many in self._packs(stream, target, total):
             yield from self.gradient(torch.cat(group), many).chunk(len(group))
-
-    def _read(self, x: Tensor, targets: Sequence[Target], reads: Reads) -> list[Answers]:
-        """The answers about each target, by one forward."""
-        models = {layer: self.again() for layer in reads.layers}  # each with the notes on one layer
-        layers = [each for name, model in models.items() for each in model._asked_together(x, targets[0], name)]
-        reading = Reading(self._forward(x, targets[0]), layers, reads)
-        found, told = self._asked_in_chunks(reading, x, targets)
-        answers = reading.answers(found, len(targets))
-        for each, notes in zip(answers, told, strict=True):
-            for name, model in models.items():
-                each.layer_notes[name] = model.notes + each.layer_notes[name]
-                each.extents.add(model._extents, [name])
-            each.target_notes.extend(notes)
-        return answers
 
     def _packs(
         self, stream: Iterable[Tensor], target: Target, total: int | None
     ) -> Iterator[tuple[list[Tensor], Target]]:
-        """Perturbed batches, as many together as a forward takes well, with the target repeated for each."""
-        target = self.resolved(target)
-        batches = tracked(stream, "perturbed images", total)
+        """Yield groups of perturbed batches that share a forward, with the target repeated for each batch."""
+        target = self.resolve(target)
+        batches = track(stream, "perturbed images", total)
         for first in batches:
-            room = self._learnt.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
-            more = room // len(first) - 1 if target.repeated(2) is not None else 0
+            room = self._batching.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
+            more = room // len(first) - 1 if target.tile(2) is not None else 0
             group = [first, *islice(batches, max(0, more))]
-            yield group, target.repeated(len(group)) or target
+            yield group, target.tile(len(group)) or target
 
 
-def _joined(maps: Sequence[Tensor]) -> LayerMaps:
-    """The maps of single images as a batch."""
+def _stack_maps(maps: Sequence[Tensor]) -> LayerMaps:
+    """Return the maps of single images as a batch."""
     shapes = dict.fromkeys(tuple(each.shape[1:]) for each in maps)
     if len(shapes) > 1:
         raise UnsupportedModel(
-            "The layer to read depends on the image, and here the layers have different shapes "
-            f"({listed(map(str, shapes))}): name one by layer=..., or pass one image at a time."
+            "The default layer depends on the image, and the layers of these images have different shapes "
+            f"({join_names(map(str, shapes))}). Choose one by layer=..., or pass one image at a time."
         )
     return torch.cat(list(maps))
 
 
-def _as_leaf(weights: Weights, _arrangement: Arrangement) -> tuple[Weights, Weights]:
-    """Weights with a graph, which starts at the first of them."""
+def _as_leaf(weights: AttentionWeights, _arrangement: Arrangement) -> tuple[AttentionWeights, AttentionWeights]:
+    """Return weights with a graph, which starts at the first of them."""
     leaf = weights if weights.requires_grad else weights.detach().requires_grad_()
     return leaf, leaf
 
 
-def _matters(_weights: Windows, gradient: Windows) -> Float[Tensor, "b windows 1 queries 1"]:
-    """For each query, whether the score depends on any of its weights."""
+def _has_gradient(_weights: Windows, gradient: Windows) -> Float[Tensor, "b windows 1 queries 1"]:
+    """Return, for each query, whether the score depends on any of its weights."""
     return gradient.abs().amax((2, 4), keepdim=True)

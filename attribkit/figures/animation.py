@@ -12,7 +12,7 @@ from attribkit.contracts.attribution import Attribution
 from attribkit.core.errors import InvalidInput, UnreadableFile
 from attribkit.core.pictures import overlay, sections
 from attribkit.core.shapes import Pictures
-from attribkit.figures.figure import checked, shown
+from attribkit.figures.figure import check_attributions, shown
 
 Frames = UInt8[np.ndarray, "frames tall wide 3"]  # red, green, blue
 
@@ -27,14 +27,14 @@ def animate(attributions: Attribution | Sequence[Attribution], *, pictures: Sequ
     attributions: of the same clips (b, c, t, h, w); a map has one scale for all its frames. pictures: (t, h, w, 3)
     bytes each; None stretches x itself.
     """
-    told = checked(attributions, axes=5)
+    told = check_attributions(attributions, axes=5)
     heatmaps = [each.heatmap() for each in told]
     rows = []
     for i, clip in enumerate(shown(told[0], pictures)):
         maps = [each[i] for each in heatmaps]
         overlaid = [[overlay(s.picture, s.heatmap, whole=m) for s in sections(clip, m, range(len(clip)))] for m in maps]
-        rows.append(beside([_enlarged(part) for part in (clip, *map(np.stack, overlaid))]))
-    return beside(rows, axis=1)
+        rows.append(tile_clips([_enlarged(part) for part in (clip, *map(np.stack, overlaid))]))
+    return tile_clips(rows, axis=1)
 
 
 def write_clip(frames: Pictures, path: str | Path, rate: float = _RATE) -> None:
@@ -78,7 +78,7 @@ def _write_mp4(frames: Pictures, path: str, rate: float) -> None:
 CLIP_WRITERS: dict[str, Callable[[Pictures, str, float], None]] = {".mp4": _write_mp4, ".gif": _write_gif}
 
 
-def beside(clips: Sequence[Pictures], axis: int = 2) -> Frames:
+def tile_clips(clips: Sequence[Pictures], axis: int = 2) -> Frames:
     """Clips beside each other (axis 2) or below each other (axis 1), with white between them."""
     shape = list(clips[0].shape)
     shape[axis] = _GAP

@@ -1,5 +1,6 @@
 """[figures/figure] Attributions side by side.
-[figures/gallery] Visualizations side by side."""
+[figures/gallery] Visualizations side by side.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def figure(
     attributions: of the same images. pictures: (h, w, 3) bytes each, of the size of x; None stretches x itself.
     titles: one per image. Write the result by ``savefig``.
     """
-    attributions = checked(attributions, axes=4)
+    attributions = check_attributions(attributions, axes=4)
     frames = shown(attributions[0], pictures)
     heatmaps = [each.heatmap() for each in attributions]
     rows = [_row(picture, [maps[i] for maps in heatmaps]) for i, picture in enumerate(frames)]
@@ -40,7 +41,7 @@ def caption(attributions: Sequence[Attribution]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def checked(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
+def check_attributions(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
     """One or several attributions as a list, channels first, if they are of the same images, of so many axes."""
     told = [attributions] if isinstance(attributions, Attribution) else list(attributions)
     told = [each.channels_first() for each in told]

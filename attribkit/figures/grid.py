@@ -1,5 +1,6 @@
 """[figures/grid] A grid of pictures and overlays with shared colour bars.
-[figures/tiles] Many small pictures as one."""
+[figures/tiles] Many small pictures as one.
+"""
 
 import math
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def grid(
     side: of a cell, in inches.
     """
     cells = [cell for row in rows for cell in row]
-    signs = sorted({cell.signed for cell in cells if cell.heatmap is not None})
-    width = side * len(rows[0]) + BAR_WIDTH * len(signs) + 0.3
+    diagnostics = sorted({cell.signed for cell in cells if cell.heatmap is not None})
+    width = side * len(rows[0]) + BAR_WIDTH * len(diagnostics) + 0.3
     tallest = max(cell.picture.shape[0] / cell.picture.shape[1] for cell in cells)
     height = (side * min(1.0, tallest) + (0.16 if any(cell.title for cell in cells) else 0.0)) * len(rows) + 0.3
     height += 0.11 * len(caption.splitlines())
@@ -70,12 +71,12 @@ def grid(
             ax.set_title("\n".join(filter(None, [title, ax.get_title()])))
         for ax, title in zip(axes[:, 0], row_titles, strict=False):
             ax.set_ylabel(title)
-        _bars(figure, axes.ravel().tolist(), height, signs)
+        _bars(figure, axes.ravel().tolist(), height, diagnostics)
         figure.supxlabel(caption, fontsize=6, x=0.01, ha="left")
     return figure
 
 
-def write(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as its ending says; the same figure gives the same bytes."""
     check_ending(path)
     metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(Path(path).suffix.lower())
@@ -105,9 +106,9 @@ def _draw(ax: Axes, cell: Cell) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _bars(figure: Figure, axes: Sequence[Axes], height: float, signs: Sequence[bool]) -> None:
+def _bars(figure: Figure, axes: Sequence[Axes], height: float, diagnostics: Sequence[bool]) -> None:
     """A colour bar for the maps without negative scores, and one for those with them, where there are such."""
-    for signed in signs:
+    for signed in diagnostics:
         mappable = ScalarMappable(Normalize(-1 if signed else 0, 1), DIVERGING if signed else SEQUENTIAL)
         bar = figure.colorbar(mappable, ax=axes, shrink=min(1.0, BAR / height), aspect=25, pad=0.01)
         bar.set_label(f"score / {PERCENTILE:g}th percentile of the map's magnitudes", fontsize=6)

@@ -12,7 +12,7 @@ from attribkit.contracts.attribution import Attribution
 from attribkit.core.errors import InvalidInput
 from attribkit.core.pictures import evenly, sections
 from attribkit.core.shapes import Pictures
-from attribkit.figures.figure import caption, checked, shown
+from attribkit.figures.figure import caption, check_attributions, shown
 from attribkit.figures.grid import Cell, grid
 
 _FRAMES, _SLICES = 8, 12
@@ -31,7 +31,7 @@ def strip(
     has one scale for all its frames. pictures: (t, h, w, 3) bytes each; None stretches x itself. frames: how many,
     chosen evenly. titles: one per clip. Write the result by `write`.
     """
-    told = checked(attributions, axes=5)
+    told = check_attributions(attributions, axes=5)
     places = evenly(told[0].x.shape[2], _number("frames", frames, told[0].x.shape[2]))
     heatmaps = [each.heatmap() for each in told]
     rows = [
@@ -66,7 +66,7 @@ def mosaic(
     has one scale for all slices. slices: how many, chosen evenly. columns: None makes about as many as there are rows.
     pictures: one array of (d, h, w, 3) bytes; None stretches x itself.
     """
-    (told,) = checked(attribution, axes=5)
+    (told,) = check_attributions(attribution, axes=5)
     if len(told) != 1 or axis not in (0, 1, 2):
         raise InvalidInput(f"A mosaic shows one volume along axis 0, 1 or 2, got {len(told)} volumes and axis={axis}.")
     length = told.x.shape[2 + axis]

@@ -1,5 +1,6 @@
 """[heads/cam_model] A body, and a head whose class scores are means of maps.
-[heads/attach] A CAM head for a model that has none."""
+[heads/attach] A CAM head for a model that has none.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from attribkit.core.shapes import Images, LayerMaps
 from attribkit.core.spec import ModelSpec
 from attribkit.engine.model import HookedModel
 from attribkit.heads.body import body_up_to
-from attribkit.runs.validation import check_images, unwrapped
+from attribkit.runs.validation import check_images, unwrap_model
 from attribkit.state.hooks import frozen
 from attribkit.tracing.layers import Layer
 
@@ -102,7 +103,7 @@ def cam_head(
     labels, count = _read(classes)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise InvalidInput(f"channels={channels!r} is no number of maps from 1.")
-    module = unwrapped(model)
+    module = unwrap_model(model)
     hooked = HookedModel(module, registry.model_spec(module))
     images = _images(hooked, x)
     chosen = _layer(hooked, layer, images)

@@ -1,5 +1,6 @@
 """[heads/seed] Random numbers that a seed repeats.
-[heads/body] The part of a model up to a layer, as a module of its own that is proven equal."""
+[heads/body] The part of a model up to a layer, as a module of its own that is proven equal.
+"""
 
 import copy
 import random
@@ -17,12 +18,12 @@ from torch.func import functional_call
 from attribkit.core.errors import UnsupportedModel
 from attribkit.core.nested import Path, entry
 from attribkit.core.shapes import Images
-from attribkit.state.hooks import Wanted, captured, frozen, observed
-from attribkit.state.randomness import random_kept
+from attribkit.state.hooks import TensorRequest, capture, frozen, observe_modules
+from attribkit.state.randomness import preserve_random_state
 from attribkit.tracing.layers import Layer
 
 
-def sow(seed: int, device: torch.device) -> None:
+def seed_everything(seed: int, device: torch.device) -> None:
     """Seed Python, NumPy, and PyTorch's generators of the CPU and of this device; those of other devices go on."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # the global state is what a user's transforms draw from
@@ -107,8 +108,8 @@ def body_up_to(model: nn.Module, layer: Layer, x: Images) -> nn.Module:
 
 def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = False) -> Tensor:
     """What a layer puts out in the whole model; the model and the random state are left as they were."""
-    wanted = Wanted(model.get_submodule(layer.module), layer.run, layer.path)
-    with random_kept(), frozen(model), captured([wanted]) as kept:
+    wanted = TensorRequest(model.get_submodule(layer.module), layer.run, layer.path)
+    with preserve_random_state(), frozen(model), capture([wanted]) as kept:
         _run(model, x, training)
     tensor = kept[0].tensor
     if tensor is None:
@@ -119,7 +120,7 @@ def layer_output(model: nn.Module, layer: Layer, x: Images, *, training: bool = 
 def _calls(model: nn.Module, layer: Layer, x: Tensor) -> list[str]:
     """The dotted names of the modules in the order in which they finish, up to the layer."""
     names: list[str] = []
-    with frozen(model), torch.no_grad(), observed(model, lambda name, _module, _output: names.append(name)):
+    with frozen(model), torch.no_grad(), observe_modules(model, lambda name, _module, _output: names.append(name)):
         model(x.clone())
     ends = [i for i, name in enumerate(names) if name == layer.module]
     return names[: ends[layer.run] + 1]
@@ -167,7 +168,7 @@ def _is_same(model: nn.Module, body: nn.Module, layer: Layer, x: Tensor) -> bool
     """Whether the body puts out what the layer does in the whole model, in both modes."""
     for training in (False, True):
         wanted = layer_output(model, layer, x, training=training)
-        with random_kept(), frozen(body), torch.no_grad():
+        with preserve_random_state(), frozen(body), torch.no_grad():
             try:
                 got = _run(body, x, training)
             except Exception:  # whatever a forward raises that was put together wrongly
@@ -184,6 +185,6 @@ def _run(module: nn.Module, x: Tensor, training: bool) -> Any:
     """A forward in a mode, with the same random numbers for each, that learns no statistics; put back by `frozen`."""
     for each in module.modules():
         each.training = training
-    sow(0, x.device)
+    seed_everything(0, x.device)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # for batch normalisation to write into
     return functional_call(module, buffers, (x.clone(),))

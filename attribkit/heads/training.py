@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from attribkit.core.errors import AttribkitError, InvalidInput, UnsupportedModel
-from attribkit.core.pictures import beside
+from attribkit.core.pictures import broadcast_to_spatial
 from attribkit.core.shapes import Images
 from attribkit.heads.attach import CAMModel
-from attribkit.heads.body import sow
-from attribkit.state.randomness import random_kept
+from attribkit.heads.body import seed_everything
+from attribkit.state.randomness import preserve_random_state
 
 Mode = Literal["fixed", "finetune"]
 Batches = Iterable[Any]  # of images (b, c, *space) and classes (b,), as a DataLoader gives them
@@ -75,8 +75,13 @@ def train_head(
     rate = _checked(model, loader, mode, epochs, learning_rate)
     if device is not None:
         model.to(device)
-    with random_kept(), torch.inference_mode(False), torch.enable_grad(), _training(model, mode) as parameters:
-        sow(seed, _like(model).device)
+    with (
+        preserve_random_state(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _training(model, mode) as parameters,
+    ):
+        seed_everything(seed, _like(model).device)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         done = []
         for number in range(1, epochs + 1):
@@ -156,7 +161,7 @@ def _flipped(x: Images) -> Images:
     mirrored = (
         torch.rand(len(x), dtype=torch.float32, device="cpu") < 0.5
     )  # drawn on the CPU, so that a seed means the same on every device
-    return torch.where(beside(mirrored.to(x.device), x), x.flip(-1), x)
+    return torch.where(broadcast_to_spatial(mirrored.to(x.device), x), x.flip(-1), x)
 
 
 def _batches(model: CAMModel, loader: Batches) -> Iterator[tuple[Float[Tensor, "b c *space"], Int[Tensor, " b"]]]:

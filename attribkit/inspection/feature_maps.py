@@ -1,5 +1,6 @@
 """[inspection/filters] The kernels that a layer has learned.
-[inspection/feature_maps] What a layer puts out for an image."""
+[inspection/feature_maps] What a layer puts out for an image.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from attribkit.core.errors import InvalidInput, listed
+from attribkit.core.errors import InvalidInput, join_names
 from attribkit.core.shapes import Images, LayerMaps
 from attribkit.engine.model import HookedModel
 
@@ -29,8 +30,8 @@ def filters(model: nn.Module, layer: str) -> Filters:
     """
     inside = {f"{layer}.{name}".strip("."): each for name, each in _convolutions(model.get_submodule(layer))}
     if len(inside) != 1:
-        found = f"holds {len(inside)} of them: {listed(inside)}" if inside else "has none"
-        known = listed(name for name, _ in _convolutions(model))
+        found = f"holds {len(inside)} of them: {join_names(inside)}" if inside else "has none"
+        known = join_names(name for name, _ in _convolutions(model))
         raise InvalidInput(f"Filters are those of one convolution, and {layer!r} {found}. Convolutions: {known}.")
     ((name, convolution),) = inside.items()
     weights: Tensor = convolution.weight.detach().clone()  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """[inspection/spans] How far the units of a map see along an axis of the image.
-[inspection/fields] What the entries of a tensor see of the image, and along which of its axes they lie as the image does."""
+[inspection/fields] What the entries of a tensor see of the image, and along which of its axes they lie as the image does.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class Unknown:
 Reach = Span | Whole | Unknown
 
 
-def joined(one: Reach, other: Reach) -> Reach:
+def union_of_reach(one: Reach, other: Reach) -> Reach:
     """What a unit sees that reads both."""
     if isinstance(one, Span) and isinstance(other, Span):
         if one.stride != other.stride:
@@ -63,7 +64,7 @@ class Unclear(Exception):
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellFactor:
     """A factor of a tensor's axis: so many entries, in the order of rows."""
 
     count: int
@@ -71,7 +72,7 @@ class Cells:
     regular: bool = True  # entry i is unit i of the one axis; False for rows of tokens that have others among them
 
 
-Axis = tuple[Cells, ...]  # a flattened grid has several factors
+Axis = tuple[CellFactor, ...]  # a flattened grid has several factors
 
 
 @dataclass(frozen=True)
@@ -122,20 +123,20 @@ class Field:
         """The same with another number of entries along an axis."""
         spaces = tuple(sorted(self.spaces([dim])))
         keeps = regular and len(spaces) < 2 and all(cells.regular for cells in self.followed[dim])
-        axis = () if count == 1 else (Cells(count, spaces, keeps or not spaces),)
+        axis = () if count == 1 else (CellFactor(count, spaces, keeps or not spaces),)
         return replace(self, axes=(*self.followed[:dim], axis, *self.followed[dim + 1 :]))
 
 
 def image_field(shape: Sequence[int]) -> Field:
     """That of the image itself, (b, c, *space): each pixel sees itself."""
     plain = [axis_of(size) for size in shape[:2]]
-    space = [(Cells(size, (k,)),) if size > 1 else () for k, size in enumerate(shape[2:])]
+    space = [(CellFactor(size, (k,)),) if size > 1 else () for k, size in enumerate(shape[2:])]
     return Field(tuple(Span(0, 0, 1) for _ in space), (*plain, *space))
 
 
 def axis_of(size: int) -> Axis:
     """An axis that has nothing to do with space."""
-    return () if size == 1 else (Cells(size),)
+    return () if size == 1 else (CellFactor(size),)
 
 
 def united(fields: Sequence[Field], axes: Sequence[Sequence[Axis]], shape: Sequence[int]) -> Field:
@@ -151,7 +152,7 @@ def united(fields: Sequence[Field], axes: Sequence[Sequence[Axis]], shape: Seque
     ]
     reach = reaches[0]
     for other in reaches[1:]:
-        reach = [joined(*pair) for pair in zip(reach, other, strict=True)]
+        reach = [union_of_reach(*pair) for pair in zip(reach, other, strict=True)]
     bound = next((field.bound for field in fields if field.bound), "")
     return Field(tuple(reach), result, any(field.uneven for field in fields), bound)
 
@@ -166,7 +167,7 @@ def regrouped(field: Field, shape: Sequence[int]) -> Field:
     factors = list(_flat(field.followed))
     axes: list[Axis] = []
     for size in shape:
-        axis: list[Cells] = []
+        axis: list[CellFactor] = []
         while size > 1:
             cells = factors.pop(0)
             if cells.count > size or size % cells.count:
@@ -178,26 +179,26 @@ def regrouped(field: Field, shape: Sequence[int]) -> Field:
     return replace(field, axes=tuple(axes))
 
 
-def _cut(cells: Cells, size: int) -> tuple[Cells, Cells]:
+def _cut(cells: CellFactor, size: int) -> tuple[CellFactor, CellFactor]:
     """So many of the cells as a factor of their own, slower than the rest."""
     if cells.space:
         raise Unclear("it cuts the grid into windows")
     if cells.count % size:
         raise Unclear("it reshapes in a way that cannot be followed")
-    return Cells(size), Cells(cells.count // size)
+    return CellFactor(size), CellFactor(cells.count // size)
 
 
-def _merged(axis: Sequence[Cells]) -> Axis:
+def _merged(axis: Sequence[CellFactor]) -> Axis:
     """Neighbouring factors that have nothing to do with space made one."""
-    merged: list[Cells] = []
+    merged: list[CellFactor] = []
     for cells in axis:
         if merged and not merged[-1].space and not cells.space:
-            cells = Cells(merged.pop().count * cells.count)
+            cells = CellFactor(merged.pop().count * cells.count)
         merged.append(cells)
     return tuple(merged)
 
 
-def _flat(axes: Iterable[Axis]) -> Iterator[Cells]:
+def _flat(axes: Iterable[Axis]) -> Iterator[CellFactor]:
     return (cells for axis in axes for cells in axis)
 
 

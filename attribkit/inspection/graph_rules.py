@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.autograd.graph import Node
 
-from attribkit.core.autograd import operation
+from attribkit.core.autograd import operation_name
 from attribkit.inspection.fields import Axis, Field, Span, Unclear, axis_of, broadcast, regrouped, united
 
 
@@ -43,12 +43,12 @@ class Step:
 
 def is_attention(node: Node) -> bool:
     """Whether an operation is scaled dot product attention; it has a name for each kind of device."""
-    return "Attention" in operation(node)
+    return "Attention" in operation_name(node)
 
 
 def field_after(step: Step) -> Field:
     """What the entries of an operation's result see. Raises Unclear where that cannot be told."""
-    name = operation(step.node)
+    name = operation_name(step.node)
     if is_attention(step.node):
         return _attention(step)
     if name not in _RULES:

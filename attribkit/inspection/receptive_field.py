@@ -1,6 +1,7 @@
 """[inspection/module_times] In which module an operation of the autograd graph was recorded.
 [inspection/analytic_field] The receptive field that follows from a network's operations: kernels, strides, paddings and dilations.
-[inspection/receptive_field] How much of the image a unit sees: what its operations allow, and what its gradient uses."""
+[inspection/receptive_field] How much of the image a unit sees: what its operations allow, and what its gradient uses.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from attribkit.core.autograd import operation, straightened
+from attribkit.core.autograd import contiguous_batchnorm_gradients, operation_name
 from attribkit.core.errors import InvalidInput, UnsupportedModel
 from attribkit.core.shapes import Images
-from attribkit.engine.model import HookedModel, precise
-from attribkit.inspection.fields import Field, Reach, Span, Unclear, Unknown, Whole, image_field, joined
+from attribkit.engine.model import HookedModel
+from attribkit.inspection.fields import Field, Reach, Span, Unclear, Unknown, Whole, image_field, union_of_reach
 from attribkit.inspection.graph_rules import Step, field_after, is_attention
+from attribkit.targets.outputs import to_full_precision
 
 
 class ModuleTimes:
@@ -100,7 +102,7 @@ def _inputs_first(start: _Place) -> Iterator[_Place]:
 
 def _after(node: Node, number: int, inputs: list[Field | None], module_of: Callable[[Node], str]) -> Field:
     where = module_of(node)
-    name = "attention" if is_attention(node) else operation(node)
+    name = "attention" if is_attention(node) else operation_name(node)
     place = f"{name} in {where!r}" if where else name
     fields = [each for each in inputs if each]
     try:
@@ -116,11 +118,11 @@ def _lost(fields: list[Field], why: Unknown) -> Field:
     """After an operation that cannot be followed: what saw the whole image still does, the rest is unknown."""
     reach = fields[0].reach
     for other in fields[1:]:
-        reach = tuple(joined(*pair) for pair in zip(reach, other.reach, strict=True))
+        reach = tuple(union_of_reach(*pair) for pair in zip(reach, other.reach, strict=True))
     return Field(tuple(each if isinstance(each, Whole | Unknown) else why for each in reach), None)
 
 
-Box = tuple[tuple[int, int], ...]  # per axis of the image: the first pixel, and the one after the last
+PixelBox = tuple[tuple[int, int], ...]  # per axis of the image: the first pixel, and the one after the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,7 @@ class ReceptiveField:
         return tuple(cells // 2 for cells in self.grid)
 
     @property
-    def box(self) -> Box | None:
+    def box(self) -> PixelBox | None:
         """The analytic field of the unit in the middle, inside of the image; None where it is unknown."""
         space = tuple(self.effective.shape)
         if self.whole_image_because:
@@ -159,7 +161,7 @@ class ReceptiveField:
         return tuple((max(0, a), min(side, b)) for a, b, side in zip(starts, ends, space, strict=True))
 
     @property
-    def support(self) -> Box:
+    def support(self) -> PixelBox:
         """The smallest box with all pixels at which the effective field is not exactly zero; empty if none is."""
         places = self.effective.nonzero()
         if len(places) == 0:
@@ -190,7 +192,7 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
     """
     name = model.default_layer(x) if layer is None else layer
     images = [slice(i, i + 1) for i in range(len(x))]
-    runs = (_Run(model.part(each), x[each], layer) for each in images)
+    runs = (_Run(model.subset(each), x[each], layer) for each in images)
     first = next(runs)
     field = analytic_field(first.output, first.image, first.module_of)
     if field is None:
@@ -198,8 +200,8 @@ def receptive_field(model: HookedModel, x: Images, layer: str | None = None) -> 
             f"Layer {name!r} does not depend on the images, or the model cuts the graph before it (detach, no_grad, "
             "NumPy): its receptive field cannot be told. Choose a layer before that."
         )
-    signs = torch.Generator().manual_seed(0)
-    effective = torch.stack([run.middle_gradient(signs) for run in itertools.chain([first], runs)]).mean(0)
+    diagnostics = torch.Generator().manual_seed(0)
+    effective = torch.stack([run.middle_gradient(diagnostics) for run in itertools.chain([first], runs)]).mean(0)
     if field.bound:
         model.note(f"the analytic field is an upper bound: {field.bound} takes some of channels that see differently")
     grid = first.layout.grid
@@ -215,13 +217,13 @@ class _Run:
             _, self.output, self.layout = model.output(self.image, layer)
         self.module_of = times.module_of
 
-    def middle_gradient(self, signs: torch.Generator) -> Tensor:
+    def middle_gradient(self, diagnostics: torch.Generator) -> Tensor:
         """The magnitude of the gradient of the middle unit, its channels added with random signs, (*space)."""
         place: tuple[Any, ...] = (0, ..., *(cells // 2 for cells in self.layout.grid))
         middle = self.layout.to_grid(self.output)[place]
-        with straightened(middle):
-            (gradient,) = torch.autograd.grad(middle, self.image, _signs(middle, signs))
-        return precise(gradient[0]).abs().sum(0)
+        with contiguous_batchnorm_gradients(middle):
+            (gradient,) = torch.autograd.grad(middle, self.image, _signs(middle, diagnostics))
+        return to_full_precision(gradient[0]).abs().sum(0)
 
 
 def _per_unit(field: Field, grid: tuple[int, ...]) -> list[Reach]:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attribkit import registry, zoo
-from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, listed
+from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, join_names
 from attribkit.core.spec import ModelSpec
 from attribkit.io.preprocessing import ClipPreprocessing, Preprocessing
 from attribkit.registry.local import module_of
 
-Made = TypeVar("Made")
+Built = TypeVar("Built")
 
 
 class LoadedModel(NamedTuple):
@@ -37,7 +37,7 @@ def load_model(
     to the function of the file, which gives the model and its preprocessing.
     """
     scheme, separator, rest = name.partition(":")
-    if is_of_file(name):
+    if is_file_model(name):
         loaded = _of_file(name, pretrained, arguments)
     elif separator and scheme in _SCHEMES:
         loaded = _SCHEMES[scheme](rest, pretrained, arguments)
@@ -49,12 +49,12 @@ def load_model(
     return loaded
 
 
-def is_of_file(name: str) -> bool:
+def is_file_model(name: str) -> bool:
     """Whether a model's name is a function of a Python file, "my.py:build"."""
     return name.rpartition(":")[0].endswith(".py")
 
 
-def described(model: nn.Module, preprocessing: Any) -> ModelSpec:
+def complete_spec(model: nn.Module, preprocessing: Any) -> ModelSpec:
     """What the model's family says of it, with the size and the colours of its preprocessing."""
     spec = registry.model_spec(model)
     size = spec.input_size or preprocessing.shape
@@ -140,8 +140,8 @@ def _published(models: Any, name: str) -> Any:
 
 def _zoo(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> LoadedModel:
     if arguments:
-        raise InvalidInput(f"zoo:{name} takes no arguments, got {listed(arguments)}.")
-    model = zoo.load(name)
+        raise InvalidInput(f"zoo:{name} takes no arguments, got {join_names(arguments)}.")
+    model = zoo.load_zoo_model(name)
     return LoadedModel(model, Preprocessing.of_timm(model))
 
 
@@ -153,7 +153,7 @@ _SCHEMES: dict[str, Callable[[str, bool, Mapping[str, Any]], LoadedModel]] = {
 }
 
 
-def _made(name: str, make: Callable[[], Made]) -> Made:
+def _made(name: str, make: Callable[[], Built]) -> Built:
     """The model, or one sentence on why there is none."""
     try:
         return make()
@@ -179,7 +179,7 @@ def _fill(model: nn.Module, path: Path, name: str) -> None:
     ]
     complaints = {"missing": missing, "not in the model": foreign, "of another shape": sorted(shapes)}
     if any(complaints.values()):
-        told = "; ".join(f"{len(keys)} {what} ({listed(keys[:3])})" for what, keys in complaints.items() if keys)
+        told = "; ".join(f"{len(keys)} {what} ({join_names(keys[:3])})" for what, keys in complaints.items() if keys)
         raise InvalidInput(
             f"The weights {str(path)!r} do not fit {name}: {told}. Look at the model's name and arguments."
         )

@@ -1,5 +1,6 @@
 """[bit_depths] Images of more than 8 bits a channel: which of their values become black and white.
-[preprocessing] From a photograph or a clip to what a model expects, and back to a picture."""
+[preprocessing] From a photograph or a clip to what a model expects, and back to a picture.
+"""
 
 import math
 import re
@@ -21,20 +22,20 @@ from attribkit.core.shapes import Images, Picture, Pictures
 from attribkit.io import clips
 from attribkit.io.clips import Clip
 
-Window = tuple[int | float, int | float]  # the values that become 0 and 255; what lies outside is clipped
+IntensityWindow = tuple[int | float, int | float]  # the values that become 0 and 255; what lies outside is clipped
 
 _DEEP = 2**16 - 1
 _SHALLOW = 2**14  # a file of 16 bits whose values all lie below holds 14 bits or fewer
 _ADVICE = "give the values that are black and white, read_image(path, window=(low, high)) or --window low,high"
 
 
-def check_window(window: Window | None) -> None:
+def check_window(window: IntensityWindow | None) -> None:
     """Refuse a window that is no pair of values, the lower one first."""
     if window is not None and not (len(window) == 2 and np.isfinite(window).all() and window[0] < window[1]):
         raise InvalidInput(f"window={window!r} is no pair of values (low, high), the lower one first.")
 
 
-def eight_bits(image: Image.Image, stored: str, path: str, window: Window | None) -> Image.Image:
+def eight_bits(image: Image.Image, stored: str, path: str, window: IntensityWindow | None) -> Image.Image:
     """An image in 8 bits a channel.
 
     stored: how the file holds its pixels, as Pillow's decoders name it. Of 16 bits the whole range is 0 to 255, unless
@@ -53,7 +54,7 @@ def eight_bits(image: Image.Image, stored: str, path: str, window: Window | None
     return image
 
 
-def _whole_range(image: Image.Image, path: str) -> Window:
+def _whole_range(image: Image.Image, path: str) -> IntensityWindow:
     """All of 16 bits, where the values use them."""
     most = int(np.asarray(image).max(initial=0))
     if 0 < most < _SHALLOW:
@@ -82,7 +83,7 @@ def _finite(image: Image.Image, path: str) -> np.ndarray:
     return values
 
 
-def _scaled(values: np.ndarray, window: Window) -> Image.Image:
+def _scaled(values: np.ndarray, window: IntensityWindow) -> Image.Image:
     low, high = window
     share = ((values - low) / (high - low)).clip(0, 1)
     return Image.fromarray((255 * share + 1e-9).astype(np.uint8))  # rounded down, as 65535 // 257 is
@@ -217,7 +218,7 @@ class ClipPreprocessing:
         return functional.center_crop(functional.resize(frames.movedim(-1, 1), sides, mode, antialias=False), self.size)
 
 
-def read_image(path: str | Path, window: Window | None = None) -> Image.Image:
+def read_image(path: str | Path, window: IntensityWindow | None = None) -> Image.Image:
     """A photograph from a file, upright, in red, green and blue; transparency is dropped, as data loaders do.
 
     window: the values that become black and white in a file of one channel of more than 8 bits, such as (0, 4095) for

@@ -1,5 +1,6 @@
 """[methods/attention] Attention maps and their rollouts.
-[methods/attention_gates] The spatial gates of a network's own attention modules."""
+[methods/attention_gates] The spatial gates of a network's own attention modules.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribkit.contracts.attribution import resized
+from attribkit.contracts.attribution import resize_map
 from attribkit.contracts.method import Method
-from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
-from attribkit.core.options import CountOrZero, Name, ShareBelowOne
+from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, join_names
+from attribkit.core.options import FractionBelowOne, Name, NonNegativeInt
 from attribkit.core.shapes import Images, Scores
 from attribkit.engine.model import HookedModel
 from attribkit.targets.target import Target
@@ -36,7 +37,7 @@ class Attention(Method):
     needs_target: ClassVar[bool] = False
 
     block: int = -1  # which of the layers in execution order; negative counts from the last
-    head: CountOrZero | None = None  # None fuses the heads
+    head: NonNegativeInt | None = None  # None fuses the heads
     fusion: Fusion = "mean"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
@@ -57,7 +58,7 @@ class Attention(Method):
             raise InvalidInput(f"head={self.head}: {layer.name!r} has {layer.heads} heads, 0 to {layer.heads - 1}.")
         asking = layer.queries.real
         if _same(layer.queries, layers[-1].queries):
-            asking = model.readers(x, target)
+            asking = model.query_tokens(x, target)
         _note_asking(model, layer, asking)
         return layer.received(asking)
 
@@ -71,7 +72,7 @@ class AttentionRollout(Method):
     needs_target: ClassVar[bool] = False
 
     fusion: Fusion = "mean"
-    discard_ratio: ShareBelowOne = 0.0  # share of each layer's weights, the smallest, that is set to zero
+    discard_ratio: FractionBelowOne = 0.0  # share of each layer's weights, the smallest, that is set to zero
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note(
@@ -125,7 +126,7 @@ def _steps(layers: AttentionLayers) -> Sequence[Tensor]:
     inside = [layer for layer in layers if layer.windows.shape[1] > 1]
     if inside:
         raise UnsupportedModel(
-            f"A rollout needs attention between all tokens; that of {listed(layer.name for layer in inside)} is inside "
+            f"A rollout needs attention between all tokens; that of {join_names(layer.name for layer in inside)} is inside "
             f"windows. {instead}"
         )
     tokens = {(str(layer.queries), str(layer.keys)) for layer in layers}
@@ -150,7 +151,7 @@ def _identity(like: Tensor) -> Tensor:
 
 def _read(model: HookedModel, x: Images, target: Target, last: AttentionLayer, weights: Tensor) -> Scores:
     """The rows (b, queries, keys) of the tokens that the score reads, averaged, on the grid of the patches."""
-    asking = model.readers(x, target)
+    asking = model.query_tokens(x, target)
     _note_asking(model, last, asking)
     read = last.queries.numbers[asking]
     cells = slice(last.keys.prefix, last.keys.count - last.keys.suffix)
@@ -190,12 +191,12 @@ class AttentionGates(Method):
         maps = [_over_space(gate) for gate in self._chosen(model.attention_gates(x))]
         if len(maps) == 1:
             return maps[0]
-        return torch.stack([resized(each, x.shape[2:]) for each in maps]).mean(0)
+        return torch.stack([resize_map(each, x.shape[2:]) for each in maps]).mean(0)
 
     def _chosen(self, gates: Sequence[Gate]) -> list[Gate]:
         spatial = [gate for gate in gates if gate.kind != "channel"]
         if not spatial:
-            names = listed(dict.fromkeys(gate.name for gate in gates))
+            names = join_names(dict.fromkeys(gate.name for gate in gates))
             has = f"{len(gates)} gates over channels alone ({names})" if gates else "no gates"
             raise UnsupportedModel(
                 f"attention_gates draws gates over space, and the model has {has}: use gradcam; "

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from attribkit.contracts.method import Method
-from attribkit.core.options import Positive, Seed
+from attribkit.core.options import PositiveFloat, Seed
 from attribkit.core.shapes import Images, Scores
 from attribkit.engine.model import HookedModel
 from attribkit.targets.target import Target
@@ -39,7 +39,7 @@ class Centre(Method):
     source: ClassVar[str] = "a control"
     needs_target: ClassVar[bool] = False
 
-    sigma: Positive = 0.25  # standard deviation along each axis, as a share of its length
+    sigma: PositiveFloat = 0.25  # standard deviation along each axis, as a share of its length
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         axes = [torch.linspace(-0.5 + 0.5 / n, 0.5 - 0.5 / n, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from attribkit.core.shapes import Images, LayerMaps, Scores
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
-from attribkit.methods.gradcam import LayerMethod, averaged
+from attribkit.methods.gradcam import LayerMethod, average_maps
 from attribkit.targets.target import Target
 
 _FLAT = 0.01  # share of what the channels say, below which their mean says nothing
@@ -29,8 +29,8 @@ class EigenCAM(LayerMethod):
     needs_target: ClassVar[bool] = False
 
     @property
-    def reads(self) -> Reads:
-        return Reads()  # no gradient, nor the score of a target
+    def requires(self) -> Requirements:
+        return Requirements()  # no gradient, nor the score of a target
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         model.note(
@@ -38,7 +38,7 @@ class EigenCAM(LayerMethod):
         )
         activations = [model.activation(x, layer, target) for layer in self.layers]
         extents = [model.extent(layer) for layer in self.layers]
-        return averaged([self.to_map(model, each, each) for each in activations], x.shape[2:], extents)
+        return average_maps([self.to_map(model, each, each) for each in activations], x.shape[2:], extents)
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         points = activation.flatten(2).transpose(1, 2)  # (b, positions, d)

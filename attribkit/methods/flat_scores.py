@@ -7,12 +7,12 @@ from torch import Tensor
 from attribkit.core.shapes import Images, PerImage
 from attribkit.engine.model import HookedModel
 
-Several = Float[Tensor, "k b"]  # scores of k versions of each image
+ScoreVersions = Float[Tensor, "k b"]  # scores of k versions of each image
 
 _ROUNDINGS = 4  # of the last digit, that a sum may differ by
 
 
-def note_unmoved(model: HookedModel, x: Images, scores: Several) -> None:
+def note_flat_scores(model: HookedModel, x: Images, scores: ScoreVersions) -> None:
     """Tell the images whose scores are the same in all of several versions, up to rounding.
 
     x: the images, in the precision in which the model computes.
@@ -26,6 +26,6 @@ def note_unmoved(model: HookedModel, x: Images, scores: Several) -> None:
         )
 
 
-def rounding_of(scores: Several, precision: torch.dtype) -> PerImage:
+def rounding_of(scores: ScoreVersions, precision: torch.dtype) -> PerImage:
     """What scores that a model of this precision computed may differ by without meaning it."""
     return _ROUNDINGS * torch.finfo(precision).eps * scores.abs().amax(0)

@@ -4,7 +4,8 @@
 [methods/gradcam_plus_plus] Grad-CAM++.
 [methods/hirescam] HiResCAM.
 [methods/xgradcam] XGrad-CAM.
-[methods/layercam] LayerCAM."""
+[methods/layercam] LayerCAM.
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attribkit.contracts.attribution import resized
+from attribkit.contracts.attribution import resize_map
 from attribkit.contracts.method import Method
 from attribkit.core.layouts import Extent
 from attribkit.core.options import Name, OneOrMore
-from attribkit.core.pictures import beside, extremes
+from attribkit.core.pictures import broadcast_to_spatial, extremes
 from attribkit.core.shapes import Images, LayerMaps, Scores
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
 from attribkit.targets.target import Target
 
@@ -42,21 +43,21 @@ class LayerMethod(Method):
         return tuple(dict.fromkeys(layers))
 
     @property
-    def reads(self) -> Reads:
-        return Reads(layers=self.layers)
+    def requires(self) -> Requirements:
+        return Requirements(layers=self.layers)
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        read = model.read(x, target, self.reads).layers
+        read = model.read(x, target, self.requires).layers
         pairs = [(layer, self.to_map(model, *pair)) for layer in self.layers for pair in read[layer]]
         extents = [model.extent(layer, each.shape[2:]) for layer, each in pairs]
-        return averaged([each for _, each in pairs], x.shape[2:], extents)
+        return average_maps([each for _, each in pairs], x.shape[2:], extents)
 
     @abstractmethod
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
         """The map of one layer; model takes notes."""
 
 
-def averaged(maps: Sequence[Tensor], space: Sequence[int], extents: Sequence[Extent | None]) -> Tensor:
+def average_maps(maps: Sequence[Tensor], space: Sequence[int], extents: Sequence[Extent | None]) -> Tensor:
     """The map of one layer as it is; those of several, each brought to 0 to 1, resized to the images and averaged.
 
     extents: where each lies on the images.
@@ -64,15 +65,15 @@ def averaged(maps: Sequence[Tensor], space: Sequence[int], extents: Sequence[Ext
     if len(maps) == 1:
         return maps[0]
     pairs = zip(maps, extents, strict=True)
-    return torch.stack([resized(_unit_range(each), space, extent) for each, extent in pairs]).mean(0)
+    return torch.stack([resize_map(_unit_range(each), space, extent) for each, extent in pairs]).mean(0)
 
 
-def summed(maps: LayerMaps) -> Scores:
+def sum_channels(maps: LayerMaps) -> Scores:
     """The channels of a layer added up, and what speaks against the target cut off."""
     return maps.sum(1, keepdim=True).relu()
 
 
-def weighted(maps: LayerMaps, weights: torch.Tensor) -> Scores:
+def weighted_sum(maps: LayerMaps, weights: torch.Tensor) -> Scores:
     """The channels of a layer added up, each times its weight, (b, d)."""
     return torch.einsum("bd,bd...->b...", weights, maps).unsqueeze(1)
 
@@ -95,7 +96,7 @@ class CAM(Method):
     layer: Name | None = None  # dotted name; None is the last map of the image
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        return weighted(*model.class_weights(x, target, self.layer))
+        return weighted_sum(*model.class_weights(x, target, self.layer))
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class GradCAM(LayerMethod):
     relu: bool = True  # False keeps what speaks against the target, as negative scores
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
-        scores = weighted(activation, gradient.flatten(2).mean(2))
+        scores = weighted_sum(activation, gradient.flatten(2).mean(2))
         return scores.relu() if self.relu else scores
 
 
@@ -127,10 +128,10 @@ class GradCAMPlusPlus(LayerMethod):
         if bool((activation < 0).any()):
             model.note("gradcam++ assumes a layer without negative activations, as behind a ReLU; this one has some")
         # g^2 / (2 g^2 + S g^3) of eq. 19 without the powers, which small gradients would lose to rounding
-        total = beside(activation.flatten(2).sum(2), activation)
+        total = broadcast_to_spatial(activation.flatten(2).sum(2), activation)
         denominator = 2 + total * gradient
         alpha = (1 / denominator).where(denominator != 0, 0)
-        return weighted(activation, (alpha * gradient.relu()).flatten(2).sum(2)).relu()
+        return weighted_sum(activation, (alpha * gradient.relu()).flatten(2).sum(2)).relu()
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class HiResCAM(LayerMethod):
     source: ClassVar[str] = "Draelos and Carin, 2020, arXiv:2011.08891"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
-        return summed(activation * gradient)
+        return sum_channels(activation * gradient)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class XGradCAM(LayerMethod):
             )
         total = activation.flatten(2).sum(2)
         weights = ((gradient * activation).flatten(2).sum(2) / total).where(total != 0, 0)
-        return weighted(activation, weights).relu()
+        return weighted_sum(activation, weights).relu()
 
 
 @dataclass(frozen=True)
@@ -169,4 +170,4 @@ class LayerCAM(LayerMethod):
     source: ClassVar[str] = "Jiang et al., IEEE Transactions on Image Processing 2021"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
-        return summed(activation * gradient.relu())
+        return sum_channels(activation * gradient.relu())

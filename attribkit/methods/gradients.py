@@ -2,23 +2,24 @@
 [methods/input_x_gradient] Input times gradient.
 [methods/smoothgrad] SmoothGrad and its relatives.
 [methods/guided_backprop] Guided backpropagation and the deconvolutional network: gradients under another rule at the ReLUs.
-[methods/guided_gradcam] Guided Grad-CAM."""
+[methods/guided_gradcam] Guided Grad-CAM.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 
-from attribkit.contracts.attribution import resized
+from attribkit.contracts.attribution import resize_map
 from attribkit.contracts.method import Method
 from attribkit.core.errors import InvalidInput
-from attribkit.core.options import Count, Name, NotNegative, Seed
+from attribkit.core.options import Name, NonNegativeFloat, PositiveInt, Seed
 from attribkit.core.pictures import extremes
 from attribkit.core.shapes import Images, Scores
 from attribkit.engine import backward_rules
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
-from attribkit.methods.gradcam import averaged, weighted
+from attribkit.methods.gradcam import average_maps, weighted_sum
 from attribkit.targets.target import Target
 
 
@@ -29,7 +30,7 @@ class Saliency(Method):
     name: ClassVar[str] = "saliency"
     source: ClassVar[str] = "Simonyan et al., ICLR Workshop 2014, sec. 3.1"
 
-    reads = Reads(gradients=(None,))
+    requires = Requirements(gradients=(None,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return model.gradient(x, target).abs().amax(1, keepdim=True)
@@ -42,7 +43,7 @@ class InputXGradient(Method):
     name: ClassVar[str] = "input_x_gradient"
     source: ClassVar[str] = "Shrikumar et al., 2016, arXiv:1605.01713, sec. 3.2"
 
-    reads = Reads(gradients=(None,))
+    requires = Requirements(gradients=(None,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x * model.gradient(x, target)
@@ -58,8 +59,8 @@ class SmoothGrad(Method):
     name: ClassVar[str] = "smoothgrad"
     source: ClassVar[str] = "Smilkov et al., 2017, arXiv:1706.03825, sec. 3; Hooker et al., NeurIPS 2019"
 
-    samples: Count = 25  # one forward and backward each
-    sigma: NotNegative = 0.15  # standard deviation of the noise, as a share of each image's range of values
+    samples: PositiveInt = 25  # one forward and backward each
+    sigma: NonNegativeFloat = 0.15  # standard deviation of the noise, as a share of each image's range of values
     average: Literal["mean", "square", "variance"] = "mean"
     seed: Seed = 0
 
@@ -95,10 +96,10 @@ class GuidedBackprop(Method):
     name: ClassVar[str] = "guided_backprop"
     source: ClassVar[str] = "Springenberg et al., ICLR Workshop 2015, sec. 3.4"
 
-    reads = Reads(gradients=(backward_rules.guided,))
+    requires = Requirements(gradients=(backward_rules.guided_relu,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        return model.gradient(x, target, backward_rules.guided)
+        return model.gradient(x, target, backward_rules.guided_relu)
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,10 @@ class DeconvNet(Method):
     name: ClassVar[str] = "deconvnet"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 2.1"
 
-    reads = Reads(gradients=(backward_rules.deconvnet,))
+    requires = Requirements(gradients=(backward_rules.deconvnet_relu,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        return model.gradient(x, target, backward_rules.deconvnet)
+        return model.gradient(x, target, backward_rules.deconvnet_relu)
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,14 @@ class GuidedGradCAM(Method):
     layer: Name | None = None  # dotted name, of Grad-CAM; None is the last map of the image
 
     @property
-    def reads(self) -> Reads:
-        return Reads(layers=(self.layer,), gradients=(backward_rules.guided,))
+    def requires(self) -> Requirements:
+        return Requirements(layers=(self.layer,), gradients=(backward_rules.guided_relu,))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        answers = model.read(x, target, self.reads)
-        maps = [weighted(a, gradient.flatten(2).mean(2)).relu() for a, gradient in answers.layers[self.layer]]
+        answers = model.read(x, target, self.requires)
+        maps = [weighted_sum(a, gradient.flatten(2).mean(2)).relu() for a, gradient in answers.layers[self.layer]]
         extents = [model.extent(self.layer, each.shape[2:]) for each in maps]
-        where = averaged(maps, x.shape[2:], extents)
-        return answers.gradients[backward_rules.guided] * resized(
+        where = average_maps(maps, x.shape[2:], extents)
+        return answers.gradients[backward_rules.guided_relu] * resize_map(
             where, x.shape[2:], extents[0] if len(maps) == 1 else None
         )

@@ -9,14 +9,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attribkit.contracts.method import Method
-from attribkit.core.options import Count, NotNegative, OneOrMore, Seed
+from attribkit.core.options import NonNegativeFloat, OneOrMore, PositiveInt, Seed
 from attribkit.core.shapes import Images, PerImage, Scores
-from attribkit.core.substrates import Given, Substrate, substrate
+from attribkit.core.substrates import GivenImages, Substrate, substrate
 from attribkit.engine.model import HookedModel
 from attribkit.methods.flat_scores import rounding_of
 from attribkit.targets.target import Target
 
-Baseline = Substrate | Given | Tensor
+Baseline = Substrate | GivenImages | Tensor
 
 _FIRST, _MOST = 16, 1024  # steps that "auto" begins and ends with
 
@@ -32,18 +32,18 @@ class IntegratedGradients(Method):
     name: ClassVar[str] = "integrated_gradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
 
-    steps: Count | Literal["auto"] = 50  # one forward and backward each; "auto" doubles them until they suffice
+    steps: PositiveInt | Literal["auto"] = 50  # one forward and backward each; "auto" doubles them until they suffice
     baseline: Baseline | OneOrMore[Baseline] = "zero"  # images, or what is made of x; several are averaged
-    tolerance: NotNegative = 0.01  # of "auto": what the scores may miss, as a share of f(x) - f(baseline)
+    tolerance: NonNegativeFloat = 0.01  # of "auto": what the scores may miss, as a share of f(x) - f(baseline)
     seed: Seed = 0  # of noise; each further noise among several baselines has the next seed
 
     def __post_init__(self) -> None:
         several = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
-        given = tuple(Given(each) if isinstance(each, Tensor) else each for each in several)
+        given = tuple(GivenImages(each) if isinstance(each, Tensor) else each for each in several)
         object.__setattr__(self, "baseline", given[0] if len(given) == 1 else given)
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
-        target = model.resolved(target)
+        target = model.resolve(target)
         starts = self._starts(x)
         if self.steps != "auto":
             scores, gap, flat = _integrated(model, x, starts, target, self.steps)
@@ -52,7 +52,7 @@ class IntegratedGradients(Method):
             return scores
         images = [slice(i, i + 1) for i in range(len(x))]  # each image by itself, so that others do not change it
         return torch.cat(
-            [self._enough(model.part(i), x[i], [s[i] for s in starts], target.part(i), i.start) for i in images]
+            [self._enough(model.subset(i), x[i], [s[i] for s in starts], target.subset(i), i.start) for i in images]
         )
 
     def _starts(self, x: Images) -> list[Images]:

@@ -12,14 +12,14 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from attribkit.contracts.method import Method
-from attribkit.core.axes import PerAxis, at_most, per_axis, times
+from attribkit.core.axes import PerAxis, capped_sizes, format_sizes, per_axis
 from attribkit.core.errors import InvalidInput
-from attribkit.core.options import Count, Seed
-from attribkit.core.pictures import beside, extremes
+from attribkit.core.options import PositiveInt, Seed
+from attribkit.core.pictures import broadcast_to_spatial, extremes
 from attribkit.core.shapes import Images, Scores
-from attribkit.core.substrates import Given, Imputer, Substrate, filling
+from attribkit.core.substrates import GivenImages, Imputer, Substrate, filling
 from attribkit.engine.model import HookedModel
-from attribkit.methods.flat_scores import note_unmoved
+from attribkit.methods.flat_scores import note_flat_scores
 from attribkit.targets.target import Target
 
 _PATCH, _STRIDE = 32, 16  # pixels
@@ -39,27 +39,27 @@ class Occlusion(Method):
 
     patch: PerAxis | None = None  # pixels; None is 32, of clips and volumes at most a quarter of each axis
     stride: PerAxis | None = None  # pixels; None is 16, of clips and volumes at most an eighth, and never above patch
-    superpixels: Count | None = None  # about so many regions (SLIC, Achanta et al., TPAMI 2012); None is patches
-    baseline: Substrate | Literal["inpaint"] | Given | Imputer | Tensor = "zero"
+    superpixels: PositiveInt | None = None  # about so many regions (SLIC, Achanta et al., TPAMI 2012); None is patches
+    baseline: Substrate | Literal["inpaint"] | GivenImages | Imputer | Tensor = "zero"
     seed: Seed = 0  # of noise
 
     def __post_init__(self) -> None:
         if isinstance(self.baseline, Tensor):
-            object.__setattr__(self, "baseline", Given(self.baseline))
+            object.__setattr__(self, "baseline", GivenImages(self.baseline))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         count, region = self._regions(model, x)
         cover = filling(x, self.baseline, self.seed)
         score = model.score(x, target)
         scores = model.scores((cover(region(k)) for k in range(count)), target, count)  # (k, b)
-        note_unmoved(model, x, torch.cat([scores, score[None]]))
+        note_flat_scores(model, x, torch.cat([scores, score[None]]))
         if count == 1:
-            model.note(f"one region covers all of the {times(x.shape[2:])} image: choose smaller ones")
+            model.note(f"one region covers all of the {format_sizes(x.shape[2:])} image: choose smaller ones")
         falls = score - scores
         total = torch.zeros(len(x), 1, *x.shape[2:], dtype=falls.dtype, device=x.device)
         covered = torch.zeros_like(total)
         for k, fall in enumerate(falls):
-            total += region(k) * beside(fall, x)
+            total += region(k) * broadcast_to_spatial(fall, x)
             covered += region(k)
         return total / covered.clamp(min=1)
 
@@ -81,9 +81,9 @@ class Occlusion(Method):
 
     def _sizes(self, space: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Patch and stride along each axis, in pixels."""
-        patch = at_most(_PATCH, _SHARE, space) if self.patch is None else per_axis("patch", self.patch, space)
+        patch = capped_sizes(_PATCH, _SHARE, space) if self.patch is None else per_axis("patch", self.patch, space)
         if self.stride is None:
-            usual = at_most(_STRIDE, 2 * _SHARE, space)
+            usual = capped_sizes(_STRIDE, 2 * _SHARE, space)
             return patch, tuple(min(pair) for pair in zip(usual, patch, strict=True))
         stride = per_axis("stride", self.stride, space)
         if any(step > side for step, side in zip(stride, patch, strict=True)):
@@ -95,10 +95,12 @@ class Occlusion(Method):
         """Tell sizes that were chosen, and axes along which nothing is told apart."""
         patch, stride = self._sizes(space)
         if len(space) > 2 and None in (self.patch, self.stride):
-            model.note(f"patch={patch} and stride={stride} were chosen for {times(space)} pixels")
+            model.note(f"patch={patch} and stride={stride} were chosen for {format_sizes(space)} pixels")
         whole = [axis for axis, (side, length) in enumerate(zip(patch, space, strict=True)) if side >= length > 1]
         if whole and len(whole) < len(space):
-            model.note(f"the {times(patch)} patch covers all of axes {whole} of space: the map is constant along them")
+            model.note(
+                f"the {format_sizes(patch)} patch covers all of axes {whole} of space: the map is constant along them"
+            )
 
     def _windows(self, space: tuple[int, ...]) -> Iterator[Any]:
         """Indices of the patches; the last along each axis is cut off at the border."""

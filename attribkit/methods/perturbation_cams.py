@@ -1,5 +1,6 @@
 """[methods/ablationcam] Ablation-CAM.
-[methods/scorecam] Score-CAM."""
+[methods/scorecam] Score-CAM.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,15 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attribkit.contracts.attribution import resized
+from attribkit.contracts.attribution import resize_map
 from attribkit.contracts.method import Method
 from attribkit.core.layouts import Extent
 from attribkit.core.options import Name
 from attribkit.core.pictures import extremes
 from attribkit.core.shapes import Images, LayerMaps, Scores
 from attribkit.engine.model import HookedModel
-from attribkit.methods.flat_scores import note_unmoved
-from attribkit.methods.gradcam import weighted
+from attribkit.methods.flat_scores import note_flat_scores
+from attribkit.methods.gradcam import weighted_sum
 from attribkit.targets.target import Target
 
 
@@ -42,8 +43,8 @@ class AblationCAM(Method):
         ]
         score = model.score(x, target)
         scores = model.scores_with(x, target, self.layer, without)  # (d, b)
-        note_unmoved(model, x, torch.cat([scores, score[None]]))
-        return weighted(activation, ((score - scores) / score.abs().clamp(min=1e-12)).T).relu()
+        note_flat_scores(model, x, torch.cat([scores, score[None]]))
+        return weighted_sum(activation, ((score - scores) / score.abs().clamp(min=1e-12)).T).relu()
 
 
 def _without(channel: int, output: Tensor) -> Tensor:
@@ -68,13 +69,13 @@ class ScoreCAM(Method):
         scores = model.scores(masked, target, total=activation.shape[1])  # (d, b)
         if len(scores) == 1:
             model.note("the layer has one channel: its weight is 1, whatever the score")
-        note_unmoved(model, x, scores)
-        return weighted(activation, scores.softmax(0).T).relu()
+        note_flat_scores(model, x, scores)
+        return weighted_sum(activation, scores.softmax(0).T).relu()
 
 
 def _masked(x: Images, activation: LayerMaps, extent: Extent | None) -> Iterator[Images]:
     """The images, times each channel brought to their size and to the range 0 to 1."""
     for channel in activation.split(1, dim=1):
-        mask = resized(channel, x.shape[2:], extent)
+        mask = resize_map(channel, x.shape[2:], extent)
         low, high = extremes(mask)
         yield x * ((mask - low) / (high - low).clamp(min=1e-8)).to(x.dtype)

@@ -1,7 +1,8 @@
 """[metrics/complexity/magnitudes] The magnitudes of a map, for what asks how they are spread.
 [metrics/complexity/sparseness] Sparseness: the Gini index of a map.
 [metrics/complexity/entropy] Complexity: the entropy of a map.
-[metrics/complexity/effective_complexity] Effective complexity."""
+[metrics/complexity/effective_complexity] Effective complexity.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Complexity
-from attribkit.core.options import ShareBelowOne
+from attribkit.core.options import FractionBelowOne
 from attribkit.core.shapes import Heatmaps, PerImage
 
 
@@ -64,7 +65,7 @@ class EffectiveComplexity(Complexity):
     source: ClassVar[str] = "Nguyen and Martinez, 2020, arXiv:2007.07584, effective complexity, of magnitudes"
     higher_is_better: ClassVar[bool | None] = False
 
-    negligible: ShareBelowOne = 1e-5  # share of the largest magnitude up to which a pixel does not count
+    negligible: FractionBelowOne = 1e-5  # share of the largest magnitude up to which a pixel does not count
 
     def __call__(self, attribution: Attribution) -> PerImage:
         magnitudes = relative_magnitudes(self.heatmap(attribution))

@@ -1,5 +1,6 @@
 """[metrics/rounding] What of a number is rounding.
-[metrics/correlation] Correlations, many at once and on the device."""
+[metrics/correlation] Correlations, many at once and on the device.
+"""
 
 from typing import Literal
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def rounding(precision: torch.dtype) -> float:
+def rounding_error(precision: torch.dtype) -> float:
     """The share of a number of this precision, a model's score or a map's sum, below which differences say nothing."""
     return 1e-12 if precision == torch.float64 else 1e-6
 
@@ -16,7 +17,7 @@ def rounding(precision: torch.dtype) -> float:
 Correlation = Literal["pearson", "spearman"]
 
 
-def pearson(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
+def pearson_correlation(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
     """Pearson's correlation along the last axis, in double; NaN where either side is constant but for rounding.
 
     Exactly 1 of a side and itself.
@@ -25,10 +26,10 @@ def pearson(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> F
     return (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1)).sqrt()
 
 
-def spearman(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
+def spearman_correlation(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
     """Spearman's correlation along the last axis: Pearson's of the ranks; NaN as there."""
     undefined = _is_constant(one) | _is_constant(other) | (one.isnan() | other.isnan()).any(-1)
-    return pearson(average_ranks(one), average_ranks(other)).masked_fill(undefined, torch.nan)
+    return pearson_correlation(average_ranks(one), average_ranks(other)).masked_fill(undefined, torch.nan)
 
 
 def average_ranks(values: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows k"]:
@@ -47,4 +48,4 @@ def _centred(values: Tensor) -> Tensor:
 
 def _is_constant(values: Tensor) -> Tensor:
     low, high = values.aminmax(dim=-1)
-    return high - low <= rounding(values.dtype) * torch.maximum(low.abs(), high.abs())
+    return high - low <= rounding_error(values.dtype) * torch.maximum(low.abs(), high.abs())

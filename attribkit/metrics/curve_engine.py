@@ -1,7 +1,8 @@
 """[metrics/curves/ranks] Ranks of scores, and what is done about equal ones.
 [metrics/curves/order] The order in which units of an image are changed: pixels, their channels one by one, or patches.
 [metrics/curves/stops] Where on the way from no unit changed to all of them the model is asked.
-[metrics/curves/walk] The engine: a model's score while units of its images are taken away or put back."""
+[metrics/curves/walk] The engine: a model's score while units of its images are taken away or put back.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attribkit.contracts.attribution import Attribution, Reduction, resized
+from attribkit.contracts.attribution import Attribution, Reduction, resize_map
 from attribkit.core.axes import PerAxis, per_axis
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Images, PerImage
 from attribkit.core.substrates import Fill, Imputer, filling
-from attribkit.core.tensors import sent
+from attribkit.core.tensors import to_device
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.scores import asked_target, score_of_whole
-from attribkit.targets.resolution import Score
+from attribkit.metrics.scores import original_score, scored_target
+from attribkit.targets.binary import BinaryScore
 from attribkit.targets.target import Target
 
 # Which of equal units comes first: by a seeded order that all maps and images share; the first in memory, as a stable
@@ -66,7 +67,7 @@ Channels = Literal["together", "apart"]  # of a pixel: changed at once, or units
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class PixelRanking:
     """The rank of each pixel's unit by decreasing score, from 0."""
 
     ranks: Int[Tensor, "b k *space"]  # k is 1, or c where the channels are apart
@@ -75,7 +76,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Order:
+class PixelOrder:
     """What the units are, and how they are ordered by a map."""
 
     reduce: Reduction
@@ -84,20 +85,20 @@ class Order:
     ties: Ties
     seed: int
 
-    def __call__(self, attribution: Attribution) -> Ranking:
+    def __call__(self, attribution: Attribution) -> PixelRanking:
         """Rank the units of each image by one stable sort."""
         space = attribution.x.shape[2:]
         sides = tuple(map(min, per_axis("patch", self.patch, space), space))
         cells = _means(self._maps(attribution), sides)
         ranks, tie_share = ranked(cells.flatten(1), self.ties, self.seed)
-        return Ranking(_spread(ranks.view(cells.shape), sides, space), ranks.shape[1], tie_share)
+        return PixelRanking(_spread(ranks.view(cells.shape), sides, space), ranks.shape[1], tie_share)
 
     def _maps(self, attribution: Attribution) -> Images:
         """What is ranked, (b, 1 or c, *space); apart, channels that share one map are equal."""
         if self.channels == "together":
             return attribution.heatmap(self.reduce)[:, None]
         x = attribution.x
-        return resized(attribution.scores, x.shape[2:], attribution.extent).expand(-1, x.shape[1], *x.shape[2:])
+        return resize_map(attribution.scores, x.shape[2:], attribution.extent).expand(-1, x.shape[1], *x.shape[2:])
 
 
 def _means(maps: Images, sides: Sequence[int]) -> Tensor:
@@ -182,7 +183,7 @@ def area_weights(area: Area, counts: Sequence[int]) -> list[float]:
     return [(left + right) / (2 * whole) for left, right in zip([0, *widths], [*widths, 0], strict=True)]
 
 
-Direction = Literal["delete", "insert"]
+CurveDirection = Literal["delete", "insert"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +207,7 @@ class Curve:
         return self._beside(shares).expand_as(self.heights)
 
     def _beside(self, numbers: Sequence[float]) -> Float[Tensor, " stops"]:
-        return sent(numbers, self.heights.device, self.heights.dtype)
+        return to_device(numbers, self.heights.device, self.heights.dtype)
 
 
 @dataclass(frozen=True)
@@ -217,12 +218,12 @@ class Walk:
     once for all walks. Only curves and ranks are kept.
     """
 
-    direction: Direction
-    order: Order
+    direction: CurveDirection
+    order: PixelOrder
     stops: Stops
     substrate: Any
     seed: int  # of noise
-    score: Score
+    score: BinaryScore
 
     def __post_init__(self) -> None:
         whole = isinstance(self.substrate, Imputer) or (isinstance(self.substrate, str) and self.substrate == "inpaint")
@@ -233,21 +234,21 @@ class Walk:
 
     def curves(self, model: HookedModel, attributions: Sequence[Attribution]) -> list[Curve]:
         """One for each map; a map's curve does not depend on the maps beside it, not in the last bit."""
-        x, target = attributions[0].x, asked_target(attributions[0], self.score)
-        return [model.remembered((self, each), partial(self._curve, model, x, target, each)) for each in attributions]
+        x, target = attributions[0].x, scored_target(attributions[0], self.score)
+        return [model.cached((self, each), partial(self._curve, model, x, target, each)) for each in attributions]
 
     def image_score(self, model: HookedModel, attributions: Sequence[Attribution]) -> PerImage:
         """The score of the images as they are, asked once."""
-        return score_of_whole(model, attributions[0].x, asked_target(attributions[0], self.score))
+        return original_score(model, attributions[0].x, scored_target(attributions[0], self.score))
 
     def _curve(self, model: HookedModel, x: Images, target: Target, attribution: Attribution) -> Curve:
-        ranking = model.remembered((self.order, attribution), partial(self.order, attribution))
+        ranking = model.cached((self.order, attribution), partial(self.order, attribution))
         fill = self._fill(model, x)
         counts = self.stops.counts(ranking.units)
         between = [count for count in counts if 0 < count < ranking.units]
         changed = (fill(self._removed(ranking.ranks, count)) for count in between)
         scores = iter(model.scores(changed, target, len(between)) if between else ())
-        first = partial(score_of_whole, model, x, target)
+        first = partial(original_score, model, x, target)
         last = partial(self._substrate_score, model, x, target)
         if self.direction == "insert":
             first, last = last, first
@@ -261,7 +262,7 @@ class Walk:
 
     def _fill(self, model: HookedModel, x: Images) -> Fill:
         key = ("filling", self.substrate, self.seed)
-        return model.remembered(key, lambda: filling(x, self.substrate, self.seed))
+        return model.cached(key, lambda: filling(x, self.substrate, self.seed))
 
     def _substrate_score(self, model: HookedModel, x: Images, target: Target) -> PerImage:
         """The score where nothing of the images is left, asked once."""
@@ -270,4 +271,4 @@ class Walk:
             everything = torch.ones(1, 1, *x.shape[2:], dtype=torch.bool, device=x.device)
             return model.score(self._fill(model, x)(everything), target)
 
-        return model.remembered(("score of substrate", self.substrate, self.seed, target), asked)
+        return model.cached(("score of substrate", self.substrate, self.seed, target), asked)

@@ -3,7 +3,8 @@
 [metrics/curves/deletion] Deletion.
 [metrics/curves/insertion] Insertion.
 [metrics/curves/insertion_minus_deletion] Insertion minus deletion.
-[metrics/curves/aopc] Area over the perturbation curve."""
+[metrics/curves/aopc] Area over the perturbation curve.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from torch import Tensor
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Faithfulness
 from attribkit.core.axes import PerAxis
-from attribkit.core.options import Count, OneOrMore, Seed, Share
-from attribkit.core.substrates import Filling, GaussianBlur, Given
+from attribkit.core.options import Fraction, OneOrMore, PositiveInt, Seed
+from attribkit.core.substrates import Filling, GaussianBlur, GivenImages
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.curve_engine import Area, Channels, Direction, Ends, LastStep, Order, Stops, Ties, Walk
-from attribkit.targets.resolution import Score
+from attribkit.metrics.curve_engine import Area, Channels, CurveDirection, Ends, LastStep, PixelOrder, Stops, Ties, Walk
+from attribkit.targets.binary import BinaryScore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,13 @@ class CurveMetric(Faithfulness):
     """A number from curves of the model's score along the order of a map; the options say which curve."""
 
     substrate: Filling = "zero"  # what is where the image is not
-    score: Score = "probability"  # of the attributed class; "logit" for that; other targets are scored as they are
-    steps: Count | None = None  # all units in so many steps at most; None is 28, where nothing else says
-    per_step: Count | None = None  # units a step, instead: pixels, or patches, or channels of pixels
-    until: Count | None = None  # units changed in the end; None is all of them
-    fractions: OneOrMore[Share] | None = None  # shares of units at which the model is asked, instead of steps
+    score: BinaryScore = (
+        "probability"  # of the attributed class; "logit" for that; other targets are scored as they are
+    )
+    steps: PositiveInt | None = None  # all units in so many steps at most; None is 28, where nothing else says
+    per_step: PositiveInt | None = None  # units a step, instead: pixels, or patches, or channels of pixels
+    until: PositiveInt | None = None  # units changed in the end; None is all of them
+    fractions: OneOrMore[Fraction] | None = None  # shares of units at which the model is asked, instead of steps
     last_step: LastStep = "shorter"
     ends: Ends = "both"
     area: Area = "trapezoid"
@@ -44,7 +47,7 @@ class CurveMetric(Faithfulness):
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                object.__setattr__(self, name, Given(value))
+                object.__setattr__(self, name, GivenImages(value))
         self._walks()  # refuses what does not go together
 
     def details(self, model: HookedModel, attributions: Sequence[Attribution]) -> Mapping[str, Tensor]:
@@ -62,8 +65,8 @@ class CurveMetric(Faithfulness):
         """The curves that the number is made of, by the names that the details give them."""
         return {"curve": self._walk("delete")}
 
-    def _walk(self, direction: Direction, substrate: Any = None) -> Walk:
-        order = Order(self.reduce, self.channels, self.patch, self.ties, self.seed)
+    def _walk(self, direction: CurveDirection, substrate: Any = None) -> Walk:
+        order = PixelOrder(self.reduce, self.channels, self.patch, self.ties, self.seed)
         stops = Stops(self.steps, self.per_step, self.until, self.fractions, self.last_step, self.ends)
         filled = self.substrate if substrate is None else substrate
         return Walk(direction, order, stops, filled, self.seed, self.score)
@@ -177,8 +180,8 @@ class AOPC(CurveMetric):
     higher_is_better: ClassVar[bool] = True
 
     substrate: Filling = "uniform"
-    per_step: Count | None = 1
-    until: Count | None = 100
+    per_step: PositiveInt | None = 1
+    until: PositiveInt | None = 100
     area: Area = "mean"
     patch: PerAxis = 9
 

@@ -1,6 +1,7 @@
 """[metrics/banks/best_factor] How far what maps let expect is from what the model does, whatever the units of the maps.
 [metrics/banks/infidelity] Infidelity.
-[metrics/banks/infidelity_under_noise] Infidelity under noise."""
+[metrics/banks/infidelity_under_noise] Infidelity under noise.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Faithfulness
-from attribkit.core.options import InnerShare, Positive, Seed
+from attribkit.core.options import OpenFraction, PositiveFloat, Seed
 from attribkit.core.shapes import Images
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.scores import asked_target, score_of_whole
-from attribkit.metrics.subset_bank import Cells, Independent, OnBank, Several, Subsets
-from attribkit.targets.resolution import Score
+from attribkit.metrics.scores import original_score, scored_target
+from attribkit.metrics.subset_bank import CellSize, Independent, SubsetCount, SubsetMetric, Subsets
+from attribkit.targets.binary import BinaryScore
 from attribkit.targets.target import Target
 
 Sign = Literal["positive", "any"]
@@ -41,7 +42,7 @@ def _best(expected: Expected, falls: Float[Tensor, "b k"], sign: Sign) -> Float[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Infidelity(OnBank):
+class Infidelity(SubsetMetric):
     """The mean square of what a map predicts of the fall of the score without some cells, less the fall itself.
 
     Scores are read as contributions: the prediction is their sum over the removed cells.
@@ -51,16 +52,16 @@ class Infidelity(OnBank):
     source: ClassVar[str] = "Yeh et al., NeurIPS 2019, definition 2.1, where cells are removed"
     higher_is_better: ClassVar[bool] = False
 
-    cells: Cells | Tensor = 9
-    share: InnerShare = 0.2  # the probability with which a cell is removed
-    samples: Several = 200
+    cells: CellSize | Tensor = 9
+    share: OpenFraction = 0.2  # the probability with which a cell is removed
+    samples: SubsetCount = 200
     factor: Factor = "positive"  # of each map, chosen so that infidelity is least and the map's own scale is nothing
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (Independent(self.share, self.samples),)
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        whole = score_of_whole(model, attributions[0].x, self.asked(attributions[0]))
+        whole = original_score(model, attributions[0].x, self.asked(attributions[0]))
         (answered,) = self.answered(model, attributions[0])
         expected = answered.sums(self.held(model, attributions))
         return mean_square(expected, (whole - answered.scores).mT, self.factor).to(whole.dtype)
@@ -79,15 +80,15 @@ class InfidelityUnderNoise(Faithfulness):
     higher_is_better: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"captum": {"sigma": 0.003, "samples": 10, "factor": None}}
 
-    score: Score = "logit"
-    sigma: Positive = 0.1  # standard deviation of the noise, in units of the images
-    samples: Several = 200
+    score: BinaryScore = "logit"
+    sigma: PositiveFloat = 0.1  # standard deviation of the noise, in units of the images
+    samples: SubsetCount = 200
     seed: Seed = 0
     factor: Factor = "positive"  # of each map, chosen so that infidelity is least and the map's own scale is nothing
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
-        x, target = attributions[0].x, asked_target(attributions[0], self.score)
-        whole, left = score_of_whole(model, x, target), self._left(model, x, target)
+        x, target = attributions[0].x, scored_target(attributions[0], self.score)
+        whole, left = original_score(model, x, target), self._left(model, x, target)
         return mean_square(self._expected(attributions), (whole - left).mT, self.factor).to(whole.dtype)
 
     def noises(self, x: Images) -> Iterator[Float[Tensor, "1 c *space"]]:
@@ -102,7 +103,7 @@ class InfidelityUnderNoise(Faithfulness):
         """The score of each noisy version, asked once for all maps and metrics."""
         versions = (x - noise for noise in self.noises(x))
         key = ("scores under noise", self.sigma, self.samples, self.seed, target)
-        return model.remembered(key, lambda: model.scores(versions, target, self.samples))
+        return model.cached(key, lambda: model.scores(versions, target, self.samples))
 
     def _expected(self, attributions: Sequence[Attribution]) -> Expected:
         """Inner products of the scores of each map with what rounding left of the noise."""

@@ -3,7 +3,8 @@
 [metrics/localization/relevance_mass] Relevance mass.
 [metrics/localization/relevance_rank] Relevance rank.
 [metrics/localization/top_k_intersection] Intersection of the largest pixels with the object.
-[metrics/localization/box_iou] Overlap of boxes."""
+[metrics/localization/box_iou] Overlap of boxes.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Localization
-from attribkit.core.ground_truth import Truth
-from attribkit.core.options import Count, NotNegative, ShareAboveZero
+from attribkit.core.ground_truth import GroundTruth
+from attribkit.core.options import FractionAboveZero, NonNegativeFloat, PositiveInt
 from attribkit.core.pictures import extremes
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
 from attribkit.metrics.correlation import average_ranks
-from attribkit.metrics.pointing import Places, boxes_of, boxes_of_objects, overlaps, share_inside
+from attribkit.metrics.pointing import PixelPlaces, boxes_of, boxes_of_objects, mass_fraction, overlaps
 
 
 def expected_inside(
@@ -48,7 +49,7 @@ class LocalizationAUC(Localization):
     source: ClassVar[str] = "Fawcett, Pattern Recognition Letters 2006; by ranks: Hanley and McNeil, Radiology 1982"
     higher_is_better: ClassVar[bool | None] = True
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         mask = truth.mask.flatten(1)
         ranks = average_ranks(self.heatmap_on(attribution, truth).flatten(1))
         inside, outside = mask.sum(1).double(), (~mask).sum(1)
@@ -69,12 +70,12 @@ class RelevanceMass(Localization):
     higher_is_better: ClassVar[bool | None] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grid_pointing_game": {"least": 1e-7, "without": 0.0}}
 
-    least: NotNegative = 0.0  # a positive part of no more than this, summed over the pixels, is none
+    least: NonNegativeFloat = 0.0  # a positive part of no more than this, summed over the pixels, is none
     without: float | None = None  # the number of an image whose heatmap has no positive part; None is NaN
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         positive = self.heatmap_on(attribution, truth).relu()
-        share = share_inside(positive, truth.mask, least=self.least)
+        share = mass_fraction(positive, truth.mask, least=self.least)
         if self.without is None:
             return share
         lacks = (positive.flatten(1).sum(1) <= self.least) & truth.mask.flatten(1).any(1)
@@ -92,7 +93,7 @@ class RelevanceRank(Localization):
     source: ClassVar[str] = "Arras et al., Information Fusion 2022, relevance rank accuracy"
     higher_is_better: ClassVar[bool | None] = True
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         mask = truth.mask.flatten(1)
         size = mask.sum(1)
         found = expected_inside(self.heatmap_on(attribution, truth).flatten(1), mask, size)
@@ -110,10 +111,10 @@ class TopKIntersection(Localization):
     source: ClassVar[str] = "Theiner et al., WACV 2022, top-k intersection and concept influence"
     higher_is_better: ClassVar[bool | None] = True
 
-    k: Count = 1000  # pixels of the mask
+    k: PositiveInt = 1000  # pixels of the mask
     relative_to_size: bool = False  # divided by the share of the image that the object takes: 1 is chance
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         mask = truth.mask.flatten(1)
         if self.k > mask.shape[1]:
             return torch.full((len(mask),), torch.nan, device=mask.device, dtype=torch.float32)
@@ -123,7 +124,7 @@ class TopKIntersection(Localization):
         return torch.where(size > 0, share / size if self.relative_to_size else share, torch.nan)
 
 
-Chosen = Literal["largest", "every"]
+BoxSelection = Literal["largest", "every"]
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ class BoxIoU(Localization):
         "maxboxaccv2": {"boxes": "every"},
     }
 
-    threshold: ShareAboveZero = 0.2  # share of the heatmap's range from which on a pixel is bright
-    boxes: Chosen = "largest"  # of the bright parts: the box of the largest, or of every one
+    threshold: FractionAboveZero = 0.2  # share of the heatmap's range from which on a pixel is bright
+    boxes: BoxSelection = "largest"  # of the bright parts: the box of the largest, or of every one
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)
         pairs = zip(self._bright(heatmap).cpu().numpy(), boxes_of_objects(truth), strict=True)
         values = [self._best(bright, wanted) for bright, wanted in pairs]
@@ -158,7 +159,7 @@ class BoxIoU(Localization):
         low, high = extremes(heatmap)
         return ((heatmap - low) >= self.threshold * (high - low)) & (high > low)
 
-    def _best(self, bright: np.ndarray, wanted: Places) -> float:
+    def _best(self, bright: np.ndarray, wanted: PixelPlaces) -> float:
         """The overlap of the best pair; NaN where there is none."""
         found = boxes_of(bright)
         places = found.places

@@ -2,7 +2,8 @@
 [metrics/masked/average_drop] Average drop.
 [metrics/masked/average_gain] Average gain.
 [metrics/masked/increase_in_confidence] Increase in confidence.
-[metrics/masked/adcc] Average DCC."""
+[metrics/masked/adcc] Average DCC.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,17 @@ from attribkit.contracts.metric import Faithfulness
 from attribkit.core.pictures import extremes
 from attribkit.core.shapes import Heatmaps, Images, PerImage
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.correlation import pearson, rounding
-from attribkit.metrics.scores import asked_again, asked_target, score_of_whole
-from attribkit.targets.binary import Binary
+from attribkit.metrics.correlation import pearson_correlation, rounding_error
+from attribkit.metrics.scores import original_score, recompute, scored_target
+from attribkit.targets.binary import Binary, BinaryScore
 from attribkit.targets.logits import Probability
 from attribkit.targets.regions import Box
-from attribkit.targets.resolution import Each, Score, scored_as
-from attribkit.targets.target import Scored, Target
+from attribkit.targets.resolution import PerImageTargets, with_score_type
+from attribkit.targets.target import FunctionTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnMasked(Faithfulness):
+class MaskedImageMetric(Faithfulness):
     """Compares the score of an image with its score once it is multiplied by its map, stretched to 0..1.
 
     The product is taken of normalised images, so that what is masked takes the mean colour.
@@ -42,16 +43,16 @@ class OnMasked(Faithfulness):
         return attribution.x * self.mask(attribution)[:, None].to(attribution.x.dtype)
 
     def before_and_after(
-        self, model: HookedModel, attributions: Sequence[Attribution], score: Score
+        self, model: HookedModel, attributions: Sequence[Attribution], score: BinaryScore
     ) -> tuple[PerImage, Float[Tensor, "m b"]]:
         """The score of the images, and under each map."""
-        target = asked_target(attributions[0], score)
+        target = scored_target(attributions[0], score)
         after = [self._after(model, each, target) for each in attributions]
-        return score_of_whole(model, attributions[0].x, target), torch.stack(after)
+        return original_score(model, attributions[0].x, target), torch.stack(after)
 
     def _after(self, model: HookedModel, attribution: Attribution, target: Target) -> PerImage:
         key = ("score under a map", attribution, self.reduce, target)
-        return model.remembered(key, lambda: model.score(self.masked(attribution), target))
+        return model.cached(key, lambda: model.score(self.masked(attribution), target))
 
 
 def stretched_to_one(heatmaps: Heatmaps) -> Heatmaps:
@@ -61,7 +62,7 @@ def stretched_to_one(heatmaps: Heatmaps) -> Heatmaps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageDrop(OnMasked):
+class AverageDrop(MaskedImageMetric):
     """The share of its score that an image loses once it is multiplied by its map; 0 where it gains."""
 
     name: ClassVar[str] = "average_drop"
@@ -72,7 +73,7 @@ class AverageDrop(OnMasked):
         "pytorch_grad_cam": {"score": "logit", "relative": False},
     }
 
-    score: Score = "probability"
+    score: BinaryScore = "probability"
     relative: bool = True  # to the score, NaN where that is not positive; else what is lost
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
@@ -86,7 +87,7 @@ def relative_drop(before: PerImage, after: Float[Tensor, "m b"]) -> Float[Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageGain(OnMasked):
+class AverageGain(MaskedImageMetric):
     """How much of what a probability lacks of one an image gains once it is multiplied by its map; 0 where it loses.
 
     NaN where the probability is one already, or where the target gives none.
@@ -104,13 +105,13 @@ class AverageGain(OnMasked):
 
 def _may_be_probabilities(target: Any) -> Bool[Tensor, " images"]:
     """Whether scores between 0 and 1 are probabilities by what is asked, and not by chance; of all images, or each."""
-    asked = scored_as(target, "probability")
-    each = asked.targets if isinstance(asked, Each) else (asked,)
-    return torch.tensor([isinstance(one, Probability | Binary | Box | Scored) for one in each], device="cpu")
+    asked = with_score_type(target, "probability")
+    each = asked.targets if isinstance(asked, PerImageTargets) else (asked,)
+    return torch.tensor([isinstance(one, Probability | Binary | Box | FunctionTarget) for one in each], device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class IncreaseInConfidence(OnMasked):
+class IncreaseInConfidence(MaskedImageMetric):
     """1 where the score of an image is higher, by more than rounding, once it is multiplied by its map; else 0."""
 
     name: ClassVar[str] = "increase_in_confidence"
@@ -121,16 +122,16 @@ class IncreaseInConfidence(OnMasked):
         "pytorch_grad_cam": {"score": "logit"},
     }
 
-    score: Score = "probability"
+    score: BinaryScore = "probability"
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         before, after = self.before_and_after(model, attributions, self.score)
-        higher = (after - before > rounding(before.dtype) * before.abs()).to(before.dtype)
+        higher = (after - before > rounding_error(before.dtype) * before.abs()).to(before.dtype)
         return higher.masked_fill((after - before).isnan(), torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageDCC(OnMasked):
+class AverageDCC(MaskedImageMetric):
     """The harmonic mean of what a map keeps of the score, its coherency and its brevity, 0 to 1.
 
     Coherency runs the method again, on the image multiplied by the map; brevity is one less the mean of the map. NaN
@@ -159,5 +160,5 @@ class AverageDCC(OnMasked):
     def _coherency(self, model: HookedModel, attribution: Attribution) -> PerImage:
         """How alike the map is to that of the image multiplied by it: Pearson's correlation, from 0 to 1."""
         key = ("map of the image under a map", attribution, self.reduce)
-        again = model.remembered(key, lambda: asked_again(self, model, attribution, x=self.masked(attribution)))
-        return (1 + pearson(self.heatmap(attribution).flatten(1), again.flatten(1))) / 2
+        again = model.cached(key, lambda: recompute(self, model, attribution, x=self.masked(attribution)))
+        return (1 + pearson_correlation(self.heatmap(attribution).flatten(1), again.flatten(1))) / 2

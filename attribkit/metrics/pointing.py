@@ -2,7 +2,8 @@
 [metrics/localization/share] How much of a map lies inside a region.
 [metrics/localization/boxes] Boxes of objects, told or around the connected parts of masks; on the CPU.
 [metrics/localization/pointing_game] The pointing game.
-[metrics/localization/energy_pointing_game] The pointing game of energies."""
+[metrics/localization/energy_pointing_game] The pointing game of energies.
+"""
 
 import math
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ from torch import Tensor
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Localization
 from attribkit.core.errors import InvalidInput
-from attribkit.core.ground_truth import Truth, filled
-from attribkit.core.options import NotNegative, ShareAboveZero
+from attribkit.core.ground_truth import GroundTruth, filled_boxes
+from attribkit.core.options import FractionAboveZero, NonNegativeFloat
 from attribkit.core.pictures import extremes
 from attribkit.core.shapes import Heatmaps, Masks, PerImage
 
@@ -30,8 +31,8 @@ Points = Int[Tensor, "points place"]  # of each point its image, and where it is
 _FEW = 16  # points of an image from which on looking around each takes longer than a map of distances
 
 
-def near_object(
-    truth: Truth, points: Points, tolerance: float, *, closed: bool, corners: int | None = None
+def is_near_object(
+    truth: GroundTruth, points: Points, tolerance: float, *, closed: bool, corners: int | None = None
 ) -> Bool[Tensor, " points"]:
     """Whether a pixel of the object is nearer to each point than the tolerance, or as near where that is closed.
 
@@ -62,7 +63,7 @@ def _in_polygon(steps: Float[Tensor, "b k axes"], radius: float, closed: bool, c
     return (outward <= edge + rounding if closed else outward < edge - rounding) | (outward == 0)
 
 
-def _sides(truth: Truth) -> Float[Tensor, "b axes"]:
+def _sides(truth: GroundTruth) -> Float[Tensor, "b axes"]:
     shape = (len(truth.mask), truth.mask.ndim - 1)
     if truth.pixel is None:
         return torch.ones(shape, dtype=torch.float64, device=truth.mask.device)
@@ -100,7 +101,7 @@ def _squared_distances(mask: Masks, sides: Float[Tensor, "b axes"], far: list[in
     return nearest
 
 
-def share_inside(energy: Heatmaps, region: Masks, least: float = 0.0) -> PerImage:
+def mass_fraction(energy: Heatmaps, region: Masks, least: float = 0.0) -> PerImage:
     """The share of the energy that lies in the region, 0 to 1.
 
     energy: from 0 up. NaN where all of it is no more than the least, or the region is empty.
@@ -111,28 +112,28 @@ def share_inside(energy: Heatmaps, region: Masks, least: float = 0.0) -> PerImag
     return torch.where(defined, (energy * region).sum(1) / total, torch.nan)
 
 
-Places = Num[np.ndarray, "_ axes 2"]  # of boxes, where they begin and end on each axis
+PixelPlaces = Num[np.ndarray, "_ axes 2"]  # of boxes, where they begin and end on each axis
 
 
-class Parts(NamedTuple):
+class ConnectedParts(NamedTuple):
     """The connected parts of a mask, in the order in which a scan meets them; pixels that touch at a corner connect."""
 
     places: Int[np.ndarray, "n axes 2"]  # first and last + 1 along each axis
     sizes: Int[np.ndarray, " n"]  # pixels of each part, not of its box
 
 
-def boxes_of(mask: Bool[Tensor, "*space"] | Bool[np.ndarray, "*space"]) -> Parts:
+def boxes_of(mask: Bool[Tensor, "*space"] | Bool[np.ndarray, "*space"]) -> ConnectedParts:
     """The boxes of a mask's connected parts."""
     parts, count = label(np.asarray(mask), generate_binary_structure(mask.ndim, mask.ndim))
     places = [[(axis.start, axis.stop) for axis in part] for part in find_objects(parts)]
-    return Parts(
+    return ConnectedParts(
         np.array(places, dtype=np.int64).reshape(count, mask.ndim, 2), np.bincount(parts.ravel(), minlength=1)[1:]
     )
 
 
-def boxes_of_objects(truth: Truth) -> list[Places]:
+def boxes_of_objects(truth: GroundTruth) -> list[PixelPlaces]:
     """Each image's boxes: those that the truth holds, or else those around its mask's connected parts."""
-    around: list[Places] = [boxes_of(image).places for image in truth.mask.cpu()]
+    around: list[PixelPlaces] = [boxes_of(image).places for image in truth.mask.cpu()]
     if truth.boxes is None:
         return around
     top_to_bottom_left_to_right = truth.boxes[..., [1, 3, 0, 2]].unflatten(2, (2, 2)).cpu().double().numpy()
@@ -140,7 +141,7 @@ def boxes_of_objects(truth: Truth) -> list[Places]:
     return [own if len(own) else parts for own, parts in zip(told, around, strict=True)]
 
 
-def overlaps(first: Places, second: Places) -> np.ndarray:
+def overlaps(first: PixelPlaces, second: PixelPlaces) -> np.ndarray:
     """Intersection over union of each pair of boxes, (n, m)."""
     low = np.maximum(first[:, None, :, 0], second[None, :, :, 0])
     high = np.minimum(first[:, None, :, 1], second[None, :, :, 1])
@@ -149,7 +150,7 @@ def overlaps(first: Places, second: Places) -> np.ndarray:
     return common / (volumes[0][:, None] + volumes[1][None] - common)
 
 
-Corners = Annotated[int, Ge(3)]
+PolygonCorners = Annotated[int, Ge(3)]
 Maxima = Literal["first", "any", "expected"]
 
 
@@ -169,19 +170,21 @@ class PointingGame(Localization):
         "quantus": {"maxima": "any"},
     }
 
-    tolerance: NotNegative = 0.0  # pixels of the photograph from the object, between centres
+    tolerance: NonNegativeFloat = 0.0  # pixels of the photograph from the object, between centres
     closed: bool = True  # whether a point as far away as is tolerated is a hit, not only one that is nearer
-    corners: Corners | None = None  # of the polygon in the circle that stands for it, as geometry libraries draw it
+    corners: PolygonCorners | None = (
+        None  # of the polygon in the circle that stands for it, as geometry libraries draw it
+    )
     maxima: Maxima = "expected"  # where several pixels are largest: the first, any of them, the share of those that hit
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         heatmap = self.heatmap_on(attribution, truth)
         if self.corners is not None and heatmap.ndim != 3:
             raise InvalidInput(
                 f"corners={self.corners} draws on photographs, got a map {tuple(heatmap.shape)}: use None."
             )
         points = self._points(heatmap)
-        hits = near_object(truth, points, self.tolerance, closed=self.closed, corners=self.corners)
+        hits = is_near_object(truth, points, self.tolerance, closed=self.closed, corners=self.corners)
         each, count = points[:, 0], len(heatmap)
         hit, largest = each[hits].bincount(minlength=count), each.bincount(minlength=count)
         value = (hit > 0).double() if self.maxima == "any" else hit.double() / largest
@@ -209,18 +212,18 @@ class EnergyPointingGame(Localization):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"scorecam": {"from_smallest": True, "largest": 0.5}}
 
     from_smallest: bool = False  # whether the positive part counts from its own smallest value in place of zero
-    largest: ShareAboveZero = 1.0  # boxes that cover more than this share of the image give NaN
+    largest: FractionAboveZero = 1.0  # boxes that cover more than this share of the image give NaN
 
-    def __call__(self, attribution: Attribution, truth: Truth) -> PerImage:
+    def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         energy = self.heatmap_on(attribution, truth).relu()
         if self.from_smallest:
             energy = energy - extremes(energy)[0]
         boxes = boxed(truth)
         covered = boxes.flatten(1).double().mean(1)
-        return torch.where(covered <= self.largest, share_inside(energy, boxes), torch.nan)
+        return torch.where(covered <= self.largest, mass_fraction(energy, boxes), torch.nan)
 
 
-def boxed(truth: Truth) -> Masks:
+def boxed(truth: GroundTruth) -> Masks:
     """The masks with the boxes of the objects filled."""
     around = torch.zeros_like(truth.mask, device="cpu")
     for own, image in zip(around, truth.mask.cpu(), strict=True):
@@ -230,4 +233,4 @@ def boxed(truth: Truth) -> Masks:
     if truth.boxes is None:
         return around
     told = truth.boxes.isfinite().flatten(1).any(1)
-    return torch.where(told[:, None, None], filled(truth.boxes, *truth.mask.shape[1:]), around)
+    return torch.where(told[:, None, None], filled_boxes(truth.boxes, *truth.mask.shape[1:]), around)

@@ -1,7 +1,8 @@
 """[metrics/sanity/random_weights] Copies of a model with random weights.
 [metrics/sanity/similarity] How alike two maps of an image are.
 [metrics/sanity/class_randomisation] Randomisation of the class.
-[metrics/sanity/parameter_randomisation] Randomisation of the model's parameters."""
+[metrics/sanity/parameter_randomisation] Randomisation of the model's parameters.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +20,16 @@ from torch import Tensor, nn
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Robustness
 from attribkit.core.errors import InvalidInput, UnsupportedModel
-from attribkit.core.options import Count, Seed
+from attribkit.core.options import PositiveInt, Seed
 from attribkit.core.pictures import extremes
-from attribkit.core.progress import tracked
+from attribkit.core.progress import track
 from attribkit.core.shapes import Heatmaps, Images, PerImage
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.correlation import pearson, spearman
-from attribkit.metrics.scores import asked_again
-from attribkit.state.hooks import observed
+from attribkit.metrics.correlation import pearson_correlation, spearman_correlation
+from attribkit.metrics.scores import recompute
+from attribkit.state.hooks import observe_modules
 from attribkit.targets.binary import Binary
-from attribkit.targets.class_outputs import Returned, indices, read_scores
+from attribkit.targets.class_outputs import Returned, read_scores, resolve_labels
 from attribkit.targets.logits import ClassLogit, Counterfactual, Probability
 
 
@@ -61,7 +62,7 @@ class RandomCopy:
     """
 
     def __init__(self, model: HookedModel, seed: int) -> None:
-        self.model = model.on(_copied(model.module))
+        self.model = model.with_module(_copied(model.module))
         self.seed = seed
         self._own = dict(_named_tensors(model.module))
         self._mine = dict(_named_tensors(self.model.module))
@@ -101,8 +102,8 @@ def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _last_ends(model: HookedModel, x: Images) -> dict[str, int]:
     """The place of each module that runs, by when it last finishes; the model itself comes before all."""
     names: list[str] = []
-    with torch.no_grad(), observed(model.module, lambda name, _module, _output: names.append(name)):
-        model.part(slice(0, 1))(x[:1])
+    with torch.no_grad(), observe_modules(model.module, lambda name, _module, _output: names.append(name)):
+        model.subset(slice(0, 1))(x[:1])
     return {"": -1} | {name: place for place, name in enumerate(names)}
 
 
@@ -141,13 +142,13 @@ def _generator(*key: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
-Similarity = Literal["spearman", "cosine", "ssim", "hog"]
+SimilarityMeasure = Literal["spearman", "cosine", "ssim", "hog"]
 
 _CELL, _BLOCK = 16, 3  # pixels of a cell and cells of a block, of histograms of gradients
 _WINDOW = 11  # pixels, of structural similarity: a Gaussian of 1.5, cut off at 3.5 of these
 
 
-def similarity(kind: Similarity, first: Heatmaps, second: Heatmaps) -> PerImage:
+def similarity(kind: SimilarityMeasure, first: Heatmaps, second: Heatmaps) -> PerImage:
     """1 where two maps are the same, in float64; NaN where they cannot be compared, as constant ones.
 
     "spearman": the correlation of the pixels' ranks. "cosine": of their values. "ssim": structural similarity (Wang et
@@ -155,12 +156,12 @@ def similarity(kind: Similarity, first: Heatmaps, second: Heatmaps) -> PerImage:
     gradients (Dalal and Triggs, CVPR 2005) of the stretched maps, of images alone; on the CPU.
     """
     if kind == "spearman":
-        return spearman(first.flatten(1), second.flatten(1))
+        return spearman_correlation(first.flatten(1), second.flatten(1))
     if kind == "cosine":
         return _cosine(first.flatten(1).double(), second.flatten(1).double())
     if kind == "ssim":
         return _structural(first, second)
-    return pearson(_histograms(first), _histograms(second))
+    return pearson_correlation(_histograms(first), _histograms(second))
 
 
 def _cosine(first: Float[Tensor, "b n"], second: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
@@ -220,7 +221,7 @@ class ClassRandomisation(Robustness):
     source: ClassVar[str] = "Sixt et al., ICML 2020, random logit test"
     higher_is_better: ClassVar[bool | None] = None
 
-    similarity: Similarity = "spearman"
+    similarity: SimilarityMeasure = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first
     seed: Seed = 0
 
@@ -239,15 +240,15 @@ class ClassRandomisation(Robustness):
 
         def make() -> Heatmaps:
             other = self._other(attribution.target, model, attribution.x, which)
-            return self._read(asked_again(self, model, attribution, target=other))
+            return self._read(recompute(self, model, attribution, target=other))
 
-        return model.remembered((self, attribution, which), make)
+        return model.cached((self, attribution, which), make)
 
     def _other(self, target: object, model: HookedModel, x: Images, which: int) -> ClassTarget:
         """The same question about another class."""
         if not isinstance(target, ClassTarget):
             raise InvalidInput(f"{self.name!r} asks about another class, and {target!r} is of none: explain a class.")
-        classes, index = _classes(model, x), indices(target.index, model.spec.labels)
+        classes, index = _classes(model, x), resolve_labels(target.index, model.spec.labels)
         if classes == 1:
             return _other_side(target)
 
@@ -276,12 +277,12 @@ def _classes(model: HookedModel, x: Images) -> int:
 
     def count() -> int:
         with torch.no_grad():
-            return int(read_scores(Returned(model.part(slice(0, 1))(x[:1]), 1)).scores.shape[1])
+            return int(read_scores(Returned(model.subset(slice(0, 1))(x[:1]), 1)).scores.shape[1])
 
-    return model.remembered("classes", count)
+    return model.cached("classes", count)
 
 
-Order = Literal["cascading", "independent"]
+RandomisationOrder = Literal["cascading", "independent"]
 Value = Literal["last", "mean"]
 
 
@@ -302,10 +303,12 @@ class ParameterRandomisation(Robustness):
     source: ClassVar[str] = "Adebayo et al., NeurIPS 2018, model parameter randomisation test"
     higher_is_better: ClassVar[bool | None] = None
 
-    order: Order = "cascading"  # from the output down; or one stage at a time, the others as they are
+    order: RandomisationOrder = "cascading"  # from the output down; or one stage at a time, the others as they are
     value: Value | None = None  # similarity at the last stage, or its mean; None: the last of a cascade, else the mean
-    stages: Count | None = 10  # at most so many groups of modules, of a cascade and of its details; None: every module
-    similarity: Similarity = "spearman"
+    stages: PositiveInt | None = (
+        10  # at most so many groups of modules, of a cascade and of its details; None: every module
+    )
+    similarity: SimilarityMeasure = "spearman"
     magnitudes: bool = False  # whether the sign of the heatmaps is dropped first
     seed: Seed = 0
 
@@ -322,13 +325,13 @@ class ParameterRandomisation(Robustness):
         return self._found(model, attribution)._asdict()
 
     def _found(self, model: HookedModel, attribution: Attribution) -> _Found:
-        return model.remembered((self, attribution), lambda: self._compared(model, attribution))
+        return model.cached((self, attribution), lambda: self._compared(model, attribution))
 
     def _compared(self, model: HookedModel, attribution: Attribution) -> _Found:
         key = ("stages", self.stages)
-        stages = model.remembered(key, lambda: stages_of(model, attribution.x, self.stages))
+        stages = model.cached(key, lambda: stages_of(model, attribution.x, self.stages))
         changed, own, found = RandomCopy(model, self.seed), self._read(self.heatmap(attribution)), []
-        for names in tracked(stages, "stages", len(stages)):
+        for names in track(stages, "stages", len(stages)):
             changed.randomise(names)
             heatmap = self._map_of(changed, attribution)
             found.append(similarity(self.similarity, own, heatmap))
@@ -341,7 +344,7 @@ class ParameterRandomisation(Robustness):
         return _Found(torch.stack(found, 1), similarity(self.similarity, *throughout))
 
     def _map_of(self, changed: RandomCopy, attribution: Attribution) -> Heatmaps:
-        return self._read(asked_again(self, changed.model, attribution))
+        return self._read(recompute(self, changed.model, attribution))
 
     def _read(self, heatmap: Heatmaps) -> Heatmaps:
         return heatmap.abs() if self.magnitudes else heatmap

@@ -1,5 +1,6 @@
 """[metrics/asked_again] What a method says when it is asked again.
-[metrics/asked_score] What of the model's answer a faithfulness metric looks at."""
+[metrics/asked_score] What of the model's answer a faithfulness metric looks at.
+"""
 
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Metric
@@ -7,13 +8,13 @@ from attribkit.contracts.records import Recorded
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import Heatmaps, Images, PerImage
 from attribkit.engine.model import HookedModel
-from attribkit.runs.attribution import explained
-from attribkit.targets.binary import Score
-from attribkit.targets.resolution import scored_as
+from attribkit.runs.attribution import run_attribution
+from attribkit.targets.binary import BinaryScore
+from attribkit.targets.resolution import with_score_type
 from attribkit.targets.target import Target
 
 
-def asked_again(
+def recompute(
     metric: Metric,
     model: HookedModel,
     attribution: Attribution,
@@ -32,14 +33,14 @@ def asked_again(
             "images anew by Explainer.attribute."
         )
     images = (attribution.x if x is None else x).clone()  # what a plugin writes into them, the attribution keeps
-    return metric.heatmap(explained(method, model.explaining(images, model.inputs), images, question))
+    return metric.heatmap(run_attribution(method, model.bind(images, model.inputs), images, question))
 
 
-def asked_target(attribution: Attribution, score: Score) -> Target:
+def scored_target(attribution: Attribution, score: BinaryScore) -> Target:
     """The explained class's probability or logit; a target that is neither as it is."""
-    return scored_as(attribution.target, score)  # type: ignore[arg-type]
+    return with_score_type(attribution.target, score)  # type: ignore[arg-type]
 
 
-def score_of_whole(model: HookedModel, x: Images, target: Target) -> PerImage:
+def original_score(model: HookedModel, x: Images, target: Target) -> PerImage:
     """The score of the explained images as they are, asked once for all metrics."""
-    return model.remembered(("score", target), lambda: model.score(x, target))
+    return model.cached(("score", target), lambda: model.score(x, target))

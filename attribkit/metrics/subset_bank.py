@@ -1,7 +1,8 @@
 """[metrics/banks/cells] Pixels that are removed together.
 [metrics/banks/subsets] Which cells are removed together: drawn once, the same for every image.
 [metrics/banks/bank] Perturbed versions of the images, and what the model says of them.
-[metrics/banks/on_bank] What the metrics on banks have in common: their options, and how they ask."""
+[metrics/banks/on_bank] What the metrics on banks have in common: their options, and how they ask.
+"""
 
 import itertools
 import math
@@ -17,16 +18,16 @@ from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution
 from attribkit.contracts.metric import Faithfulness
-from attribkit.core.axes import PerAxis, per_axis, times
+from attribkit.core.axes import PerAxis, format_sizes, per_axis
 from attribkit.core.errors import InvalidInput
 from attribkit.core.options import Seed
 from attribkit.core.shapes import Heatmaps, Images
-from attribkit.core.substrates import Filling, Given, filling
+from attribkit.core.substrates import Filling, GivenImages, filling
 from attribkit.core.tensors import Fingerprinted
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.correlation import Correlation, pearson, spearman
-from attribkit.metrics.scores import asked_target
-from attribkit.targets.resolution import Score
+from attribkit.metrics.correlation import Correlation, pearson_correlation, spearman_correlation
+from attribkit.metrics.scores import scored_target
+from attribkit.targets.binary import BinaryScore
 from attribkit.targets.target import Target
 
 
@@ -46,8 +47,8 @@ class GivenCells(Fingerprinted):
         object.__setattr__(self, "tensor", labels.cpu().long())
 
 
-Cells = PerAxis | GivenCells | None  # so many along each axis, at most its pixels; given ones; None is single pixels
-Settled = tuple[int, ...] | GivenCells  # what they are for images of one space: equal where they mean the same
+CellSize = PerAxis | GivenCells | None  # so many along each axis, at most its pixels; given ones; None is single pixels
+ResolvedCells = tuple[int, ...] | GivenCells  # what they are for images of one space: equal where they mean the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,28 +64,28 @@ class Partition:
         return values.new_zeros(len(values), self.count).index_add(1, self.labels.flatten(), values)
 
 
-def settled(cells: Cells, space: tuple[int, ...]) -> Settled:
+def resolve_cells(cells: CellSize, space: tuple[int, ...]) -> ResolvedCells:
     """The cells of images of this space; raises InvalidInput where they do not fit."""
     if isinstance(cells, GivenCells):
         if cells.tensor.shape != space:
-            given = times(cells.tensor.shape)
-            raise InvalidInput(f"cells are {given} labels for {times(space)} pixels: give one for each.")
+            given = format_sizes(cells.tensor.shape)
+            raise InvalidInput(f"cells are {given} labels for {format_sizes(space)} pixels: give one for each.")
         return cells
     counts = space if cells is None else per_axis("cells", cells, space)
     return tuple(map(min, space, counts))
 
 
-def partition(model: HookedModel, x: Images, cells: Settled) -> Partition:
+def partition(model: HookedModel, x: Images, cells: ResolvedCells) -> Partition:
     """The cells on the device of the images; made once for all metrics that share them."""
 
     def made() -> Partition:
         labels, count = labels_of(cells, tuple(x.shape[2:]))
         return Partition(labels.to(x.device), count)
 
-    return model.remembered(("cells", cells), made)
+    return model.cached(("cells", cells), made)
 
 
-def labels_of(cells: Settled, space: tuple[int, ...]) -> tuple[Int[Tensor, "*space"], int]:
+def labels_of(cells: ResolvedCells, space: tuple[int, ...]) -> tuple[Int[Tensor, "*space"], int]:
     """The number of each pixel's cell, from 0, and how many there are; on the CPU, so that no device is waited for."""
     if isinstance(cells, GivenCells):
         return cells.tensor, int(cells.tensor.max()) + 1
@@ -95,7 +96,7 @@ def labels_of(cells: Settled, space: tuple[int, ...]) -> tuple[Int[Tensor, "*spa
     return labels, math.prod(cells)
 
 
-Several = Annotated[int, Ge(2)]  # perturbed versions; from one alone nothing can be told
+SubsetCount = Annotated[int, Ge(2)]  # perturbed versions; from one alone nothing can be told
 Subset = Bool[Tensor, "k n"]  # a row for each perturbed version, True on the cells that it lacks
 
 
@@ -158,7 +159,7 @@ _AT_ONCE = 2**24  # entries of the masks that are multiplied by maps together
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class SubsetScores:
     """What a bank's masks remove, and what the model then says."""
 
     removed: Bool[Tensor, "k n"]  # cells
@@ -178,32 +179,32 @@ class Bank:
     """
 
     subsets: Subsets
-    cells: Settled
+    cells: ResolvedCells
     substrate: Any  # whatever `filling` takes
     seed: int
 
-    def answered(self, model: HookedModel, x: Images, target: Target) -> Answered:
+    def answered(self, model: HookedModel, x: Images, target: Target) -> SubsetScores:
         """The target's score of each version, asked at most once for these images."""
-        return model.remembered((self, target), lambda: self._answered(model, x, target))
+        return model.cached((self, target), lambda: self._answered(model, x, target))
 
-    def _answered(self, model: HookedModel, x: Images, target: Target) -> Answered:
+    def _answered(self, model: HookedModel, x: Images, target: Target) -> SubsetScores:
         cells = partition(model, x, self.cells)
         removed = self.subsets(cells.count, self.seed).to(x.device)
         without = filling(x, self.substrate, self.seed)
         versions = (without(each[cells.labels][None, None]) for each in removed)
-        return Answered(removed, model.scores(versions, target, len(removed)))
+        return SubsetScores(removed, model.scores(versions, target, len(removed)))
 
 
-CORRELATIONS = {"pearson": pearson, "spearman": spearman}
+CORRELATIONS = {"pearson": pearson_correlation, "spearman": spearman_correlation}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnBank(Faithfulness):
+class SubsetMetric(Faithfulness):
     """Compares what a map holds in cells of the image with what the model loses without them."""
 
-    cells: Cells | Tensor = 14
+    cells: CellSize | Tensor = 14
     substrate: Filling = "zero"
-    score: Score = "logit"
+    score: BinaryScore = "logit"
     seed: Seed = 0  # of the subsets, and of noise
 
     @abstractmethod
@@ -214,13 +215,13 @@ class OnBank(Faithfulness):
         if isinstance(self.cells, Tensor):
             object.__setattr__(self, "cells", GivenCells(self.cells))
         if isinstance(self.substrate, Tensor):
-            object.__setattr__(self, "substrate", Given(self.substrate))
+            object.__setattr__(self, "substrate", GivenImages(self.substrate))
 
     def asked(self, attribution: Attribution) -> Target:
         """What the model is asked about the perturbed images."""
-        return asked_target(attribution, self.score)
+        return scored_target(attribution, self.score)
 
-    def answered(self, model: HookedModel, attribution: Attribution) -> list[Answered]:
+    def answered(self, model: HookedModel, attribution: Attribution) -> list[SubsetScores]:
         """What the model says of the images without their cells, for each bank."""
         x, target, cells = attribution.x, self.asked(attribution), self._cells(attribution)
         removals = self.removals(partition(model, x, cells).count)
@@ -242,8 +243,8 @@ class OnBank(Faithfulness):
             found.append(correlation.to(answered.scores.dtype))
         return torch.stack(found, -1)
 
-    def _cells(self, attribution: Attribution) -> Settled:
-        return settled(self.cells, tuple(attribution.x.shape[2:]))  # type: ignore[arg-type]
+    def _cells(self, attribution: Attribution) -> ResolvedCells:
+        return resolve_cells(self.cells, tuple(attribution.x.shape[2:]))  # type: ignore[arg-type]
 
     def _held(self, model: HookedModel, attribution: Attribution) -> Float[Tensor, "b n"]:
         cells = self._cells(attribution)
@@ -251,4 +252,4 @@ class OnBank(Faithfulness):
         def summed() -> Tensor:
             return partition(model, attribution.x, cells).sums(self.heatmap(attribution))
 
-        return model.remembered(("cell sums", attribution, self.reduce, cells), summed)
+        return model.cached(("cell sums", attribution, self.reduce, cells), summed)

@@ -1,7 +1,8 @@
 """[metrics/banks/faithfulness_correlation] Faithfulness correlation.
 [metrics/banks/mu_fidelity] Mu-fidelity.
 [metrics/banks/sensitivity_n] Sensitivity-n.
-[metrics/banks/single_deletion] Single deletion."""
+[metrics/banks/single_deletion] Single deletion.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,21 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.contracts.attribution import Attribution
-from attribkit.core.options import Count, InnerShare, OneOrMore
+from attribkit.core.options import OneOrMore, OpenFraction, PositiveInt
 from attribkit.engine.model import HookedModel
-from attribkit.metrics.subset_bank import Cells, Independent, OfSize, OnBank, Several, Single, Subsets
+from attribkit.metrics.subset_bank import CellSize, Independent, OfSize, Single, SubsetCount, SubsetMetric, Subsets
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaithfulnessCorrelation(OnBank):
+class FaithfulnessCorrelation(SubsetMetric):
     """How the sum of a map over a subset of cells goes with the fall of the score without them, by Pearson."""
 
     name: ClassVar[str] = "faithfulness_correlation"
     source: ClassVar[str] = "Bhatt et al., IJCAI 2020, faithfulness, over cells"
     higher_is_better: ClassVar[bool] = True
 
-    size: Count = 20  # cells in a subset
-    subsets: Several = 100  # all of this size where there are no more
+    size: PositiveInt = 20  # cells in a subset
+    subsets: SubsetCount = 100  # all of this size where there are no more
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (OfSize(self.size, self.subsets),)
@@ -37,7 +38,7 @@ class FaithfulnessCorrelation(OnBank):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MuFidelity(OnBank):
+class MuFidelity(SubsetMetric):
     """How the sum of a map over cells, each removed by chance, goes with the fall of the score, by Spearman."""
 
     name: ClassVar[str] = "mu_fidelity"
@@ -47,9 +48,9 @@ class MuFidelity(OnBank):
         "xplique": {"cells": 9, "share": 0.2, "samples": 200, "substrate": "zero", "score": "logit"}
     }
 
-    cells: Cells | Tensor = 9
-    share: InnerShare = 0.2  # the probability with which a cell is removed
-    samples: Several = 200
+    cells: CellSize | Tensor = 9
+    share: OpenFraction = 0.2  # the probability with which a cell is removed
+    samples: SubsetCount = 200
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (Independent(self.share, self.samples),)
@@ -62,7 +63,7 @@ _LARGEST = 0.8  # of the cells, where sizes are spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityN(OnBank):
+class SensitivityN(SubsetMetric):
     """How the sum of a map over n removed cells goes with the fall of the score, for n from one to most of them.
 
     Pearson's correlation over random subsets of each size, averaged over the sizes where it is defined; over all n
@@ -73,8 +74,10 @@ class SensitivityN(OnBank):
     source: ClassVar[str] = "Ancona et al., ICLR 2018, sensitivity-n, over cells"
     higher_is_better: ClassVar[bool] = True
 
-    sizes: Count | OneOrMore[Count] = 10  # n; a number of sizes, spread evenly in their logarithm to 80% of cells
-    subsets: Several = 100  # of each size, all of them where there are no more
+    sizes: PositiveInt | OneOrMore[PositiveInt] = (
+        10  # n; a number of sizes, spread evenly in their logarithm to 80% of cells
+    )
+    subsets: SubsetCount = 100  # of each size, all of them where there are no more
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
         return self._found(model, attributions).nanmean(-1)
@@ -96,11 +99,11 @@ class SensitivityN(OnBank):
 
     def _found(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b sizes"]:
         key = (self, tuple(attributions))
-        return model.remembered(key, lambda: self.correlations(model, attributions, "pearson"))
+        return model.cached(key, lambda: self.correlations(model, attributions, "pearson"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleDeletion(OnBank):
+class SingleDeletion(SubsetMetric):
     """How a map ranks the cells of the image beside how far the score falls without each of them, by Spearman.
 
     IDSDS is the same on a model that was fine-tuned on images with cells removed.
@@ -111,7 +114,7 @@ class SingleDeletion(OnBank):
     higher_is_better: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"idsds": {"cells": 4, "substrate": "zero", "score": "logit"}}
 
-    cells: Cells | Tensor = 4
+    cells: CellSize | Tensor = 4
 
     def removals(self, cells: int) -> tuple[Subsets, ...]:
         return (Single(),)

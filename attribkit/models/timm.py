@@ -16,7 +16,7 @@ def spec(model: Any) -> ModelSpec | None:
     return ModelSpec(
         prefix_tokens=getattr(model, "num_prefix_tokens", None),
         channels_last=getattr(model, "output_fmt", None) == "NHWC",
-        embeds=getattr(model, "num_classes", None) == 0,
+        is_embedding_model=getattr(model, "num_classes", None) == 0,
         input_size=_input_size(model, config),
         mean=_per_channel(config.get("mean")),
         std=_per_channel(config.get("std")),

@@ -8,25 +8,25 @@ from torch import nn
 from attribkit.contracts.method import Method
 from attribkit.contracts.metric import Metric
 from attribkit.contracts.visualizer import Visualizer
-from attribkit.core.annotations import told
-from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, listed, one_line
+from attribkit.core.annotations import describe
+from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, join_names, one_line
 from attribkit.core.spec import ModelSpec
 from attribkit.core.substrates import Imputer, Substrate
-from attribkit.registry.discovery import VARIABLE, Offer, Plugin, loaded, options_of
+from attribkit.registry.discovery import VARIABLE, OfferedClass, Plugin, options_of, plugin_manager
 from attribkit.registry.local import register, register_file
-from attribkit.runs.guards import exits_refused
+from attribkit.runs.guards import refuse_exits
 
 __all__ = [
     "SUBSTRATES",
     "VARIABLE",
-    "Offer",
+    "OfferedClass",
     "Plugin",
+    "classes",
     "imputers",
     "make",
     "methods",
     "metrics",
     "model_spec",
-    "offered",
     "options_of",
     "plugin_of",
     "plugins",
@@ -35,49 +35,49 @@ __all__ = [
     "visualizers",
 ]
 
-Named = TypeVar("Named", Method, Visualizer, Metric, Imputer)
+PluginClass = TypeVar("PluginClass", Method, Visualizer, Metric, Imputer)
 SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take a filling, or an imputer's name
 _FILLINGS = (*get_args(Substrate), "inpaint")
 
 
 def plugins() -> tuple[Plugin, ...]:
     """Built-in plugins first, then those of installed distributions, in the order of their names."""
-    return tuple(loaded()[1])
+    return tuple(plugin_manager()[1])
 
 
 def methods() -> dict[str, type[Method]]:
     """Every attribution method by name."""
-    return offered(Method)
+    return classes(Method)
 
 
 def visualizers() -> dict[str, type[Visualizer]]:
     """Every visualizer by name."""
-    return offered(Visualizer)
+    return classes(Visualizer)
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Every metric by name."""
-    return offered(Metric)
+    return classes(Metric)
 
 
 def imputers() -> dict[str, type[Imputer]]:
     """Every imputer by name."""
-    return offered(Imputer)
+    return classes(Imputer)
 
 
-def offered(kind: type[Named]) -> dict[str, type[Named]]:
+def classes(kind: type[PluginClass]) -> dict[str, type[PluginClass]]:
     """Every class of a kind by name."""
     return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
 
 
-def plugin_of(cls: Offer) -> Plugin:
+def plugin_of(cls: OfferedClass) -> Plugin:
     """The plugin that offers a method, visualizer, metric or imputer."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
 
 
 def model_spec(model: nn.Module) -> ModelSpec:
     """What the first plugin that knows this model says of it; one that fails is passed over with a warning."""
-    for answer in reversed(loaded()[0].hook.attribkit_model_spec.get_hookimpls()):
+    for answer in reversed(plugin_manager()[0].hook.attribkit_model_spec.get_hookimpls()):
         try:
             spec = answer.function(**dict.fromkeys(answer.argnames, model))
         except (Exception, SystemExit) as error:
@@ -86,14 +86,14 @@ def model_spec(model: nn.Module) -> ModelSpec:
             return spec
         if spec is not None:
             warnings.warn(
-                f"Plugin {one_line(answer.plugin_name)!r} gave no ModelSpec but {told(spec)}.",
+                f"Plugin {one_line(answer.plugin_name)!r} gave no ModelSpec but {describe(spec)}.",
                 PluginWarning,
                 stacklevel=2,
             )
     return ModelSpec()
 
 
-def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> Named:
+def make(what: str | type[PluginClass] | PluginClass, kind: type[PluginClass], **options: Any) -> PluginClass:
     """A method, visualizer, metric or imputer with its options: by name, by class, or as it was given.
 
     A metric takes ``preset="rise"`` beside its options, where it has presets; an option that is given too prevails.
@@ -115,11 +115,11 @@ def make(what: str | type[Named] | Named, kind: type[Named], **options: Any) -> 
         if isinstance(name := options[option], str) and name not in _FILLINGS:
             options[option] = _imputer(name)
     try:
-        with exits_refused(cls.name):
+        with refuse_exits(cls.name):
             return cls(**options)
     except TypeError as error:
         raise InvalidInput(
-            f"{cls.name!r} cannot be made with these options: {error}; it has {listed(known)}."
+            f"{cls.name!r} cannot be made with these options: {error}; it has {join_names(known)}."
         ) from error
 
 
@@ -135,11 +135,11 @@ def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
     return dict(cls.presets[name])
 
 
-def _named(name: Any, kind: type[Named]) -> type[Named]:
-    known = offered(kind)
+def _named(name: Any, kind: type[PluginClass]) -> type[PluginClass]:
+    known = classes(kind)
     if not isinstance(name, str):
         raise InvalidInput(
-            f"{name!r} is no {kind.__name__.lower()}: give a name ({listed(known)}), a class or an instance."
+            f"{name!r} is no {kind.__name__.lower()}: give a name ({join_names(known)}), a class or an instance."
         )
     if name not in known:
         raise UnknownName(kind.__name__.lower(), name, known)

@@ -20,7 +20,7 @@ from attribkit import __version__, hookspecs
 from attribkit.contracts.method import Method
 from attribkit.contracts.metric import Metric
 from attribkit.contracts.visualizer import Visualizer
-from attribkit.core.annotations import told
+from attribkit.core.annotations import describe
 from attribkit.core.errors import AttribkitError, PluginWarning, one_line
 from attribkit.core.substrates import Imputer
 
@@ -35,7 +35,7 @@ _LONGEST = 64  # characters of a name
 VARIABLE = "ATTRIBKIT_PLUGINS"  # names of the third-party plugins to load, separated by commas, or "none"
 
 
-Offer = type[Method] | type[Visualizer] | type[Metric] | type[Imputer]
+OfferedClass = type[Method] | type[Visualizer] | type[Metric] | type[Imputer]
 KINDS: dict[str, type[Any]] = {
     "attribkit_methods": Method,
     "attribkit_visualizers": Visualizer,
@@ -51,11 +51,11 @@ class Plugin:
     name: str  # of its entry point
     distribution: str  # that installed it
     version: str  # of the distribution; of this process's own classes, a checksum of their code
-    offers: tuple[Offer, ...] = ()
+    offers: tuple[OfferedClass, ...] = ()
 
 
 @cache
-def loaded() -> tuple[pluggy.PluginManager, list[Plugin]]:
+def plugin_manager() -> tuple[pluggy.PluginManager, list[Plugin]]:
     """The plugin manager and what it holds; a third-party plugin that is not right is left out with a warning."""
     manager = pluggy.PluginManager("attribkit")
     manager.add_hookspecs(hookspecs)
@@ -69,7 +69,7 @@ def loaded() -> tuple[pluggy.PluginManager, list[Plugin]]:
             found.append(add(manager, entry.load(), Plugin(entry.name, distribution, version), found))
         except (Exception, SystemExit) as error:
             warnings.warn(
-                f"Plugin {told(entry.name)} of {told(distribution)} was left out: {type(error).__name__}: "
+                f"Plugin {describe(entry.name)} of {describe(distribution)} was left out: {type(error).__name__}: "
                 f"{one_line(str(error))}",
                 PluginWarning,
                 stacklevel=2,
@@ -100,7 +100,7 @@ def add(manager: pluggy.PluginManager, module: Any, plugin: Plugin, before: list
     return plugin
 
 
-def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[Offer]:
+def _offers(manager: pluggy.PluginManager, module: Any) -> Iterator[OfferedClass]:
     """The classes that a plugin's hooks return, checked."""
     for hook, kind in KINDS.items():
         for answer in getattr(manager.hook, hook).get_hookimpls():
@@ -127,7 +127,7 @@ def check_name(name: Any, whose: str) -> None:
     """Refuse what cannot be a word of a command, a table and a file's name at once."""
     if not isinstance(name, str) or len(name) > _LONGEST or not _NAME.fullmatch(name):
         raise AttribkitError(
-            f"{whose} is named {told(name)}: a name has up to {_LONGEST} letters, digits and characters of '_+-.', and "
+            f"{whose} is named {describe(name)}: a name has up to {_LONGEST} letters, digits and characters of '_+-.', and "
             "begins with a letter, a digit or '_'."
         )
 
@@ -136,11 +136,11 @@ def _check_metric(cls: type[Metric]) -> None:
     """Refuse a metric that tables cannot describe."""
     direction = getattr(cls, "higher_is_better", "missing")
     if not (direction is None or isinstance(direction, bool)):
-        raise AttribkitError(f"{_path(cls)}.higher_is_better is {told(direction)}: give True, False or None.")
+        raise AttribkitError(f"{_path(cls)}.higher_is_better is {describe(direction)}: give True, False or None.")
     if not isinstance(cls.presets, Mapping) or not all(
         isinstance(options, Mapping) for options in cls.presets.values()
     ):
-        raise AttribkitError(f"{_path(cls)}.presets is {told(cls.presets)}: give a mapping of names to options.")
+        raise AttribkitError(f"{_path(cls)}.presets is {describe(cls.presets)}: give a mapping of names to options.")
     for preset in cls.presets:
         check_name(preset, f"A preset of {_path(cls)}")
 

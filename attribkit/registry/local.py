@@ -1,5 +1,6 @@
 """[python_files] Python files of the user's own, named in place of an installed package.
-[registry/own] Classes of the user's own, offered by name without a package."""
+[registry/own] Classes of the user's own, offered by name without a package.
+"""
 
 import hashlib
 import inspect
@@ -13,8 +14,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from attribkit import hookspecs
-from attribkit.core.errors import InvalidInput, UnreadableFile, listed
-from attribkit.registry.discovery import KINDS, Offer, Plugin, add, check_class, loaded
+from attribkit.core.errors import InvalidInput, UnreadableFile, join_names
+from attribkit.registry.discovery import KINDS, OfferedClass, Plugin, add, check_class, plugin_manager
 
 
 def module_of(path: str | Path) -> ModuleType:
@@ -59,18 +60,20 @@ def _findable(folder: Path) -> Iterator[None]:
 _OWN = "this process"  # the distribution of classes that it registers itself
 
 
-def register(*classes: Offer) -> None:
+def register(*classes: OfferedClass) -> None:
     """Offer classes by name in this process, as a plugin does in every one.
 
     A class takes the place of one of its kind and name that was registered before: a cell of a notebook may run twice.
     Raises InvalidInput for what is none of the kinds, AttribkitError for a class that cannot be used by name, or whose
     name a plugin has.
     """
-    manager, found = loaded()
+    manager, found = plugin_manager()
     for cls in classes:
         hook = next((hook for hook, kind in KINDS.items() if isinstance(cls, type) and issubclass(cls, kind)), None)
         if hook is None:
-            raise InvalidInput(f"{cls!r} is none of {listed(k.__name__ for k in KINDS.values())}: derive it from one.")
+            raise InvalidInput(
+                f"{cls!r} is none of {join_names(k.__name__ for k in KINDS.values())}: derive it from one."
+            )
         check_class(cls, KINDS[hook], "register")
         plugin = Plugin(f"{KINDS[hook].__name__.lower()} {cls.name}", _OWN, _checksum(cls))
         for other in [each for each in found if (each.name, each.distribution) == (plugin.name, _OWN)]:
@@ -90,10 +93,10 @@ def register_file(path: str | Path) -> None:
     register(*offers)
 
 
-def _answering(hook: str, cls: Offer) -> SimpleNamespace:
+def _answering(hook: str, cls: OfferedClass) -> SimpleNamespace:
     """A plugin that answers one hook with one class."""
 
-    def answer() -> list[Offer]:
+    def answer() -> list[OfferedClass]:
         return [cls]
 
     return SimpleNamespace(**{hook: hookspecs.hookimpl(answer)})

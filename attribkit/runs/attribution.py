@@ -1,77 +1,88 @@
 """What a method gives, checked, with all that is needed to read it."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attribkit.contracts.attribution import Attribution, resized
+from attribkit.contracts.attribution import Attribution, resize_map
 from attribkit.contracts.method import Method
 from attribkit.core.axes import ImageAxes
-from attribkit.core.errors import AttribkitError, naming
+from attribkit.core.errors import AttribkitError, error_context
 from attribkit.core.layouts import Extent
 from attribkit.core.substrates import options_channels_first
 from attribkit.engine.batched_model import LayersDiffer
-from attribkit.engine.forward import Reads
+from attribkit.engine.forward import Requirements
 from attribkit.engine.model import HookedModel
 from attribkit.runs.diagnosis import diagnosis_of
-from attribkit.runs.guards import exits_refused, untouched
-from attribkit.targets.outputs import precise
+from attribkit.runs.guards import read_only, refuse_exits
+from attribkit.targets.outputs import to_full_precision
 from attribkit.targets.target import Target
 
 
-def explained(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Attribution:
-    """Explain x, and keep the method, its answer and what a careful reader should know."""
-    with naming("model", model.module), naming("method", explain):
-        with exits_refused(explain), untouched(explain, {"the images x": x}):
-            scores = _scores(explain, model, x, question)
-        target = model.resolved(question)
-        model.signs.check(explain)
-        _check_scores(scores, x, explain)
-    scores = precise(scores.detach()).contiguous()
-    found = diagnosis_of(model, x, target).notes if model.signs.ran else []
-    notes = (*model.inputs.notes(), *model.notes, *found, *_remarks(scores, x.dtype))
-    return Attribution(scores, x, target, explain, notes, extent=_extent(explain, model, scores))
-
-
-def _extent(explain: Method, model: HookedModel, scores: Tensor) -> Extent | None:
-    """Where the scores of a method that reads one layer lie; those made with the pixels' gradients are on the image."""
-    layer, reads = getattr(explain, "layer", ""), getattr(explain, "reads", None)
-    on_pixels = isinstance(reads, Reads) and bool(reads.gradients)
-    alone = layer is None or isinstance(layer, str)
-    return model.extent(layer, tuple(scores.shape[2:])) if alone and not on_pixels else None
-
-
-def explained_as_given(
-    explain: Method, model: HookedModel, x: Tensor, question: Target, note: str | None = None
+def run_attribution(
+    method: Method, model: HookedModel, x: Tensor, target: Target, note: str | None = None
 ) -> Attribution:
-    """The same for images and options in the model's own axes; x: channels first. note: on how the axes were found."""
+    """Run a method on the bound images, check its scores and return them with notes.
+
+    Args:
+        method: With options in the axes of the model.
+        model: Bound to x.
+        x: Images, channels first, (b, c, *space).
+        target: Bound to x; its classes may still depend on the outputs.
+        note: On how the axes of the images were found.
+
+    Returns:
+        The attribution in the axes of the model.
+
+    Raises:
+        AttribkitError: The method returned unusable scores, wrote into x or raised SystemExit; or any of its errors.
+    """
     axes = model.spec.axes
+    own = options_channels_first(method, axes)
+    with error_context("model", model.module), error_context("method", own):
+        with refuse_exits(own), read_only(own, {"the images x": x}):
+            scores = None
+            if len(x) == 1 or not model.depends_on_image(target):
+                with suppress(LayersDiffer):
+                    scores = own(model, x, target)
+            if scores is None:
+                scores = _scores_one_by_one(own, model, target)
+        target = model.resolve(target)
+        model.diagnostics.check(own)
+        _check_scores(scores, x, own)
+    scores = to_full_precision(scores.detach()).contiguous()
+    diagnosis = diagnosis_of(model, x, target).notes if model.diagnostics.ran else []
+    notes = (*model.inputs.notes(), *model.notes, *diagnosis, *_score_notes(scores, x.dtype))
+    attribution = Attribution(scores, x, target, own, notes, extent=_extent(own, model, scores))
     if axes is None:
-        return explained(explain, model, x, question)
-    found = explained(options_channels_first(explain, axes), model, x, question)
-    notes = (note, *found.notes) if note else found.notes
-    return replace(found, method=explain, notes=notes).restored(ImageAxes(axes))
+        return attribution
+    notes = (note, *notes) if note else notes
+    return replace(attribution, method=method, notes=notes).restored(ImageAxes(axes))
 
 
-def _scores(explain: Method, model: HookedModel, x: Tensor, question: Target) -> Any:
-    """What the method gives; image by image where the way through the model depends on the image."""
-    if not model.depends_on_image(question) or len(x) == 1:
-        try:
-            return explain(model, x, question)
-        except LayersDiffer:
-            pass
-    maps = [_of_one(explain, one, own) for one, own in model.one_by_one(question)]
+def _extent(method: Method, model: HookedModel, scores: Tensor) -> Extent | None:
+    """Return which part of the images the scores of a method that reads one layer cover; None is all of them."""
+    layer, requires = getattr(method, "layer", ""), getattr(method, "requires", None)
+    on_pixels = isinstance(requires, Requirements) and bool(requires.gradients)
+    single = layer is None or isinstance(layer, str)
+    return model.extent(layer, tuple(scores.shape[2:])) if single and not on_pixels else None
+
+
+def _scores_one_by_one(method: Method, model: HookedModel, target: Target) -> Tensor:
+    """Run the method on each image by itself, since layers or grids differ between the images."""
+    maps = [_scores_of_one(method, one, own) for one, own in model.one_by_one(target)]
     if len({tuple(each.shape[2:]) for each in maps}) > 1:
-        model.note("the layer that is read differs between the images: the maps were resized to the images")
-        maps = [resized(each, x.shape[2:]) for each in maps]
+        model.note("the default layer differs between the images; the maps were resized to the images")
+        maps = [resize_map(each, model.images.shape[2:]) for each in maps]
     return torch.cat(maps)
 
 
-def _of_one(explain: Method, model: HookedModel, question: Any) -> Tensor:
-    scores = explain(model, model.images, question)
-    _check_scores(scores, model.images, explain)
+def _scores_of_one(method: Method, model: HookedModel, target: Any) -> Tensor:
+    scores = method(model, model.images, target)
+    _check_scores(scores, model.images, method)
     return scores
 
 
@@ -90,7 +101,7 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
         )
 
 
-def _remarks(scores: Tensor, precision: torch.dtype) -> list[str]:
+def _score_notes(scores: Tensor, precision: torch.dtype) -> list[str]:
     """What the scores themselves tell a careful reader; precision: that of the model."""
     low, high = scores.flatten(1).aminmax(dim=1)
     largest, limit = torch.maximum(low.abs(), high.abs()), torch.finfo(precision).tiny

@@ -1,5 +1,6 @@
 """[core/slopes] Whether the gradient of a score is its derivative: along some directions, compared with differences of the score.
-[core/diagnosis] What makes the scores or the gradient of a model unreliable, found by a few forwards and kept for later calls."""
+[core/diagnosis] What makes the scores or the gradient of a model unreliable, found by a few forwards and kept for later calls.
+"""
 
 from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attribkit.core.shapes import Images
-from attribkit.engine.diagnostics import ALL_GENERATORS, Signs
+from attribkit.engine.diagnostics import ALL_GENERATORS, Diagnostics
 from attribkit.engine.model import HookedModel
-from attribkit.targets.target import Scored, Target
+from attribkit.targets.target import FunctionTarget, Target
 
 _STEPS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # in standard deviations of the image
 _JITTER = 1e-2  # the same; moves the image off values at which a clamp or a ReLU has its corner
@@ -34,7 +35,7 @@ class Slope(NamedTuple):
         return abs(self.measured - self.by_gradient) > _WRONG * larger
 
 
-def wrong_slopes(model: HookedModel, x: Images, target: Target) -> list[Slope]:
+def contradicted_slopes(model: HookedModel, x: Images, target: Target) -> list[Slope]:
     """The slopes of the score that its gradient contradicts; empty where they are too few to be sure.
 
     Each image is run alone. Along each direction the step shrinks until the score is straight, or constant; where it is
@@ -43,7 +44,7 @@ def wrong_slopes(model: HookedModel, x: Images, target: Target) -> list[Slope]:
     slopes: list[Slope] = []
     for i in range(min(2, len(x))):
         image = slice(i, i + 1)
-        slopes += _slopes(model.part(image), x[image].detach(), target.part(image))
+        slopes += _slopes(model.subset(image), x[image].detach(), target.subset(image))
     wrong = [slope for slope in slopes if slope.is_wrong]
     return wrong if len(wrong) >= 2 and 3 * len(wrong) >= len(slopes) else []
 
@@ -166,19 +167,19 @@ def diagnosis_of(model: HookedModel, x: Images, target: Target) -> Diagnosis:
     known = model.diagnoses
     key = key_of(model, x, target)
     if key not in known:
-        known[key] = diagnosed(model, x, target)
+        known[key] = add_diagnosis(model, x, target)
     found: Diagnosis = known[key] | known.get(key_of(model, x), Diagnosis())
     reported = found.randomness or found.draws or found.seeds
-    return found if reported or not model.signs.drawn else replace(found, draws=draws(model.signs.drawn))
+    return found if reported or not model.diagnostics.drawn else replace(found, draws=draws(model.diagnostics.drawn))
 
 
 def key_of(model: HookedModel, x: Images, target: Target | None = None) -> Hashable:
     """What a diagnosis depends on, beside the model; without a target, that of all targets."""
-    asked = target and (target.layer_key if isinstance(target, Scored) else target.kind)
+    asked = target and (target.layer_key if isinstance(target, FunctionTarget) else target.kind)
     return tuple(x.shape[1:]), x.dtype, model.inputs.kind, asked
 
 
-def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
+def add_diagnosis(model: HookedModel, x: Images, target: Target) -> Diagnosis:
     """Whether the score of the first image is random, or depends on the other images of its batch.
 
     The image is run alone (unless the model was asked about it alone already) and in a batch of two; where the scores
@@ -191,7 +192,7 @@ def diagnosed(model: HookedModel, x: Images, target: Target) -> Diagnosis:
         scale = max(abs(each) for each in [*samples, *together])
         scale = max([scale, *(abs(together[0] - each) for each in together[1:])])
         gap = _spread([*samples, together[0]])
-        if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.signs.drawn:
+        if gap <= _tolerance(runs.precision, scale, _SUSPICIOUS, _EPSILONS[0]) and not runs.diagnostics.drawn:
             return Diagnosis()
         return _explained_gap(runs, gap, scale)
     except Exception:  # of a model or target that takes no other image, or no batch of two: it is not run again
@@ -211,7 +212,7 @@ def draws(sources: Set[str]) -> str:
     return f"the model draws random numbers in evaluation mode ({_named(sources)}): other scores each time; {_REMEDY}"
 
 
-def drawn_in_vain(sources: Set[str]) -> str:
+def unused_draws(sources: Set[str]) -> str:
     """The sentence on numbers that were drawn where forwards of one image gave the same score."""
     return (
         f"the model draws random numbers in evaluation mode ({_named(sources)}), though forwards of one image gave the "
@@ -244,12 +245,12 @@ class _Runs:
     def __init__(self, model: HookedModel, x: Images, target: Target) -> None:
         first = slice(0, 1)
         self.image = x[first].detach()
-        self.target = target.part(first)
-        known = (each for each in model.signs.first_scores if each.image == x.data_ptr() and each.images == 1)
+        self.target = target.subset(first)
+        known = (each for each in model.diagnostics.first_scores if each.image == x.data_ptr() and each.images == 1)
         self.taken = [float(each.score) for each in known if each.target is target or each.target == target]
         self.precision = precision_of(model, x)
-        self._model = model.part(first)
-        self.signs = self._model.signs = Signs(ALL_GENERATORS)
+        self._model = model.subset(first)
+        self.diagnostics = self._model.diagnostics = Diagnostics(ALL_GENERATORS)
         self._model.notes = []
 
     def alone(self) -> float:
@@ -259,7 +260,7 @@ class _Runs:
     def beside_another(self) -> list[float]:
         """The scores of the image, and of another one that stands before it in the same batch."""
         pair = torch.cat([_another(self.image), self.image])
-        return self._scores(pair, self.target.repeated(2) or self.target)[::-1]
+        return self._scores(pair, self.target.tile(2) or self.target)[::-1]
 
     def _scores(self, images: Tensor, target: Target) -> list[float]:
         with self._model.uncounted():
@@ -270,11 +271,11 @@ class _Runs:
 def _explained_gap(runs: _Runs, gap: float, scale: float) -> Diagnosis:
     """Why the scores of the first image differ between forwards, or what was drawn."""
     again = [runs.alone() for _ in range(_REPEATS)]
-    spread, drawn = _spread(again), runs.signs.drawn
+    spread, drawn = _spread(again), runs.diagnostics.drawn
     if spread > _tolerance(runs.precision, scale, _SUSPICIOUS / 2, _EPSILONS[0]):
         return Diagnosis(randomness=randomness(max(spread, gap), scale, drawn))
-    seeds = bool(drawn) and not runs.signs.drawn_anew
-    found = Diagnosis(draws=drawn_in_vain(drawn) if drawn and not seeds else None, seeds=seeds)
+    seeds = bool(drawn) and not runs.diagnostics.drawn_anew
+    found = Diagnosis(draws=unused_draws(drawn) if drawn and not seeds else None, seeds=seeds)
     if gap > scale * batch_rounding(runs.precision):
         return replace(found, batch=batch_dependence(gap, scale))
     return found

@@ -1,5 +1,6 @@
 """[core/exits] Code of others that wants to end the program.
-[core/untouched] Tensors that several plugins read and none may write into."""
+[core/untouched] Tensors that several plugins read and none may write into.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,24 +8,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from attribkit.core.annotations import told
+from attribkit.core.annotations import describe
 from attribkit.core.errors import AttribkitError
 
 
 @contextmanager
-def exits_refused(what: object) -> Iterator[None]:
+def refuse_exits(what: object) -> Iterator[None]:
     """A SystemExit that a method, metric or visualizer raises becomes an AttribkitError that names it."""
     try:
         yield
     except SystemExit as error:
         raise AttribkitError(
-            f"{told(what)} raised SystemExit({error.code!r}), and only the program itself may end: let it raise an "
+            f"{describe(what)} raised SystemExit({error.code!r}), and only the program itself may end: let it raise an "
             "error, or leave it out."
         ) from error
 
 
 @contextmanager
-def untouched(reader: object, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def read_only(reader: object, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Refuse what a reader wrote into tensors; each gets its values back, also where another error passes.
 
     tensors: by what a message calls them. The values are compared, since writes by ``.data`` or through NumPy do not

@@ -11,18 +11,18 @@ from attribkit.core.errors import AttribkitError, UnsupportedModel
 from attribkit.core.inputs import Inputs
 from attribkit.core.shapes import Images
 from attribkit.engine.batched_model import LayersDiffer
-from attribkit.engine.diagnostics import ALL_GENERATORS, Signs
+from attribkit.engine.diagnostics import ALL_GENERATORS, Diagnostics
 from attribkit.engine.model import HookedModel
 from attribkit.runs.diagnosis import (
     Diagnosis,
     batch_dependence,
     batch_rounding,
-    drawn_in_vain,
+    contradicted_slopes,
     key_of,
     precision_of,
     randomness,
+    unused_draws,
     wrong_gradient,
-    wrong_slopes,
 )
 from attribkit.targets.target import Target
 
@@ -48,10 +48,10 @@ def preflight(model: HookedModel, x: Images, target: Target, inputs: Inputs) -> 
     for kind, check in _CHECKS:
         if kind and "randomness" in kept:
             continue  # scores that differ by chance tell nothing of batches and slopes
-        asked = model.explaining(x, inputs)
-        asked.signs = Signs(ALL_GENERATORS)
+        asked = model.bind(x, inputs)
+        asked.diagnostics = Diagnostics(ALL_GENERATORS)
         try:
-            found = check(asked, x, asked.resolved(target))
+            found = check(asked, x, asked.resolve(target))
             findings += [Finding("note", text) for text in found + asked.notes]
             if kind and found:
                 kept[kind] = found[0]
@@ -71,25 +71,25 @@ def _repeats_itself(model: HookedModel, x: Tensor, target: Target) -> list[str]:
     first, second = model.score(x, target), model.score(x, target)
     if torch.equal(first, second):
         return []
-    return [randomness(float((first - second).abs().max()), float(first.abs().max()), model.signs.drawn)]
+    return [randomness(float((first - second).abs().max()), float(first.abs().max()), model.diagnostics.drawn)]
 
 
 def _draws_nothing(model: HookedModel, x: Tensor, target: Target) -> list[str]:
     for _ in range(2):
         model.score(x, target)
-    return [drawn_in_vain(model.signs.drawn_anew)] if model.signs.drawn_anew else []
+    return [unused_draws(model.diagnostics.drawn_anew)] if model.diagnostics.drawn_anew else []
 
 
 def _images_are_independent(model: HookedModel, x: Tensor, target: Target) -> list[str]:
     images = [slice(i, i + 1) for i in range(len(x))]
-    apart = torch.cat([model.part(each).score(x[each], target.part(each)) for each in images])
+    apart = torch.cat([model.subset(each).score(x[each], target.subset(each)) for each in images])
     together = model.score(x, target)
     gap, scale = float((apart - together).abs().max()), float(apart.abs().max())
     return [batch_dependence(gap, scale)] if gap > scale * batch_rounding(precision_of(model, x)) else []
 
 
 def _gradient_is_the_derivative(model: HookedModel, x: Tensor, target: Target) -> list[str]:
-    slopes = wrong_slopes(model, x, target)
+    slopes = contradicted_slopes(model, x, target)
     model.notes.clear()
     return [wrong_gradient(slopes)] if slopes else []
 

@@ -17,7 +17,7 @@ from attribkit.tracing.first_layer import FirstLayer, first_layer
 _COLOURS = 4  # channels of a photograph, at most
 
 
-def unwrapped(model: Any) -> nn.Module:
+def unwrap_model(model: Any) -> nn.Module:
     """The module whose hooks fire: out of compiled and data-parallel wrappers; traced and exported ones are refused."""
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"A model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -105,7 +105,7 @@ def image_axes(x: Tensor, model: HookedModel, inputs: Inputs) -> ImageAxes:
     if declared is None and key in model.usual_axes:
         return ImageAxes.of(x.ndim)
     own, two = replace(model.spec, axes=None), slice(0, min(2, len(x)))
-    more = inputs.part(two)
+    more = inputs.subset(two)
 
     def call(images: Tensor) -> None:
         args, keywords = own.arguments(images, more.arguments())

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from attribkit.contracts.visualization import Visualization, names
 from attribkit.contracts.visualizer import Visualizer
-from attribkit.core.errors import OWN_FORWARD, AttribkitError, InvalidInput, naming
+from attribkit.core.errors import OWN_FORWARD, AttribkitError, InvalidInput, error_context
 from attribkit.engine.model import HookedModel
-from attribkit.runs.guards import exits_refused
+from attribkit.runs.guards import refuse_exits
 from attribkit.targets.target import Target
 
 
-def visualized(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
+def run_visualizer(draw: Visualizer, model: HookedModel, blank: Tensor, unit: Target) -> Visualization:
     """Make the images, and keep the visualizer, its way there and what a careful reader should know."""
-    with naming("model", model.module), naming("visualizer", draw):
+    with error_context("model", model.module), error_context("visualizer", draw):
         try:
-            with exits_refused(draw):
+            with refuse_exits(draw):
                 made = draw(model, unit, blank)
             images, responses = _checked(made, blank, draw)
         except (RuntimeError, AssertionError, ValueError) as error:

@@ -11,7 +11,8 @@ for: it is suspended until that thread is done, so the loan ends before it goes 
 explanation itself. Therefore nothing deadlocks: among threads that all wait, take a group in which each waits for the
 others, directly or not, and for no one else; each of them may go on.
 [core/interrupts] Signals that arrive while something must not be left half done.
-[core/eager] Compiled parts of a model run eagerly while it is explained, since hooks never fire in compiled code."""
+[core/eager] Compiled parts of a model run eagerly while it is explained, since hooks never fire in compiled code.
+"""
 
 import itertools
 import signal
@@ -39,7 +40,7 @@ class Claim:
         self.thread = threading.get_ident()
         self.parts: set[int] = set()
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Wait until no other thread explains a part of the model, and keep them from it; whether it had to wait."""
         self.parts = _parts(self.model)
         _CLAIMS.append(self)
@@ -48,7 +49,7 @@ class Claim:
             self._wait()
         return waits
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let others have it; nothing happens where it was not taken, or is given back already."""
         if self in _CLAIMS:
             _CLAIMS.remove(self)
@@ -101,7 +102,7 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGALRM", "SIGVTALRM", "S
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
-class Deferral:
+class DeferredSignals:
     """Keeps the handlers of signals waiting between `begin` and `end`, so that none raises in between.
 
     Python runs these handlers in the main thread alone; in other threads both methods do nothing. Handlers that a user
@@ -142,13 +143,13 @@ _ASKING: set[object] = set()  # who asks for it; the compiler's stance is one fo
 _STANCE: list[AbstractContextManager[None]] = []
 
 
-def run_eagerly(asking: object) -> None:
+def force_eager(asking: object) -> None:
     """Run no compiled code until all who ask for that have let go; without the compiler, nothing is compiled."""
     if "torch._dynamo" in sys.modules:
         _exclusively(lambda: _ask(asking))
 
 
-def let_compile(asking: object) -> None:
+def restore_compiler(asking: object) -> None:
     """Put the stance back once nobody asks for another; nothing happens to one who did not ask, or let go before."""
     if _STANCE or _ASKING:
         _exclusively(lambda: _forget(asking))

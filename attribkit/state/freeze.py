@@ -5,8 +5,8 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
-from attribkit.state.concurrency import Claim, Deferral, let_compile, run_eagerly
-from attribkit.state.randomness import Draws
+from attribkit.state.concurrency import Claim, DeferredSignals, force_eager, restore_compiler
+from attribkit.state.randomness import RandomDraws
 from attribkit.state.snapshot import Snapshot
 
 
@@ -20,37 +20,37 @@ class Freeze:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._claim = Claim(model)
-        self._deferral = Deferral()
-        self._draws: Draws | None = None
+        self._deferral = DeferredSignals()
+        self._draws: RandomDraws | None = None
         self._snapshot: Snapshot | None = None
         self._modes = ExitStack()  # in which gradients are recorded
 
     def begin(self) -> None:
         """Wait until no other thread explains a part of the model, keep its state, and change it."""
-        self._draws = Draws()
-        if self._claim.take():
-            self._draws = Draws()
+        self._draws = RandomDraws()
+        if self._claim.acquire():
+            self._draws = RandomDraws()
         self._deferral.begin()
         self._snapshot = Snapshot(self._model)
-        run_eagerly(self)
+        force_eager(self)
         self._modes.enter_context(torch.inference_mode(False))
         self._modes.enter_context(torch.enable_grad())
         self._snapshot.freeze()
         self._deferral.end()
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Make everything as it was; from here on signals wait until `let_go`."""
         self._deferral.begin()
         self._modes.close()
-        let_compile(self)
+        restore_compiler(self)
         if self._snapshot:
-            self._snapshot.put_back()
+            self._snapshot.restore()
             self._snapshot = None
         if self._draws:
             self._draws.undo()
             self._draws = None
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let other threads have the model; then raise what the handlers of the signals raise that have arrived."""
-        self._claim.give_back()
+        self._claim.release()
         self._deferral.end()

@@ -27,15 +27,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
                 freeze.begin()
                 yield
             finally:
-                freeze.put_back()
+                freeze.restore()
         finally:
-            freeze.put_back()  # completes what an exception in the first call cut short; so does the next line
-            freeze.let_go()
+            freeze.restore()  # completes what an exception in the first call cut short; so does the next line
+            freeze.release()
     finally:
-        freeze.let_go()
+        freeze.release()
 
 
-class Wanted(NamedTuple):
+class TensorRequest(NamedTuple):
     """A tensor that a module puts out."""
 
     module: nn.Module
@@ -43,10 +43,10 @@ class Wanted(NamedTuple):
     path: Path = ()  # keys of the entry in what the module returns; () is the output itself
 
 
-class Captured:
+class CapturedTensor:
     """What was kept of a wanted tensor in one forward."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: TensorRequest) -> None:
         self.wanted = wanted
         self.tensor: Tensor | None = None  # None until the module has put it out
         self.runs = 0  # how often the module ran
@@ -62,14 +62,14 @@ class Captured:
 
 
 @contextmanager
-def captured(wanted: Sequence[Wanted]) -> Iterator[list[Captured]]:
+def capture(wanted: Sequence[TensorRequest]) -> Iterator[list[CapturedTensor]]:
     """Keep tensors that modules put out, in the order in which they are wanted.
 
     The first tensor that is kept becomes a leaf: the graph starts there, and nothing below it is recorded. Tensors that
     already depend on a leaf stay in its graph. The model goes on with a clone, so an in-place operation further on
     cannot change what was kept.
     """
-    kept = [Captured(each) for each in wanted]
+    kept = [CapturedTensor(each) for each in wanted]
     with ExitStack() as hooks:
         for each in kept:
             hooks.enter_context(each.wanted.module.register_forward_hook(each.keep))
@@ -77,7 +77,7 @@ def captured(wanted: Sequence[Wanted]) -> Iterator[list[Captured]]:
 
 
 @contextmanager
-def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | None], Any]) -> Iterator[None]:
+def return_layer(model: nn.Module, wanted: TensorRequest, read: Callable[[Tensor | None], Any]) -> Iterator[None]:
     """Let a model return what is made of a tensor that one of its layers put out, in place of its own outputs.
 
     read: that tensor, or None where the layer did not put it out, to what is returned. The tensor stays in the graph;
@@ -104,7 +104,7 @@ def layer_returned(model: nn.Module, wanted: Wanted, read: Callable[[Tensor | No
 
 
 @contextmanager
-def observed(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
+def observe_modules(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
     """Call record(name, module, output) for every submodule in the order in which they finish."""
 
     def recorder(name: str) -> Callable[..., None]:
@@ -118,7 +118,7 @@ def observed(model: nn.Module, record: Callable[[str, nn.Module, Any], None]) ->
 
 
 @contextmanager
-def running(model: nn.Module) -> Iterator[list[str]]:
+def track_running_modules(model: nn.Module) -> Iterator[list[str]]:
     """The dotted names of the modules that are running, innermost last; "" is the model itself."""
     names: list[str] = []
 

@@ -18,7 +18,7 @@ _SERVICES = {"tqdm._monitor", "ipykernel.iostream", "ipykernel.heartbeat", "IPyt
 
 
 @contextmanager
-def random_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Put back the random states of Python, NumPy and PyTorch, of the CPU and of GPUs.
 
     For code that sets a seed. What other threads draw meanwhile comes from that seed, and is drawn again.
@@ -28,10 +28,10 @@ def random_kept() -> Iterator[None]:
         yield
     finally:
         for generator, state in states.items():
-            generator.put_back(state)
+            generator.restore(state)
 
 
-class Draws:
+class RandomDraws:
     """What one thread draws from the global generators, to be undone unless others may have drawn too.
 
     The generators belong to the whole process, and nothing tells which thread has drawn. A state is put back only if it
@@ -53,14 +53,14 @@ class Draws:
         changed = {generator: state for generator, state in self._states.items() if generator.differs(state)}
         if changed and self._others == other_threads():
             for generator, state in changed.items():
-                generator.put_back(state)
+                generator.restore(state)
 
 
 class _Generator:
     """One global generator: how to read its state, and how to write it."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
-        self.read, self.put_back = read, write
+        self.read, self.restore = read, write
 
     def differs(self, state: Any) -> bool:
         now = self.read()

@@ -1,5 +1,6 @@
 """[core/snapshot] All that makes up a model, kept so that it can be put back.
-[core/model_state] Whether a model is still as it was: what the way through its forward and the choice of a layer depend on."""
+[core/model_state] Whether a model is still as it was: what the way through its forward and the choice of a layer depend on.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ class Snapshot:
         self.empty = [container for container in containers if not container]
         self.filled = [(container, container.copy()) for container in containers if container]
         self.parameters = [(p, p.requires_grad, p.grad) for p in self._tensors("_parameters")]
-        self.buffers = [Kept(buffers) for buffers in _alike(self._tensors("_buffers"))]
+        self.buffers = [SavedBuffers(buffers) for buffers in _alike(self._tensors("_buffers"))]
 
     def freeze(self) -> None:
         """Evaluation mode, no gradients for parameters."""
@@ -37,7 +38,7 @@ class Snapshot:
             if requires_grad:
                 parameter.requires_grad_(False)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Make everything as it was."""
         for own, attributes in self.modules:
             _restore(own, attributes)
@@ -49,13 +50,13 @@ class Snapshot:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
         for kept in self.buffers:
-            kept.put_back()
+            kept.restore()
 
     def _tensors(self, registry: str) -> list[Any]:
         return [tensor for own, _ in self.modules for tensor in own[registry].values() if tensor is not None]
 
 
-class Kept:
+class SavedBuffers:
     """The values of buffers of one type and device.
 
     They are compared, since torch's batch norm writes running statistics without raising the tensor's version; what is
@@ -65,7 +66,7 @@ class Kept:
     def __init__(self, buffers: list[Tensor]) -> None:
         self.buffers, self.values = buffers, _joined(buffers)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Write what has changed."""
         with torch.no_grad():
             if torch.equal(_joined(self.buffers), self.values):

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
-from attribkit.core.tensors import sent
+from attribkit.core.tensors import to_device
 from attribkit.targets.class_outputs import (
     Classes,
+    ClassLabels,
     ClassOutputs,
-    Labels,
-    indices,
+    as_plain,
     is_positive,
     negative,
     one_count,
-    plain,
     probability,
     read_scores,
+    resolve_labels,
 )
 from attribkit.targets.logits import (
     ClassLogit,
@@ -31,9 +31,9 @@ from attribkit.targets.logits import (
     of_outputs,
     saturation,
 )
-from attribkit.targets.target import Remark, Target
+from attribkit.targets.target import Target, TargetNote
 
-Score = Literal["probability", "logit"]  # of a class
+BinaryScore = Literal["probability", "logit"]  # of a class
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Binary(Target):
     """
 
     index: Classes | None = None  # 1, 0 or one of two labels, or one for each image; None is the predicted side
-    score: Score = "logit"  # "logit" is the output as the model returns it, "probability" the side's probability
+    score: BinaryScore = "logit"  # "logit" is the output as the model returns it, "probability" the side's probability
 
     def __post_init__(self) -> None:
-        told = None if self.index is None else plain(self.index)
+        told = None if self.index is None else as_plain(self.index)
         for each in told if isinstance(told, tuple) else (told,):
             if isinstance(each, int) and each not in (0, 1):
                 raise InvalidInput(f"index={each!r} is no side of a model with one output: give 1, 0 or a label.")
-        if self.score not in get_args(Score):
+        if self.score not in get_args(BinaryScore):
             raise InvalidInput(f"score={self.score!r} is neither 'probability' nor 'logit'.")
         object.__setattr__(self, "index", told)
 
@@ -69,7 +69,7 @@ class Binary(Target):
         return True
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         return self.index is None
 
     def __call__(self, outputs: Any) -> PerImage:
@@ -85,23 +85,23 @@ class Binary(Target):
             return own * (2 * positive.to(own) - 1)  # linear in the output, as `cam` needs it
         return torch.where(positive, own, negative(own, found.kind))
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         found = self._found(outputs)
         return list(is_positive(found.scores[:, 0], found.kind).long())
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        return replace(self, index=tuple(torch.stack(list(evidence)).tolist()))
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        return replace(self, index=tuple(torch.stack(list(decision)).tolist()))
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         return self._mapped(lambda sides: sides[images])
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self._mapped(lambda sides: sides * times)
 
-    def with_indices(self, labels: Labels) -> "Target":
-        return self if self.index is None else replace(self, index=indices(self.index, labels))
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        return self if self.index is None else replace(self, index=resolve_labels(self.index, labels))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         told = "the model has one output: Binary(1) scores its positive side, Binary(0) its negative side"
         found = self._found(outputs)
         return [(told, None), *of_outputs(found)[1:], *saturation(found, 0)]
@@ -118,14 +118,14 @@ class Binary(Target):
     def _sides(self, found: ClassOutputs) -> Tensor:
         if self.index is None:
             return is_positive(found.scores[:, 0], found.kind).long()
-        return sent(self.index, found.scores.device).expand(len(found.scores))
+        return to_device(self.index, found.scores.device).expand(len(found.scores))
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Binary":
         return replace(self, index=change(self.index)) if isinstance(self.index, tuple) else self
 
 
 @dataclass(frozen=True)
-class OneOfTwo(Target):
+class LabelOfTwo(Target):
     """A class named by one of two labels: a side of a model with one output, and a class of a model with two."""
 
     named: ClassLogit | Probability | Counterfactual  # with the label's index
@@ -143,29 +143,29 @@ class OneOfTwo(Target):
         return True
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         return True
 
     def __call__(self, outputs: Any) -> PerImage:
-        return self._meant(read_scores(outputs).is_single)(outputs)
+        return self._resolved(read_scores(outputs).is_single)(outputs)
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         found = read_scores(outputs)
         return list(torch.full((len(found.scores),), int(found.is_single), device="cpu"))
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        return self._meant(bool(evidence[0]))
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        return self._resolved(bool(decision[0]))
 
-    def part(self, images: slice) -> "Target":
-        return OneOfTwo(self.named.part(images))  # type: ignore[arg-type]
+    def subset(self, images: slice) -> "Target":
+        return LabelOfTwo(self.named.subset(images))  # type: ignore[arg-type]
 
-    def repeated(self, times: int) -> "Target":
-        return OneOfTwo(self.named.repeated(times))  # type: ignore[arg-type]
+    def tile(self, times: int) -> "Target":
+        return LabelOfTwo(self.named.tile(times))  # type: ignore[arg-type]
 
-    def remarks(self, outputs: Any) -> list[Remark]:
-        return self._meant(read_scores(outputs).is_single).remarks(outputs)
+    def notes(self, outputs: Any) -> list[TargetNote]:
+        return self._resolved(read_scores(outputs).is_single).notes(outputs)
 
-    def _meant(self, is_single: bool) -> Target:
+    def _resolved(self, is_single: bool) -> Target:
         if not is_single:
             return self.named
         index = self.named.index
@@ -174,16 +174,16 @@ class OneOfTwo(Target):
         return Binary(index, "probability" if isinstance(self.named, Probability) else "logit")
 
 
-def one_of_two(target: Target, labels: Labels) -> Target:
+def resolve_label_of_two(target: Target, labels: ClassLabels) -> Target:
     """A target with its labels exchanged for indices; of two labels, what they mean waits for the model's outputs."""
-    read = target.with_indices(labels)
+    read = target.resolve_labels(labels)
     if not isinstance(target, ClassLogit | Probability | Counterfactual) or read == target:
         return read
     names = labels() if callable(labels) else labels
-    return OneOfTwo(read) if names is not None and len(names) == 2 else read  # type: ignore[arg-type]
+    return LabelOfTwo(read) if names is not None and len(names) == 2 else read  # type: ignore[arg-type]
 
 
-def scored_side(target: Target, score: Score) -> Target:
+def with_binary_score(target: Target, score: BinaryScore) -> Target:
     """The probability, or the logit, of the class or side that a target scores; any other target as it is."""
     if isinstance(target, Binary):
         return replace(target, score=score)

@@ -1,5 +1,6 @@
 """[core/targets/classes] How classes are told: by an index or a label, one for all images or one for each.
-[core/targets/class_outputs] Class scores as targets read them: where they stand among what a model returns, and what they are."""
+[core/targets/class_outputs] Class scores as targets read them: where they stand among what a model returns, and what they are.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,21 +14,23 @@ from torch import Tensor
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName
 from attribkit.core.shapes import PerImage
 from attribkit.core.spec import OutputKind, kind_by_graph, kind_by_values
-from attribkit.core.tensors import sent
-from attribkit.targets.outputs import Link, class_maps, class_scores, link, picked, precise
+from attribkit.core.tensors import to_device
+from attribkit.targets.outputs import Link, class_maps, class_scores, find_link, select_classes, to_full_precision
 
 Classes = Any  # a class index or label; or one per image, as a sequence, array or tensor
-Labels = Sequence[str] | Callable[[], Sequence[str]] | None  # the names of the classes in order, or what makes them
+ClassLabels = (
+    Sequence[str] | Callable[[], Sequence[str]] | None
+)  # the names of the classes in order, or what makes them
 
 
-def plain(classes: Any) -> Any:
+def as_plain(classes: Any) -> Any:
     """An int or label, or a tuple of them, out of all that people write."""
     if isinstance(classes, np.ndarray | Tensor):
         classes = classes.tolist()
     if isinstance(classes, str) or (isinstance(classes, int | np.integer) and not isinstance(classes, bool)):
         return classes if isinstance(classes, str) else int(classes)
     if isinstance(classes, Sequence) and classes:
-        told = tuple(plain(each) for each in classes)
+        told = tuple(as_plain(each) for each in classes)
         if not any(isinstance(each, tuple) for each in told):
             return told
     raise InvalidInput(
@@ -36,7 +39,7 @@ def plain(classes: Any) -> Any:
     )
 
 
-def indices(classes: Any, labels: Labels) -> Any:
+def resolve_labels(classes: Any, labels: ClassLabels) -> Any:
     """The same with every label exchanged for the index of its class."""
     names = functools.cache(lambda: labels() if callable(labels) else labels)  # read only if there is a label
 
@@ -111,7 +114,7 @@ class OutputReader:
     def _decide(
         self, scores: Tensor, returned: "Returned", find: Callable[[Any], Tensor]
     ) -> tuple[OutputKind, Link, bool]:
-        linked = link(scores, returned.outputs)
+        linked = find_link(scores, returned.outputs)
         if self.stated is not None:
             return self.stated, linked or "softmax", False
         try:
@@ -161,13 +164,13 @@ def read_maps(outputs: Any, axes: int | None = None) -> ClassOutputs:
 
 def probability(found: ClassOutputs, index: Classes) -> PerImage:
     """The probability of each image's class; of a single output, that of its positive side."""
-    scores = precise(found.scores)  # in half of it, probabilities near one have two digits
-    own = picked(scores, index)
+    scores = to_full_precision(found.scores)  # in half of it, probabilities near one have two digits
+    own = select_classes(scores, index)
     if found.kind != "logits":
         return own.exp() if found.kind == "log_probabilities" else own
     if found.is_single or found.link == "sigmoid":
         return own.sigmoid()
-    classes = sent(index, scores.device).expand(len(scores))[:, None]
+    classes = to_device(index, scores.device).expand(len(scores))[:, None]
     others = scores.scatter(1, classes, torch.finfo(scores.dtype).min).logsumexp(1)
     # 1 / (1 + exp(others - own)): of a softmax that rounds to one, the derivative by the own logit would be lost.
     return (-torch.logaddexp(torch.zeros_like(own), others - own)).exp()
@@ -175,7 +178,7 @@ def probability(found: ClassOutputs, index: Classes) -> PerImage:
 
 def probabilities(found: ClassOutputs) -> Tensor:
     """The probability of every class, (b, classes); of a single output that of its positive side, (b, 1)."""
-    scores = precise(found.scores)
+    scores = to_full_precision(found.scores)
     if found.kind != "logits":
         return scores.exp() if found.kind == "log_probabilities" else scores
     return scores.sigmoid() if found.is_single or found.link == "sigmoid" else scores.softmax(1)

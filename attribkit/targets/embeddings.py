@@ -11,8 +11,8 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.core.tensors import fingerprint
-from attribkit.targets.outputs import LayerOutput, embedding, is_pooled, precise
-from attribkit.targets.target import Remark, Target
+from attribkit.targets.outputs import LayerOutput, embedding, is_pooled, to_full_precision
+from attribkit.targets.target import Target, TargetNote
 
 _CONSTANT = 1e-3  # a norm this near to one, or to the root of the width, comes from a normalisation
 
@@ -42,14 +42,14 @@ class EmbeddingNorm(_OfEmbedding):
     layer: str | None = None  # dotted name of the layer that puts the embedding out; None is what the model returns
 
     def __call__(self, outputs: Any) -> PerImage:
-        return precise(embedding(outputs)).norm(dim=1)
+        return to_full_precision(embedding(outputs)).norm(dim=1)
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = embedding(outputs)
-        norm, limit = precise(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
+        norm, limit = to_full_precision(found).norm(dim=1), max(_CONSTANT, 4 * torch.finfo(found.dtype).eps)
         constant = torch.minimum((norm - 1).abs(), (norm / found.shape[1] ** 0.5 - 1).abs()) < limit
         return [
             ("the score is the norm of the embedding, which speaks for no class", None),
@@ -84,7 +84,7 @@ class Similarity(_OfEmbedding):
             raise InvalidInput(
                 f"{self!r} does not know its reference's embedding: pass it to an Explainer as a target."
             )
-        own = precise(embedding(outputs))
+        own = to_full_precision(embedding(outputs))
         if own.shape[1] != self.embedding.shape[1]:
             raise InvalidInput(
                 f"The model's embedding has {own.shape[1]} numbers, the reference's {self.embedding.shape[1]}: give "
@@ -92,28 +92,28 @@ class Similarity(_OfEmbedding):
             )
         return F.cosine_similarity(own, self.embedding.to(own))
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         if self.count is None:
             return self
         return replace(self, to=self.to[images], embedding=None if self.embedding is None else self.embedding[images])
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         if self.count is None or self.embedding is None:
             return self
         return replace(self, embedding=self.embedding.repeat(times, 1))  # the reference itself is not asked for again
 
-    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+    def bind(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         known = torch.atleast_2d(self.to) if self.to.ndim <= 2 else embed(self.to, self)
         return replace(self, to=self.to.detach().clone(), embedding=known.detach().clone())
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         return _ways_of_reading(outputs)
 
     def __repr__(self) -> str:
         return f"Similarity(to=({fingerprint(self.to)}){'' if self.layer is None else f', layer={self.layer!r}'})"
 
 
-def _ways_of_reading(outputs: Any) -> list[Remark]:
+def _ways_of_reading(outputs: Any) -> list[TargetNote]:
     """How the embedding was read."""
-    told: list[Remark] = [(note, None) for note in outputs.notes] if isinstance(outputs, LayerOutput) else []
+    told: list[TargetNote] = [(note, None) for note in outputs.notes] if isinstance(outputs, LayerOutput) else []
     return [*told, ("the embedding is the mean of a map over its cells", None)] if is_pooled(outputs) else told

@@ -11,17 +11,17 @@ from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
 from attribkit.targets.class_outputs import (
     Classes,
+    ClassLabels,
     ClassOutputs,
-    Labels,
-    indices,
+    as_plain,
     is_saturated,
     one_count,
-    plain,
     probability,
     read_scores,
+    resolve_labels,
 )
-from attribkit.targets.outputs import picked
-from attribkit.targets.target import Remark, Target
+from attribkit.targets.outputs import select_classes
+from attribkit.targets.target import Target, TargetNote
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _OfClasses(Target):
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
-            object.__setattr__(self, name, plain(given))
+            object.__setattr__(self, name, as_plain(given))
 
     @property
     def count(self) -> int | None:
@@ -44,16 +44,16 @@ class _OfClasses(Target):
     def reads_classes(self) -> bool:
         return True
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         return self._mapped(lambda classes: classes[images] if isinstance(classes, tuple) else classes)
 
-    def repeated(self, times: int) -> "Target | None":
+    def tile(self, times: int) -> "Target | None":
         return self._mapped(lambda classes: classes * times if isinstance(classes, tuple) else classes)
 
-    def with_indices(self, labels: Labels) -> "Target":
-        return self._mapped(lambda classes: indices(classes, labels))
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        return self._mapped(lambda classes: resolve_labels(classes, labels))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = read_scores(outputs)
         return [*of_outputs(found), *saturation(found, *vars(self).values())]
 
@@ -71,7 +71,7 @@ class ClassLogit(_OfClasses):
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return picked(read_scores(outputs).scores, self.index)
+        return select_classes(read_scores(outputs).scores, self.index)
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Probability(_OfClasses):
     def __call__(self, outputs: Any) -> PerImage:
         return probability(read_scores(outputs), self.index)
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = read_scores(outputs)
         told = "the model has one output: its probability is the sigmoid of it, that of the positive side"
-        single: list[Remark] = [(told, None)] if found.is_single and found.kind == "logits" else []
+        single: list[TargetNote] = [(told, None)] if found.is_single and found.kind == "logits" else []
         return [*single, *_of_kind(found), *saturation(found, self.index)]
 
 
@@ -100,7 +100,7 @@ class Counterfactual(_OfClasses):
     index: Classes
 
     def __call__(self, outputs: Any) -> PerImage:
-        return -picked(read_scores(outputs).scores, self.index)
+        return -select_classes(read_scores(outputs).scores, self.index)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Contrast(_OfClasses):
                 f"{self!r}: the model has one output, and no two classes to compare. Use index 0 for the output "
                 "itself, or Binary(0) for its negative side."
             )
-        return picked(found.scores, self.index) - picked(found.scores, self.against)
+        return select_classes(found.scores, self.index) - select_classes(found.scores, self.against)
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ class MultiLabel(Target):
     classes: Any  # indices or labels, of every image; for other classes of each, a list of targets; kept as a tuple
 
     def __post_init__(self) -> None:
-        told = plain(self.classes)
+        told = as_plain(self.classes)
         if not isinstance(told, tuple) or len(set(told)) < len(told):
             raise InvalidInput(f"MultiLabel takes several classes, each once, as in MultiLabel((3, 7)), got {told!r}.")
         object.__setattr__(self, "classes", told)
 
     def __call__(self, outputs: Any) -> PerImage:
         scores = read_scores(outputs).scores
-        return torch.stack([picked(scores, each) for each in self.classes]).sum(0)
+        return torch.stack([select_classes(scores, each) for each in self.classes]).sum(0)
 
     @property
     def kind(self) -> str:
@@ -144,13 +144,13 @@ class MultiLabel(Target):
     def reads_classes(self) -> bool:
         return True
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self
 
-    def with_indices(self, labels: Labels) -> "Target":
-        return MultiLabel(indices(self.classes, labels))
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        return MultiLabel(resolve_labels(self.classes, labels))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = read_scores(outputs)
         return [*of_outputs(found), *saturation(found, *self.classes)]
 
@@ -171,19 +171,19 @@ class Predicted(Target):
         return True
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         return True
 
     def __call__(self, outputs: Any) -> PerImage:
         return read_scores(outputs).scores.max(1).values
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         return list(read_scores(outputs).scores.max(1).indices)
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        return ClassLogit(tuple(torch.stack(list(evidence)).tolist()))
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        return ClassLogit(tuple(torch.stack(list(decision)).tolist()))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = read_scores(outputs)
         if found.kind == "logits":
             return of_outputs(found)
@@ -200,13 +200,13 @@ def as_logit(target: Target) -> Target:
     return ClassLogit(target.index) if isinstance(target, Probability) else target
 
 
-def of_outputs(found: ClassOutputs) -> list[Remark]:
+def of_outputs(found: ClassOutputs) -> list[TargetNote]:
     """What a reader should know of scores that are what the model returned."""
     told = "the model has one output: the score is the output itself; Binary(0) asks for its negative side"
     return [*([(told, None)] if found.is_single else []), *_of_kind(found)]
 
 
-def _of_kind(found: ClassOutputs) -> list[Remark]:
+def _of_kind(found: ClassOutputs) -> list[TargetNote]:
     """What the scores are, where they are no logits."""
     if found.unsure:
         return [
@@ -220,9 +220,9 @@ def _of_kind(found: ClassOutputs) -> list[Remark]:
     return [] if kind == "logits" else [(f"the model returns {kind}, which are scored as they are", None)]
 
 
-def saturation(found: ClassOutputs, *classes: Classes) -> list[Remark]:
+def saturation(found: ClassOutputs, *classes: Classes) -> list[TargetNote]:
     """Where a probability of these classes hardly changes with the image, because it is nearly 0 or 1."""
     if found.kind == "logits":
         return []
-    own = torch.stack([is_saturated(picked(found.scores, each), found.kind) for each in classes]).any(0)
+    own = torch.stack([is_saturated(select_classes(found.scores, each), found.kind) for each in classes]).any(0)
     return [("the probability is nearly 0 or 1, so that its gradient nearly vanishes: explain the logits", own)]

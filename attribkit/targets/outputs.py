@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import LayerMaps
-from attribkit.core.tensors import sent
+from attribkit.core.tensors import to_device
 
 ClassScores = Float[Tensor, "b classes"]
 ClassMaps = Float[Tensor, "b classes *cells"]
@@ -75,7 +75,7 @@ def _with_axes(maps: Tensor, images: int | None, axes: int) -> Tensor:
     return maps.unsqueeze(1) if maps.ndim == axes + 1 else maps
 
 
-def picked(scores: Tensor, index: int | Sequence[int], negative: str = "Binary(0)") -> Tensor:
+def select_classes(scores: Tensor, index: int | Sequence[int], negative: str = "Binary(0)") -> Tensor:
     """Each image's class out of (b, classes, ...): (b, ...); index: a class, or one for each image.
 
     negative: how the negative side of a model with one output is asked for.
@@ -84,7 +84,7 @@ def picked(scores: Tensor, index: int | Sequence[int], negative: str = "Binary(0
         check_index(each, scores.shape[1], negative)
     if isinstance(index, int):
         return scores[:, index]
-    own = sent(index, scores.device)[(..., *(None,) * (scores.ndim - 1))]
+    own = to_device(index, scores.device)[(..., *(None,) * (scores.ndim - 1))]
     return scores.gather(1, own.expand(-1, 1, *scores.shape[2:])).squeeze(1)
 
 
@@ -149,7 +149,7 @@ def _class_tensor(outputs: Any) -> Tensor:
     entries = _entries(outputs)
     scores = _named(outputs, _LOGITS)
     if isinstance(outputs, tuple | list) and not isinstance(_attribute(outputs, _LOGITS), Tensor):
-        pairs = [one for one in entries if link(one, outputs) is not None]
+        pairs = [one for one in entries if find_link(one, outputs) is not None]
         widths = [each.shape[1] for each in entries if each.ndim == 2]
         if len(pairs) == 1:
             scores = pairs[0]
@@ -167,7 +167,7 @@ def _class_tensor(outputs: Any) -> Tensor:
     )
 
 
-def link(logits: Tensor, outputs: Any) -> Link | None:
+def find_link(logits: Tensor, outputs: Any) -> Link | None:
     """How another of the model's outputs is computed from these as their probabilities, if one is."""
     if logits.ndim == 0:
         return None
@@ -245,6 +245,6 @@ def to_result_dtype(tensor: Tensor, x: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(x.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
 
-def precise(tensor: Tensor) -> Tensor:
+def to_full_precision(tensor: Tensor) -> Tensor:
     """In float32 what was computed in half of it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

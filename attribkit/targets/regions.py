@@ -1,5 +1,6 @@
 """[core/targets/regions] A class in a region of a segmentation.
-[core/targets/boxes] A detection, told by its box."""
+[core/targets/boxes] A detection, told by its box.
+"""
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,22 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
-from attribkit.core.pictures import beside
+from attribkit.core.pictures import broadcast_to_spatial
 from attribkit.core.shapes import Masks, PerImage
-from attribkit.core.tensors import fingerprint, sent
+from attribkit.core.tensors import fingerprint, to_device
 from attribkit.targets.class_outputs import (
     Classes,
+    ClassLabels,
     ClassOutputs,
-    Labels,
-    indices,
+    as_plain,
     is_positive,
     negative,
     one_count,
-    plain,
     read_maps,
+    resolve_labels,
 )
-from attribkit.targets.outputs import detections, picked, precise
-from attribkit.targets.target import Remark, Target
+from attribkit.targets.outputs import detections, select_classes, to_full_precision
+from attribkit.targets.target import Target, TargetNote
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Region(Target):
     named: bool = False  # whether the index is that of one of two labels, of which the first is one map's background
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "index", plain(self.index))
+        object.__setattr__(self, "index", as_plain(self.index))
         wrong = self.mask is not None and not (isinstance(self.mask, Tensor) and self.mask.dtype == torch.bool)
         if wrong:
             got = self.mask.dtype if isinstance(self.mask, Tensor) else type(self.mask).__name__
@@ -64,7 +65,7 @@ class Region(Target):
         return True
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         return self.mask is None
 
     @property
@@ -73,34 +74,34 @@ class Region(Target):
 
     def __call__(self, outputs: Any) -> PerImage:
         found = self._read(outputs)
-        own = precise(self._own(found))
+        own = to_full_precision(self._own(found))
         return (own * self._weights(found).to(own)).flatten(1).sum(1)
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         return list(self._predicted(self._read(outputs)))
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        return replace(self, mask=torch.stack(list(evidence)))
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        return replace(self, mask=torch.stack(list(decision)))
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         return self._mapped(lambda several: several[images])
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self._mapped(lambda several: several * times if isinstance(several, tuple) else _tiled(several, times))
 
-    def with_indices(self, labels: Labels) -> "Target":
-        index = indices(self.index, labels)
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        index = resolve_labels(self.index, labels)
         names = labels() if callable(labels) and index != self.index else labels
         named = self.named or (index != self.index and names is not None and len(names) == 2)  # type: ignore[arg-type]
         return replace(self, index=index, named=named)
 
-    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+    def bind(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
         return replace(self, space=tuple(images.shape[2:]))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         found = self._read(outputs)
         covered = self._weights(found).flatten(1).sum(1)
-        told: list[Remark] = []
+        told: list[TargetNote] = []
         if found.is_single:
             told.append(("the model has one map: index 0 is the map itself, background=True its negative side", None))
         if found.kind != "logits":
@@ -133,17 +134,17 @@ class Region(Target):
 
     def _on_background(self, found: ClassOutputs) -> Tensor:
         """Of which images the background is meant, (b,)."""
-        own = sent(self.index, found.scores.device).expand(len(found.scores))
+        own = to_device(self.index, found.scores.device).expand(len(found.scores))
         return (own == 0) ^ self.background if self.named else torch.full_like(own, self.background, dtype=torch.bool)
 
     def _own(self, found: ClassOutputs) -> Tensor:
         """The map of each image's class, (b, *cells)."""
         if not found.is_single:
-            return picked(found.scores, self.index)
-        own = picked(found.scores, 0 if self.named else self.index, "background=True")
+            return select_classes(found.scores, self.index)
+        own = select_classes(found.scores, 0 if self.named else self.index, "background=True")
         if not self.named and not self.background:
             return own
-        return torch.where(beside(self._on_background(found), own), negative(own, found.kind), own)
+        return torch.where(broadcast_to_spatial(self._on_background(found), own), negative(own, found.kind), own)
 
     def _weights(self, found: ClassOutputs) -> Tensor:
         """How much each cell of the output counts, (b, *cells)."""
@@ -164,9 +165,9 @@ class Region(Target):
         maps = found.scores.detach()
         if found.is_single:
             positive = is_positive(maps[:, 0], found.kind)
-            return positive ^ beside(self._on_background(found), positive)
-        own = sent(self.index, maps.device).expand(len(maps))
-        return maps.argmax(1) == beside(own, maps[:, 0])
+            return positive ^ broadcast_to_spatial(self._on_background(found), positive)
+        own = to_device(self.index, maps.device).expand(len(maps))
+        return maps.argmax(1) == broadcast_to_spatial(own, maps[:, 0])
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Region":
         index = change(self.index) if isinstance(self.index, tuple) else self.index
@@ -191,27 +192,27 @@ class Box(Target):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "box", _boxes(self.box))
-        object.__setattr__(self, "index", None if self.index is None else plain(self.index))
+        object.__setattr__(self, "index", None if self.index is None else as_plain(self.index))
 
     @property
     def count(self) -> int | None:
         return one_count(self, self.index, self.box if isinstance(self.box[0], tuple) else None)
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         return self.index is None
 
     def __call__(self, outputs: Any) -> PerImage:
         fits = self._fits(outputs)
         return torch.stack([torch.cat([fit.new_zeros(1), fit]).max() for fit in fits])
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         labels = [torch.cat([one["labels"].new_tensor([-1]), one["labels"]]) for one in detections(outputs)]
         best = [torch.cat([fit.new_zeros(1), fit]).argmax() for fit in self._fits(outputs)]
         return [label[place] for label, place in zip(labels, best, strict=True)]
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        found: list[int] = torch.stack(list(evidence)).tolist()
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        found: list[int] = torch.stack(list(decision)).tolist()
         if -1 in found:
             images = [i for i, label in enumerate(found) if label == -1]
             raise InvalidInput(
@@ -220,16 +221,16 @@ class Box(Target):
             )
         return replace(self, index=tuple(found))
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         return self._mapped(lambda several: several[images])
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self._mapped(lambda several: several * times)
 
-    def with_indices(self, labels: Labels) -> "Target":
-        return self if self.index is None else replace(self, index=indices(self.index, labels))
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        return self if self.index is None else replace(self, index=resolve_labels(self.index, labels))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         return [("no detection of the class overlaps the box: the score is zero", self(outputs).detach() == 0)]
 
     def _fits(self, outputs: Any) -> list[Float[Tensor, " n"]]:
@@ -245,7 +246,7 @@ class Box(Target):
 
 
 def _fit(found: Mapping[str, Tensor], box: tuple[float, ...], index: int | None) -> Tensor:
-    boxes, scores = precise(found["boxes"]), precise(found["scores"])
+    boxes, scores = to_full_precision(found["boxes"]), to_full_precision(found["scores"])
     fit = _overlap(boxes, boxes.new_tensor(box)) * scores
     return fit if index is None else torch.where(found["labels"] == index, fit, torch.zeros_like(fit))
 

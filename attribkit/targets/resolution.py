@@ -9,15 +9,15 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
-from attribkit.targets.binary import Score, one_of_two, scored_side
-from attribkit.targets.class_outputs import Labels
+from attribkit.targets.binary import BinaryScore, resolve_label_of_two, with_binary_score
+from attribkit.targets.class_outputs import ClassLabels
 from attribkit.targets.embeddings import EmbeddingNorm
 from attribkit.targets.logits import ClassLogit, Predicted
-from attribkit.targets.target import Remark, Scored, Target, handed
+from attribkit.targets.target import FunctionTarget, Target, TargetNote, outputs_for
 
 
 @dataclass(frozen=True)
-class Each(Target):
+class PerImageTargets(Target):
     """A target of its own for each image; ``target=[Contrast(1, 2), 3, Probability(4)]`` means this."""
 
     targets: tuple[Target, ...]
@@ -54,75 +54,75 @@ class Each(Target):
         return self.targets[0].read_layer
 
     @property
-    def is_open(self) -> bool:
-        return any(each.is_open for each in self.targets)
+    def needs_outputs(self) -> bool:
+        return any(each.needs_outputs for each in self.targets)
 
     @property
     def reads_classes(self) -> bool:
         return any(each.reads_classes for each in self.targets)
 
     def __call__(self, outputs: Any) -> PerImage:
-        scores = {id(each): self._for_all(each)(handed(each, outputs)) for each in self.targets}
+        scores = {id(each): self._for_all(each)(outputs_for(each, outputs)) for each in self.targets}
         return torch.stack([scores[id(each)][i] for i, each in enumerate(self.targets)])
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         return [
-            self._for_all(each).evidence(handed(each, outputs))[i]
-            if each.is_open
+            self._for_all(each).decision(outputs_for(each, outputs))[i]
+            if each.needs_outputs
             else torch.empty(0, dtype=torch.float32, device="cpu")
             for i, each in enumerate(self.targets)
         ]
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
-        pairs = zip(self.targets, evidence, strict=True)
-        return Each(tuple(each.settled([found]) if each.is_open else each for each, found in pairs))
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
+        pairs = zip(self.targets, decision, strict=True)
+        return PerImageTargets(tuple(each.resolved([found]) if each.needs_outputs else each for each, found in pairs))
 
-    def part(self, images: slice) -> "Target":
-        return Each(self.targets[images])
+    def subset(self, images: slice) -> "Target":
+        return PerImageTargets(self.targets[images])
 
-    def repeated(self, times: int) -> "Target | None":
-        return None if any(each.repeated(2) is None for each in self.targets) else Each(self.targets * times)
+    def tile(self, times: int) -> "Target | None":
+        return None if any(each.tile(2) is None for each in self.targets) else PerImageTargets(self.targets * times)
 
-    def with_indices(self, labels: Labels) -> "Target":
-        return Each(tuple(one_of_two(each, labels) for each in self.targets))
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
+        return PerImageTargets(tuple(resolve_label_of_two(each, labels) for each in self.targets))
 
-    def prepared(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
-        return Each(tuple(each.prepared(images, embed) for each in self.targets))
+    def bind(self, images: Tensor, embed: Callable[[Tensor, Target], Tensor]) -> "Target":
+        return PerImageTargets(tuple(each.bind(images, embed) for each in self.targets))
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         return [
             (text, None if where is None else where & (torch.arange(len(where), device=where.device) == i))
             for i, each in enumerate(self.targets)
-            for text, where in self._for_all(each).remarks(handed(each, outputs))
+            for text, where in self._for_all(each).notes(outputs_for(each, outputs))
         ]
 
     def _for_all(self, each: Target) -> Target:
         """A target of one image, put to all of them."""
-        return each if each.count is None else each.repeated(len(self.targets)) or each
+        return each if each.count is None else each.tile(len(self.targets)) or each
 
 
-def as_target(target: Any, labels: Labels = None, *, embeds: bool = False) -> Target:
+def as_target(target: Any, labels: ClassLabels = None, *, is_embedding_model: bool = False) -> Target:
     """Read what a user may give as a target: nothing, a class, a label, a Target, a function, or one of them per image.
 
     embeds: whether the model has no classes.
     """
     if target is None:
-        return EmbeddingNorm() if embeds else Predicted()
+        return EmbeddingNorm() if is_embedding_model else Predicted()
     if callable(target) and not isinstance(target, Target):
-        return Scored(target)
+        return FunctionTarget(target)
     if isinstance(target, list | tuple) and any(each is None or callable(each) for each in target):
-        return Each(tuple(as_target(each, labels, embeds=embeds) for each in target))
+        return PerImageTargets(tuple(as_target(each, labels, is_embedding_model=is_embedding_model) for each in target))
     read = target if isinstance(target, Target) else ClassLogit(target)
-    if embeds and read.kind == "classes":
+    if is_embedding_model and read.kind == "classes":
         raise InvalidInput(
             f"target={target!r}: this model has no classes, it embeds. Pass target=Similarity(to), EmbeddingNorm() or "
             "a function of its outputs; leave target out for the norm of the embedding."
         )
-    return one_of_two(read, labels)
+    return resolve_label_of_two(read, labels)
 
 
-def scored_as(target: Target, score: Score) -> Target:
+def with_score_type(target: Target, score: BinaryScore) -> Target:
     """The probability, or the logit, of a class that a target scores, image by image; any other target as it is."""
-    if isinstance(target, Each):
-        return Each(tuple(scored_as(each, score) for each in target.targets))
-    return scored_side(target, score)
+    if isinstance(target, PerImageTargets):
+        return PerImageTargets(tuple(with_score_type(each, score) for each in target.targets))
+    return with_binary_score(target, score)

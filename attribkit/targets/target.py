@@ -1,6 +1,7 @@
 """[core/targets/functions] Which functions are the same: by their code, and by the values that they see.
 [core/targets/target] What is explained: a score per image, computed from the model's outputs.
-[core/targets/no_target] The target of methods that need none."""
+[core/targets/no_target] The target of methods that need none.
+"""
 
 import builtins
 from abc import ABC, abstractmethod
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import PerImage
-from attribkit.targets.class_outputs import Labels, Returned
-from attribkit.targets.outputs import every_output, precise
+from attribkit.targets.class_outputs import ClassLabels, Returned
+from attribkit.targets.outputs import every_output, to_full_precision
 
 _PLAIN = (bool, bytes, complex, float, int, str, type(None))
 
@@ -58,7 +59,7 @@ def _of_python(function: FunctionType, outer: tuple[Any, ...]) -> Hashable:
     return code, cells, seen, defaults
 
 
-Remark = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
+TargetNote = tuple[str, Tensor | None]  # what a careful reader should know, and of which images, (b,) bool; None is all
 
 
 class Target(ABC):
@@ -103,44 +104,44 @@ class Target(ABC):
         return False
 
     @property
-    def is_open(self) -> bool:
+    def needs_outputs(self) -> bool:
         """Whether the outputs for the explained images decide what it means, as the predicted class."""
         return False
 
-    def evidence(self, outputs: Any) -> list[Tensor]:
+    def decision(self, outputs: Any) -> list[Tensor]:
         """What of the outputs decides that, an entry for each image; nothing waits for the device here."""
         return []
 
-    def settled(self, evidence: Sequence[Tensor]) -> "Target":
+    def resolved(self, decision: Sequence[Tensor]) -> "Target":
         """What it means for the images of this evidence; kept for all other versions of them."""
         return self
 
-    def part(self, images: slice) -> "Target":
+    def subset(self, images: slice) -> "Target":
         """The same question about some of the images."""
         return self
 
-    def repeated(self, times: int) -> "Target | None":
+    def tile(self, times: int) -> "Target | None":
         """The same question about the images, several times in a row; None where it cannot be put so."""
         return None
 
-    def with_indices(self, labels: Labels) -> "Target":
+    def resolve_labels(self, labels: ClassLabels) -> "Target":
         """The same with every label exchanged for the index of its class."""
         return self
 
-    def prepared(self, images: Tensor, embed: Callable[[Tensor, "Target"], Tensor]) -> "Target":
+    def bind(self, images: Tensor, embed: Callable[[Tensor, "Target"], Tensor]) -> "Target":
         """The same, once it knows the explained images, and what the model makes of images of its own.
 
         embed: from images, and the target that asks, to their embeddings (n, d).
         """
         return self
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         """What a careful reader should know of how these outputs were scored."""
         return []
 
 
 @dataclass(frozen=True)
-class Scored(Target):
+class FunctionTarget(Target):
     """Any function of the model's outputs.
 
     function: the model's outputs to one score per image, a tensor of shape (b,).
@@ -166,12 +167,12 @@ class Scored(Target):
         return scores
 
 
-def handed(target: Target, outputs: Any) -> Any:
+def outputs_for(target: Target, outputs: Any) -> Any:
     """The outputs as the target is called with them."""
     return outputs.outputs if isinstance(outputs, Returned) and not target.reads_classes else outputs
 
 
-def check_count(target: Target, images: int) -> None:
+def check_class_count(target: Target, images: int) -> None:
     """Refuse a target that speaks of another number of images."""
     if target.count not in (None, images):
         raise InvalidInput(f"{target.count} targets for {images} images: give one for all of them, or one per image.")
@@ -200,11 +201,11 @@ class NoTarget(Target):
             )
         return torch.stack(scores).sum(0)
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self
 
 
 def _combined(output: Tensor) -> PerImage:
     """A sum of each image's numbers with fixed weights, which no normalisation makes constant."""
-    flat = precise(output.reshape(len(output), -1))
+    flat = to_full_precision(output.reshape(len(output), -1))
     return flat @ torch.arange(flat.shape[1], device=flat.device, dtype=torch.float32).add(1).cos().to(flat)

@@ -11,7 +11,7 @@ from torch import Tensor
 from attribkit.core.errors import InvalidInput
 from attribkit.core.shapes import LayerMaps, PerImage
 from attribkit.targets.outputs import LayerOutput
-from attribkit.targets.target import Remark, Target
+from attribkit.targets.target import Target, TargetNote
 
 Position = tuple[int, ...] | Literal["centre"] | None  # a cell of the layer's grid; None is the mean over all of them
 
@@ -37,10 +37,10 @@ class LayerUnit(Target):
             )
         return self.response(outputs.maps)
 
-    def repeated(self, times: int) -> "Target":
+    def tile(self, times: int) -> "Target":
         return self
 
-    def remarks(self, outputs: Any) -> list[Remark]:
+    def notes(self, outputs: Any) -> list[TargetNote]:
         return [(note, None) for note in outputs.notes]
 
     @abstractmethod

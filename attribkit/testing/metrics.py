@@ -159,9 +159,9 @@ def _reversed(attribution: Attribution) -> Attribution:
 
 
 def _forwards(explainer: Explainer, metric: Metric, maps: Sequence[Attribution]) -> int:
-    before = explainer.model.images_seen
+    before = explainer.model.image_count
     _measured(explainer, metric, maps)
-    return explainer.model.images_seen - before
+    return explainer.model.image_count - before
 
 
 def _assert_same(one: Tensor, other: Tensor, what: str) -> None:

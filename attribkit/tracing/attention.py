@@ -12,20 +12,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attribkit.coordinates.tracking import places_followed
-from attribkit.core.errors import InvalidInput, UnsupportedModel, listed
+from attribkit.coordinates.tracking import track_coordinates
+from attribkit.core.errors import InvalidInput, UnsupportedModel, join_names
 from attribkit.core.nested import entries
-from attribkit.state.hooks import observed, running
+from attribkit.state.hooks import observe_modules, track_running_modules
 from attribkit.tracing.attention_grid import Arrangement, Tokens, Windows, arrangement_of
 from attribkit.tracing.attention_recorder import (
     IMAGES,
     PADDING,
     PRODUCT,
     UNKNOWN,
-    Weights,
-    attention_seen,
-    gathering_watched,
-    sources_tracked,
+    AttentionWeights,
+    record_attention,
+    record_gathering,
+    track_sources,
     untracked,
 )
 
@@ -104,18 +104,18 @@ class AttentionLayers(Sequence[AttentionLayer]):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a careful reader should know."""
-        apart = (f"left out, since {why}: {listed(names)}" for why, names in self.apart.items())
+        apart = (f"left out, since {why}: {join_names(names)}" for why, names in self.apart.items())
         return (*self.gaps, *apart)
 
     @property
     def gaps(self) -> tuple[str, ...]:
         """What is not known of the attention to the images."""
         missing = (
-            f"no weights are shown of {listed(self.left_out)}: they are not between tokens with a place on the image, "
+            f"no weights are shown of {join_names(self.left_out)}: they are not between tokens with a place on the image, "
             "as those of channels, of learned queries and linear attention are not, or the place was lost on the way"
         )
         changing = (
-            f"the weights of {listed(self.changed)} are shown as the softmax makes them; the model changes them "
+            f"the weights of {join_names(self.changed)} are shown as the softmax makes them; the model changes them "
             "further before it gathers values with them, as talking heads do"
         )
         return (missing,) * bool(self.left_out) + (changing,) * bool(self.changed)
@@ -143,7 +143,7 @@ def _in_order(numbers: Tensor) -> bool:
     return bool((numbers[0] == torch.arange(numbers.shape[1], device=numbers.device)).all())
 
 
-class Ran(NamedTuple):
+class AttentionRun(NamedTuple):
     """An attention that ran in a forward."""
 
     name: str
@@ -156,10 +156,10 @@ class Ran(NamedTuple):
         return bool(self.sources & (IMAGES | UNKNOWN))
 
 
-class Found(NamedTuple):
+class FoundAttention(NamedTuple):
     """A layer of attention between tokens of the images, found while the model runs."""
 
-    ran: Ran
+    ran: AttentionRun
     arrangement: Arrangement
 
     @property
@@ -168,23 +168,23 @@ class Found(NamedTuple):
         return self.ran.name
 
 
-class AttentionFollowed:
+class AttentionTracker:
     """What is found of attention in a forward that is followed.
 
     keep: called with the weights as they are and with their arrangement; gives those that the model goes on with, and
     what is kept of them.
     """
 
-    def __init__(self, keep: Callable[[Weights, Arrangement], tuple[Weights, Tensor]]) -> None:
-        self.found: list[Found] = []
+    def __init__(self, keep: Callable[[AttentionWeights, Arrangement], tuple[AttentionWeights, Tensor]]) -> None:
+        self.found: list[FoundAttention] = []
         self._keep = keep
         self._kept: list[Tensor] = []
-        self._others: list[Ran] = []  # all other attention
+        self._others: list[AttentionRun] = []  # all other attention
         self._idle: list[str] = []  # modules that are called attention and did not run
         self._unread: tuple[str, ...] = ()  # what the score does not depend on
         self._changed: list[bool] = []
-        self._gathering = gathering_watched()
-        self._sources: sources_tracked | None = None
+        self._gathering = record_gathering()
+        self._sources: track_sources | None = None
 
     @contextmanager
     def following(self, module: nn.Module, x: Tensor) -> Iterator[None]:
@@ -192,8 +192,8 @@ class AttentionFollowed:
         modules = dict(module.named_modules())
         weighted = {name for name, each in modules.items() if any(True for _ in each.parameters())}
         attending = {name: each for name, each in modules.items() if _WORDS.search(name) and _projects(each)}
-        ran: list[Ran] = []
-        sources = self._sources = sources_tracked(module, x)
+        ran: list[AttentionRun] = []
+        sources = self._sources = track_sources(module, x)
 
         def see(weights: Tensor, certain: bool) -> Tensor:
             if sources.is_over:  # a target may run the model once more
@@ -204,11 +204,11 @@ class AttentionFollowed:
                 arrangement = arrangement_of(places.of(weights), certain=sure, padded=padded)
             if arrangement is None or arrangement.lead[0] != len(x):
                 if certain or weights.ndim > _BATCHED:
-                    self._others.append(Ran(name, origin, sources.marked(weights, origin)))
+                    self._others.append(AttentionRun(name, origin, sources.marked(weights, origin)))
                 return weights
             weights, kept = self._keep(weights, arrangement)
             self._gathering.watch(weights, len(self.found))
-            self.found.append(Found(Ran(name, origin, sources.marked(weights, origin)), arrangement))
+            self.found.append(FoundAttention(AttentionRun(name, origin, sources.marked(weights, origin)), arrangement))
             self._kept.append(kept)
             return weights
 
@@ -216,16 +216,16 @@ class AttentionFollowed:
             tensor = next((each for _, each in entries(output)), None)
             if name in attending and tensor is not None and not sources.is_over:
                 origin = sources.of(tensor)
-                ran.append(Ran(name, origin, sources.marked(tensor, origin)))
+                ran.append(AttentionRun(name, origin, sources.marked(tensor, origin)))
 
         with (
-            running(module) as names,
-            observed(module, leave),
+            track_running_modules(module) as names,
+            observe_modules(module, leave),
             sources.inputs_known(),
-            places_followed(x) as places,
+            track_coordinates(x) as places,
             sources,
             self._gathering,
-            attention_seen(see),
+            record_attention(see),
         ):
             yield
         seen = [each.name for each in self.found] + [each.name for each in self._others]
@@ -273,7 +273,7 @@ class AttentionFollowed:
         }
         return {why: names for why, names in reasons.items() if names}
 
-    def _has_part(self, other: Ran) -> bool:
+    def _has_part(self, other: AttentionRun) -> bool:
         """Whether an attention depends on the images, or belongs to a module of which another does, as positions do."""
         return other.sees_images or any(each.name == other.name for each in self.found)
 
@@ -283,7 +283,7 @@ def _related(name: str, others: Iterable[str]) -> bool:
     return any(other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in others)
 
 
-def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor]) -> AttentionLayers:
+def join_attention_layers(parts: Sequence[AttentionTracker], windows: Sequence[Tensor]) -> AttentionLayers:
     """The layers that were found in each part of a batch, with these (b, windows, heads, queries, keys) of all of it.
 
     Raises UnsupportedModel where there is none, and where the parts differ.
@@ -291,7 +291,7 @@ def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor])
     first = parts[0]
     if not windows:
         kind = "is of another kind, or its tokens' place on the image was lost"
-        other = f" (that of {listed(first.left_out)} {kind})" if first.left_out else ""
+        other = f" (that of {join_names(first.left_out)} {kind})" if first.left_out else ""
         raise UnsupportedModel(
             f"No attention between tokens was seen in this model{other}: use gradcam, or attention_gates for the gates "
             "of attention modules inside a CNN."
@@ -308,7 +308,7 @@ def joined_layers(parts: Sequence[AttentionFollowed], windows: Sequence[Tensor])
     return AttentionLayers(tuple(layers), first.left_out, first.changed, first.apart)
 
 
-def _alike(one: Found, other: Found) -> bool:
+def _alike(one: FoundAttention, other: FoundAttention) -> bool:
     """Whether a layer's tokens are the same cells in two forwards."""
     pairs = ((each.arrangement.queries, each.arrangement.keys) for each in (one, other))
     return all(

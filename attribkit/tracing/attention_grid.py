@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attribkit.coordinates.coordinates import Coordinates, Places, unchanging
+from attribkit.coordinates.coordinates import CellCoordinates, Coordinates, is_constant_along
 from attribkit.coordinates.grids import on_grid
 from attribkit.core.errors import InvalidInput
-from attribkit.tracing.attention_recorder import Weights
+from attribkit.tracing.attention_recorder import AttentionWeights
 
 Windows = Float[Tensor, "b windows heads queries keys"]
 
@@ -99,13 +99,13 @@ class Arrangement:
     queries: Tokens
     keys: Tokens
 
-    def __call__(self, weights: Weights) -> Windows:
+    def __call__(self, weights: AttentionWeights) -> Windows:
         """The weights, or anything of their shape, as (b, windows, heads, queries, keys)."""
         flat = weights.reshape(-1, *weights.shape[-2:])
         return (flat if self.order is None else flat[self.order]).unflatten(0, self.lead)
 
 
-def arrangement_of(places: Places | None, *, certain: bool, padded: bool = False) -> Arrangement | None:
+def arrangement_of(places: CellCoordinates | None, *, certain: bool, padded: bool = False) -> Arrangement | None:
     """How weights with these places are arranged; None where they are not weights between tokens of the images.
 
     certain: whether these are the weights of an attention; any other softmax must be one of products. padded: whether
@@ -153,16 +153,16 @@ def _arranged(queries: Tensor, keys: Tensor, padded: bool) -> Arrangement | None
     )
 
 
-def _sides(places: Places, *, certain: bool) -> tuple[Coordinates | None, Coordinates] | None:
+def _sides(places: CellCoordinates, *, certain: bool) -> tuple[Coordinates | None, Coordinates] | None:
     """The places of the queries (None where they have none) and of the keys."""
     rows, columns = places.rows, places.columns
     if columns is None:
-        return (None, rows) if certain and unchanging(rows, -2) and not unchanging(rows, -1) else None
-    if unchanging(rows, -1) and unchanging(columns, -2):
+        return (None, rows) if certain and is_constant_along(rows, -2) and not is_constant_along(rows, -1) else None
+    if is_constant_along(rows, -1) and is_constant_along(columns, -2):
         return rows, columns
-    if unchanging(columns, -1) and unchanging(rows, -2):
+    if is_constant_along(columns, -1) and is_constant_along(rows, -2):
         return columns, rows
-    return (None, columns) if unchanging(rows, -2) and unchanging(columns, -2) else None
+    return (None, columns) if is_constant_along(rows, -2) and is_constant_along(columns, -2) else None
 
 
 def _on_grid(coordinates: Tensor) -> Tokens | None:

@@ -1,5 +1,6 @@
 """[core/attention/seen] Attention weights, also of attention that is fused into one kernel and never shows them.
-[core/attention/dependence] What the tensors of a forward depend on: the images, padding, and the attentions that ran."""
+[core/attention/dependence] What the tensors of a forward depend on: the images, padding, and the attentions that ran.
+"""
 
 import math
 import re
@@ -16,7 +17,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from attribkit.core.errors import UnsupportedModel
 
-Weights = Float[Tensor, "... queries keys"]  # each row sums to one; heads, windows and images are on the other axes
+AttentionWeights = Float[
+    Tensor, "... queries keys"
+]  # each row sums to one; heads, windows and images are on the other axes
 
 _SOFTMAXES = (torch.softmax, Tensor.softmax, F.softmax, torch.special.softmax)
 _CLOSED = re.compile("scaled_dot_product|multi_?head_attention|encoder_layer_fwd|flash_att|efficient_att")
@@ -29,7 +32,7 @@ _KEEPING = {  # the weights stay what they are
 _LEAST = 3  # axes of a softmax that can be attention; a row of class scores for each image has two
 
 
-class attention_seen(TorchFunctionMode):  # used as a context manager, like those of torch
+class record_attention(TorchFunctionMode):  # used as a context manager, like those of torch
     """Show the weights of every attention that runs, and let it go on with what is given back.
 
     see: called with the weights, in the order of execution, and with whether they are an attention's for certain: those
@@ -38,7 +41,7 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
     asks for is applied behind what is seen. A kernel that cannot be opened raises UnsupportedModel.
     """
 
-    def __init__(self, see: Callable[[Weights, bool], Weights]) -> None:
+    def __init__(self, see: Callable[[AttentionWeights, bool], AttentionWeights]) -> None:
         TorchFunctionMode.__init__(self)
         self.see = see
 
@@ -144,7 +147,7 @@ class attention_seen(TorchFunctionMode):  # used as a context manager, like thos
         return result, shown if need_weights else None
 
 
-class gathering_watched(TorchFunctionMode):  # used as a context manager, like those of torch
+class record_gathering(TorchFunctionMode):  # used as a context manager, like those of torch
     """Tell of weights whether values are gathered with them as they are, or with what the model makes of them.
 
     Talking heads, for instance, mix the heads behind the softmax. To be entered before ``attention_seen``.
@@ -226,7 +229,7 @@ _MULTIPLICATIONS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
 _CONVOLUTIONS = ("conv", "_convolution")
 
 
-class sources_tracked(TorchFunctionMode):  # used as a context manager, like those of torch
+class track_sources(TorchFunctionMode):  # used as a context manager, like those of torch
     """Track which sources each tensor of a forward was computed from, as the bits of an integer.
 
     Parameters, buffers and inputs other than the images have no source. A tensor that no tracked function computed, as

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribkit.coordinates.coordinates import Places, narrowed
-from attribkit.coordinates.tracking import places_followed
+from attribkit.coordinates.coordinates import CellCoordinates, without_expanded_axes
+from attribkit.coordinates.tracking import track_coordinates
 
 _CONVOLUTIONS = {f"conv{axes}d" for axes in (1, 2, 3)}
 _TRANSPOSED = {f"conv_transpose{axes}d" for axes in (1, 2, 3)}
@@ -73,7 +73,7 @@ class _Met(BaseException):
     """Ends a forward at the layer; no handler of a model's own for Exception stops it."""
 
 
-class _Meeting(places_followed):
+class _Meeting(track_coordinates):
     """Follow every axis of the image up to the first layer with weights."""
 
     def __init__(self, x: Tensor) -> None:
@@ -96,7 +96,7 @@ class _Meeting(places_followed):
                 raise _Met
         return super().__torch_function__(function, types, args, kwargs)
 
-    def _layer(self, name: str, tensor: Tensor, weight: Tensor, groups: int, places: Places) -> FirstLayer:
+    def _layer(self, name: str, tensor: Tensor, weight: Tensor, groups: int, places: CellCoordinates) -> FirstLayer:
         kind = "linear layer" if name == "linear" else "convolution"
         takes = weight.shape[0] if name in _TRANSPOSED else weight.shape[1] * groups
         return FirstLayer(kind, weight, tuple(tensor.shape), int(takes), _shares(places, self._image))
@@ -121,13 +121,15 @@ def _argument(args: Sequence[Any], given: dict[str, Any], place: int, name: str,
     return args[place] if len(args) > place else given.get(name, default)
 
 
-def _of_axes(x: Tensor) -> Places:
+def _of_axes(x: Tensor) -> CellCoordinates:
     """For each axis of the images, where along it every element is, 0 to 1."""
     axes = [(torch.arange(side, device=x.device, dtype=torch.float32) + 0.5) / side for side in x.shape]
-    return Places(tuple(axis.view(-1, *(1,) * (x.ndim - 1 - i)).expand(x.shape) for i, axis in enumerate(axes)))
+    return CellCoordinates(
+        tuple(axis.view(-1, *(1,) * (x.ndim - 1 - i)).expand(x.shape) for i, axis in enumerate(axes))
+    )
 
 
-def _shares(places: Places, image: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+def _shares(places: CellCoordinates, image: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
     """For each axis of a tensor, the share of each axis of the image that it spans; 0 where it does not vary."""
     spans = torch.stack([_spans(coordinate) for coordinate in places.rows], 1)
     whole = [1 - 1 / side if side > 1 else 1.0 for side in image]
@@ -139,6 +141,6 @@ def _shares(places: Places, image: tuple[int, ...]) -> tuple[tuple[float, ...], 
 
 def _spans(coordinate: Tensor) -> Tensor:
     """How far a coordinate varies along each axis of its tensor, at most; no place does not count."""
-    narrow = narrowed((coordinate,))[0]
+    narrow = without_expanded_axes((coordinate,))[0]
     low, high = narrow.nan_to_num(torch.inf), narrow.nan_to_num(-torch.inf)
     return torch.stack([(high.amax(axis) - low.amin(axis)).amax().clamp(min=0) for axis in range(narrow.ndim)])

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.coordinates.coordinates import narrowed
+from attribkit.coordinates.coordinates import without_expanded_axes
 from attribkit.core.layouts import Layout
 from attribkit.core.spec import ModelSpec
-from attribkit.state.hooks import running
+from attribkit.state.hooks import track_running_modules
 
-Kind = Literal["channel", "spatial", "both"]
+GateKind = Literal["channel", "spatial", "both"]
 
 _SQUASHING = {"sigmoid", "sigmoid_", "hardsigmoid", "expit", "tanh", "tanh_", "softmax"}
 _CLIPPING = {"relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_"}  # divided next, a hard sigmoid
@@ -39,19 +39,19 @@ class Gate:
     """What a map was multiplied by."""
 
     name: str  # dotted, of the innermost module that was running
-    kind: Kind
+    kind: GateKind
     values: Float[Tensor, "b ..."]  # channel: (b, c); spatial: (b, *grid); both: (b, c, *grid)
 
 
 @contextmanager
-def gates_watched(model: nn.Module, images: tuple[int, ...], spec: ModelSpec) -> Iterator[list[Gate]]:
+def record_gates(model: nn.Module, images: tuple[int, ...], spec: ModelSpec) -> Iterator[list[Gate]]:
     """Collect the gates of a forward, in the order in which they are applied.
 
     images: the shape of the batch. A gate is a tensor that a sigmoid, hard sigmoid, tanh, or softmax over paths, made,
     or such a one moved, scaled or shifted by numbers, that a map of the image is multiplied by. A map times a function
     of its own values is an activation (SiLU, Hardswish, GELU), not a gate; nor is what comes from parameters alone.
     """
-    with running(model) as names, _Watcher(images, spec, names) as watcher:
+    with track_running_modules(model) as names, _Watcher(images, spec, names) as watcher:
         yield watcher.gates
 
 
@@ -113,7 +113,7 @@ class _Watcher(TorchFunctionMode):
         """Two tensors of different origins multiplied: a map by a gate, or a gate by a gate."""
         shape = torch.broadcast_shapes(*(each.shape for each in factors))
         squashed = [self._past(each).squashed for each in factors]
-        sizes = [narrowed((each,))[0].numel() for each in factors]
+        sizes = [without_expanded_axes((each,))[0].numel() for each in factors]
         for gate, other in ((0, 1), (1, 0)):
             is_map = factors[other].shape == shape and not (squashed[other] and sizes[gate] >= sizes[other])
             if squashed[gate] and is_map:
@@ -125,7 +125,7 @@ class _Watcher(TorchFunctionMode):
         """Keep a gate on a map of this shape, if it is a map of the images and more than a number for each."""
         if self._past(gate).shared and len(shape) != len(self._images) + 1:
             return
-        gate = narrowed((gate,))[0][(None,) * (len(shape) - gate.ndim)]
+        gate = without_expanded_axes((gate,))[0][(None,) * (len(shape) - gate.ndim)]
         if len(shape) == len(self._images) + 1:  # the paths of selective kernels and split attention, put in a row
             gate = gate.expand(-1, *shape[1:3], *gate.shape[3:]).flatten(1, 2)
             shape = (shape[0], shape[1] * shape[2], *shape[3:])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from attribkit.core.errors import UnsupportedModel, listed
+from attribkit.core.errors import UnsupportedModel, join_names
 from attribkit.core.layouts import Layout
 from attribkit.targets.target import Target
-from attribkit.tracing.trace import Output, Trace
+from attribkit.tracing.trace import LayerOutputRecord, Trace
 
 _ENOUGH = 0.5  # share of a grid that the gradient must reach
 _FEW = 4  # an axis shorter than this is no space
@@ -19,32 +19,34 @@ _ATTENTION = re.compile(r"(.*_)?(attn|attention|attnpool|attn_pool|attn_drop)\d*
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """The layers that methods read where none is named."""
 
-    together: tuple[Output, ...]  # that carry the score between them; mostly one
+    together: tuple[LayerOutputRecord, ...]  # that carry the score between them; mostly one
     reason: str
-    single: Output | None  # for methods that read one layer; None where no single one stands for the score
+    single: LayerOutputRecord | None  # for methods that read one layer; None where no single one stands for the score
     single_reason: str
     by_value: bool  # whether the values of the image took part in the choice, so that another image may have another
 
 
-class Chooser:
+class LayerChooser:
     """Chooses the layer to read for one score of one image."""
 
-    def __init__(self, trace: Trace, maps: dict[Output, Layout], model: nn.Module) -> None:
+    def __init__(self, trace: Trace, maps: dict[LayerOutputRecord, Layout], model: nn.Module) -> None:
         self.trace, self.maps, self.model = trace, maps, model
         self.candidates = _candidates(trace, maps)
-        self.compared: list[Output] = []  # outputs at which the values of the gradient took part in the choice
+        self.compared: list[
+            LayerOutputRecord
+        ] = []  # outputs at which the values of the gradient took part in the choice
 
-    def choose(self, target: Target) -> Choice:
+    def choose(self, target: Target) -> LayerChoice:
         """The last map that the whole score goes through; of several branches, the last map of each.
 
         Where only a token of the last map is used, it is the last normalisation whose patches the gradient reaches;
         for a region of a segmentation it is the coarsest map, where the encoder ends. Raises UnsupportedModel.
         """
         if not self.trace.score.requires_grad:
-            raise unjustified(self.model, self.maps, "no gradient leads from the score to any of them")
+            raise no_default_layer(self.model, self.maps, "no gradient leads from the score to any of them")
         if target.is_local:
             return self._chosen(*self._end_of_the_encoder())
         last = next((output for output in reversed(self.candidates) if self.trace.carries_all(output)), None)
@@ -55,34 +57,34 @@ class Chooser:
             return self._chosen(last, "the last map of the image that the whole score goes through")
         return self._chosen(*self._last_reached())
 
-    def _chosen(self, output: Output, why: str) -> Choice:
+    def _chosen(self, output: LayerOutputRecord, why: str) -> LayerChoice:
         reason = self._described(output, why)
-        return Choice((output,), reason, output, reason, self.trace.selects(self.compared))
+        return LayerChoice((output,), reason, output, reason, self.trace.selects(self.compared))
 
-    def _described(self, output: Output, why: str) -> str:
+    def _described(self, output: LayerOutputRecord, why: str) -> str:
         layout = self.maps[output]
         return f"{why} ({'x'.join(map(str, layout.grid))}, {layout})"
 
-    def _reach(self, output: Output) -> float:
+    def _reach(self, output: LayerOutputRecord) -> float:
         """The share of an output's grid that the score's gradient reaches."""
         self.compared.append(output)
         return self.trace.reach(output, self.maps[output])
 
-    def _goes_on_in_branches(self, last: Output) -> bool:
+    def _goes_on_in_branches(self, last: LayerOutputRecord) -> bool:
         """Whether after the last map that carries all there are coarser ones that carry a part of the score."""
         cells = math.prod(self.maps[last].grid)
         after = self.candidates[self.candidates.index(last) + 1 :]
         later = [each for each in after if math.prod(self.maps[each].grid) < cells]
         return any(self._reach(each) >= _ENOUGH for each in later)
 
-    def _of_branches(self) -> Choice:
+    def _of_branches(self) -> LayerChoice:
         """For a score that is made of several branches: the last map of each, and one for methods that read one."""
         single = self._last_of_one_branch()
         frontier = self._last_of_each_branch()
         if single is not None and all(self._reach(each) < _ENOUGH for each in frontier):
             frontier = ()  # as for one detection: the gradient is zero at nearly all of their cells
         if len(frontier) < 2 and single is None:
-            raise unjustified(self.model, self.maps, self._why_no_branch(frontier))
+            raise no_default_layer(self.model, self.maps, self._why_no_branch(frontier))
         reason = single_reason = ""
         if single is not None:
             why = "the last map of one branch; parts of the score go through others"
@@ -91,9 +93,9 @@ class Chooser:
             grids = ", ".join("x".join(map(str, self.maps[each].grid)) for each in frontier)
             reason = f"the last map of each branch of the score ({grids}); their maps are averaged"
         together = frontier if len(frontier) > 1 or single is None else (single,)
-        return Choice(tuple(together), reason, single, single_reason, self.trace.selects(self.compared))
+        return LayerChoice(tuple(together), reason, single, single_reason, self.trace.selects(self.compared))
 
-    def _last_of_one_branch(self) -> Output | None:
+    def _last_of_one_branch(self) -> LayerOutputRecord | None:
         """The last map, or normalisation of tokens, that the gradient reaches."""
         for output in reversed(self.candidates):
             if self._is_readable(output) and self._reach(output) >= _ENOUGH:
@@ -101,7 +103,7 @@ class Chooser:
                 return None if self.trace.runs(output) > 1 else output
         return None
 
-    def _last_of_each_branch(self) -> tuple[Output, ...]:
+    def _last_of_each_branch(self) -> tuple[LayerOutputRecord, ...]:
         """The maps that come first on the ways from the score to the image; none where one of them is of tokens."""
         predictions = self.trace.predictions()
         by_node = {o.edge.node: o for o in self.candidates if o.edge and o.edge.node not in predictions}
@@ -111,42 +113,42 @@ class Chooser:
         reached = [each for each in self.candidates if each in frontier and self._reach(each) > 0]
         return tuple(reached)
 
-    def _why_no_branch(self, frontier: Sequence[Output]) -> str:
+    def _why_no_branch(self, frontier: Sequence[LayerOutputRecord]) -> str:
         if frontier:
             return f"the score goes through {frontier[0].name!r} in part, and through no map in the rest"
         if not self.maps:
             return "none puts out a map of the image, a grid of two cells or more"
         return "none of them carries the whole score, and they are tokens that its gradient reaches in part"
 
-    def _is_readable(self, output: Output) -> bool:
+    def _is_readable(self, output: LayerOutputRecord) -> bool:
         return self.maps[output].kind != "tokens" or "norm" in type(output.module).__name__.lower()
 
-    def _last_reached(self) -> tuple[Output, str]:
+    def _last_reached(self) -> tuple[LayerOutputRecord, str]:
         """For a class token: the last normalisation of all patches, or else the last map that carries all."""
         for output in reversed(self.candidates):
             if "norm" in type(output.module).__name__.lower() and self._reach(output) >= _ENOUGH:
                 return output, "the last normalisation whose patches the score's gradient reaches"
             if self.trace.carries_all(output) and self._reach(output) >= _ENOUGH:
                 return output, "the last map that the whole score goes through with its gradient"
-        raise unjustified(
+        raise no_default_layer(
             self.model, self.maps, "the score's gradient is zero at nearly all patches; is the head untrained"
         )
 
-    def _end_of_the_encoder(self) -> tuple[Output, str]:
+    def _end_of_the_encoder(self) -> tuple[LayerOutputRecord, str]:
         """For a region: the last of the coarsest maps, of those with the shortest names.
 
         Maps behind an adaptive pooling, such as those of a pyramid of poolings, are no part of an encoder.
         """
         own = [each for each in self.candidates if self.trace.avoids_pooling(each)] or self.candidates
         if not own:
-            raise unjustified(self.model, self.maps, "none of them is before the prediction")
+            raise no_default_layer(self.model, self.maps, "none of them is before the prediction")
         cells = min(math.prod(self.maps[each].grid) for each in own)
         coarsest = [each for each in own if math.prod(self.maps[each].grid) == cells]
         depth = min(each.name.count(".") for each in coarsest)
         last = [each for each in coarsest if each.name.count(".") == depth][-1]
         return last, "the last of the coarsest maps, where the encoder ends; finer maps are beside the prediction"
 
-    def _refuse_unreadable(self, last: Output) -> None:
+    def _refuse_unreadable(self, last: LayerOutputRecord) -> None:
         """A later output that still has space, in an order that cannot be read, would be the better layer.
 
         Poolings are never chosen, so they are skipped here too, such as VGG's from 1x4 to 7x7 cells.
@@ -158,13 +160,13 @@ class Chooser:
             pooled = isinstance(output.module, _POOLING)
             if spacious and unread and not pooled and (output.lost or self.trace.carries_all(output)):
                 why = f"{output.name!r} comes after {last.name!r}, and its shape {output.shape} does not tell its grid"
-                raise unjustified(self.model, self.maps, why)
+                raise no_default_layer(self.model, self.maps, why)
 
 
-def _candidates(trace: Trace, maps: dict[Output, Layout]) -> list[Output]:
+def _candidates(trace: Trace, maps: dict[LayerOutputRecord, Layout]) -> list[LayerOutputRecord]:
     """The maps that may be chosen: not pooled ones, nor the model's answer, nor maps of classes; one for each value."""
     classes = _class_maps(trace)
-    first: dict[object, Output] = {}
+    first: dict[object, LayerOutputRecord] = {}
     for output in (o for o in maps if trace.matters(o) and not isinstance(o.module, _POOLING) and o not in classes):
         other = first.get(output.place)
         if other is None or output.name.count(".") < other.name.count("."):  # of equals, the name that people know
@@ -173,7 +175,7 @@ def _candidates(trace: Trace, maps: dict[Output, Layout]) -> list[Output]:
     return inner or list(first.values())
 
 
-def _class_maps(trace: Trace) -> set[Output]:
+def _class_maps(trace: Trace) -> set[LayerOutputRecord]:
     """What follows the last convolution of a model that ends in one: a channel for each class."""
     weighted = [i for i, o in enumerate(trace.outputs) if any(True for _ in o.module.parameters(recurse=False))]
     if not weighted or not hasattr(trace.outputs[weighted[-1]].module, "kernel_size"):
@@ -184,14 +186,14 @@ def _class_maps(trace: Trace) -> set[Output]:
     return {output for output in trace.outputs[weighted[-1] :] if output.shape[1:2] == (channels,)}
 
 
-def unjustified(model: nn.Module, maps: Iterable[Output], why: str) -> UnsupportedModel:
+def no_default_layer(model: nn.Module, maps: Iterable[LayerOutputRecord], why: str) -> UnsupportedModel:
     """The refusal to choose, with the maps that a user may choose from."""
     outermost: dict[object, str] = {}
     for output in maps:
         outermost[output.place] = min(outermost.get(output.place, output.name), output.name, key=lambda n: n.count("."))
     return UnsupportedModel(
         f"No layer of this {type(model).__name__} can be chosen with a reason: {why}. Candidates, last first: "
-        f"{listed(dict.fromkeys(reversed(outermost.values())))}. Name one by layer=..., or describe the model by "
+        f"{join_names(dict.fromkeys(reversed(outermost.values())))}. Name one by layer=..., or describe the model by "
         "Explainer(model, spec=ModelSpec(...))."
     )
 

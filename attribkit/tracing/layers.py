@@ -1,5 +1,6 @@
 """[core/layer_names] The printed names of layers: a module, which of its runs in a forward, and which entry of what it returns.
-[core/layers] Which layers of a model are maps of the image."""
+[core/layers] Which layers of a model are maps of the image.
+"""
 
 import math
 import re
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.core.autograd import RECOMPUTED, is_recomputed
-from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, listed
+from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel, join_names
 from attribkit.core.layouts import Layout
 from attribkit.core.nested import Path
 from attribkit.core.spec import ModelSpec
 from attribkit.targets.target import Target
-from attribkit.tracing.layer_choice import Choice, Chooser, is_inside_attention, unjustified
-from attribkit.tracing.trace import Output, Trace
+from attribkit.tracing.layer_choice import LayerChoice, LayerChooser, is_inside_attention, no_default_layer
+from attribkit.tracing.trace import LayerOutputRecord, Trace
 
 _SUFFIXES = re.compile(r"(?P<module>.*?)(?:@(?P<run>\d+))?(?P<path>(?:\[[^\[\]]+\])*)", re.DOTALL)
 
@@ -47,7 +48,7 @@ class LayerName:
         return f"{self.module}{run}{''.join(f'[{key}]' for key in self.path or ())}"
 
 
-def matches(path: Path, wanted: Path, lengths: dict[Path, int]) -> bool:
+def matches_entry(path: Path, wanted: Path, lengths: dict[Path, int]) -> bool:
     """Whether the keys of an entry are those that are wanted; negative numbers count from the end.
 
     lengths: how many entries there are below each run of keys.
@@ -62,7 +63,7 @@ def matches(path: Path, wanted: Path, lengths: dict[Path, int]) -> bool:
     return True
 
 
-def lengths_of(paths: list[Path]) -> dict[Path, int]:
+def container_lengths(paths: list[Path]) -> dict[Path, int]:
     """For each container of a nested output, one more than the largest number among its keys."""
     lengths: dict[Path, int] = {}
     for path in paths:
@@ -170,14 +171,15 @@ class FoundLayers:
                 f"Layer {name!r} put out no tensor in the forward: it was not run, or not through its forward(). "
                 "Explainer.layers() lists those that can be read."
             )
-        lengths = lengths_of([each.path for each in own])
+        lengths = container_lengths([each.path for each in own])
         fitting = [
             each
             for each in own
-            if wanted.run in (None, each.run) and (wanted.path is None or matches(each.path, wanted.path, lengths))
+            if wanted.run in (None, each.run)
+            and (wanted.path is None or matches_entry(each.path, wanted.path, lengths))
         ]
         if not fitting:
-            names = listed(dict.fromkeys(str(LayerName(each.module, each.run, each.path or None)) for each in own))
+            names = join_names(dict.fromkeys(str(LayerName(each.module, each.run, each.path or None)) for each in own))
             raise InvalidInput(f"Layer {name!r} is not among what {wanted.module!r} puts out: {names}.")
         best = [each for each in fitting if each.reached and each.layout is not None]
         best = best or [each for each in fitting if each.reached] or fitting
@@ -191,7 +193,7 @@ class FoundLayers:
         if LayerName.parse(name, {tensor.module}) != LayerName(tensor.module):
             return []
         maps = [self.name_of(each) for each in self.tensors if each.module == tensor.module and each.layout is not None]
-        return [f"layer={name!r} has several maps of the image ({listed(maps)}): {printed!r} was read"]
+        return [f"layer={name!r} has several maps of the image ({join_names(maps)}): {printed!r} was read"]
 
     def _layer(self, tensor: LayerTensor) -> Layer:
         chosen = isinstance(self.choice, ChosenLayers) and any(tensor is each for each in self.choice.together)
@@ -213,7 +215,7 @@ def find_layers(
     tensors = {output: _tensor(output, maps.get(output) or _layout(output, x, spec)) for output in trace.outputs}
     choice: ChosenLayers | UnsupportedModel
     try:
-        chosen = _named(maps, spec, model) if spec.layer else Chooser(trace, maps, model).choose(target)
+        chosen = _named(maps, spec, model) if spec.layer else LayerChooser(trace, maps, model).choose(target)
         choice = _chosen(chosen, tensors)
     except UnsupportedModel as refusal:
         choice = UnsupportedModel(RECOMPUTED) if is_recomputed(trace.nodes) else refusal
@@ -221,18 +223,18 @@ def find_layers(
     return FoundLayers(tuple(tensors.values()), choice, watched.branches, watched.arranges, trace.has_one_head)
 
 
-def _chosen(choice: Choice, tensors: Mapping[Output, LayerTensor]) -> ChosenLayers:
+def _chosen(choice: LayerChoice, tensors: Mapping[LayerOutputRecord, LayerTensor]) -> ChosenLayers:
     together = tuple(tensors[output] for output in choice.together)
     single = None if choice.single is None else tensors[choice.single]
     return ChosenLayers(together, choice.reason, single, choice.single_reason, choice.by_value)
 
 
-def _tensor(output: Output, layout: Layout | None) -> LayerTensor:
+def _tensor(output: LayerOutputRecord, layout: Layout | None) -> LayerTensor:
     kind = type(output.module).__name__
     return LayerTensor(output.name, kind, output.run, output.path, output.shape[1:], layout, output.reached)
 
 
-def _layout(output: Output, x: Tensor, spec: ModelSpec) -> Layout | None:
+def _layout(output: LayerOutputRecord, x: Tensor, spec: ModelSpec) -> Layout | None:
     """How to read a tensor that is not chosen by itself, as inside an attention, but may be named."""
     if not output.lost or not output.reached:
         return output.layout
@@ -241,9 +243,9 @@ def _layout(output: Output, x: Tensor, spec: ModelSpec) -> Layout | None:
     return replace(by_shape, inferred=True) if by_shape and plain else None
 
 
-def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output, Layout]:
+def _maps(outputs: Iterable[LayerOutputRecord], x: Tensor, spec: ModelSpec) -> dict[LayerOutputRecord, Layout]:
     """The outputs that are maps of the image: seen from where their elements come from, or else told by the shape."""
-    maps: dict[Output, Layout] = {}
+    maps: dict[LayerOutputRecord, Layout] = {}
     for output in (each for each in outputs if each.reached and not is_inside_attention(each.name)):
         layout = _told_by_shape(output, maps.values(), x, spec) if output.lost else output.layout
         if layout is not None:
@@ -251,13 +253,13 @@ def _maps(outputs: Iterable[Output], x: Tensor, spec: ModelSpec) -> dict[Output,
     return maps
 
 
-def _told_by_shape(output: Output, before: Iterable[Layout], x: Tensor, spec: ModelSpec) -> Layout | None:
+def _told_by_shape(output: LayerOutputRecord, before: Iterable[Layout], x: Tensor, spec: ModelSpec) -> Layout | None:
     layout = spec.layout(output.shape, tuple(x.shape))
     known = layout is None or spec.prefix_tokens is not None or _is_plausible(output, layout, before, x)
     return replace(layout, inferred=True) if layout and known else None
 
 
-def _is_plausible(output: Output, layout: Layout, before: Iterable[Layout], x: Tensor) -> bool:
+def _is_plausible(output: LayerOutputRecord, layout: Layout, before: Iterable[Layout], x: Tensor) -> bool:
     """Tokens of which nothing is told must be the image cut up, or come from a map of their grid or a finer one."""
     if layout.kind != "tokens" or math.prod(output.shape[1:]) == math.prod(x.shape[1:]):
         return True
@@ -270,13 +272,13 @@ def _is_coarser(grid: tuple[int, ...], fine: tuple[int, ...]) -> bool:
     return any(all(cells in (a // k, -(-a // k)) for a, cells in zip(fine, grid, strict=True)) for k in strides)
 
 
-def _named(maps: dict[Output, Layout], spec: ModelSpec, model: nn.Module) -> Choice:
+def _named(maps: dict[LayerOutputRecord, Layout], spec: ModelSpec, model: nn.Module) -> LayerChoice:
     """The layer that the spec names."""
     name = LayerName.parse(str(spec.layer), {each for each, _ in model.named_modules()})
     own = [output for output in maps if output.name == name.module and name.run in (None, output.run)]
-    lengths = lengths_of([output.path for output in own])
-    found = [each for each in own if name.path is None or matches(each.path, name.path, lengths)]
+    lengths = container_lengths([output.path for output in own])
+    found = [each for each in own if name.path is None or matches_entry(each.path, name.path, lengths)]
     if not found:
-        raise unjustified(model, maps, f"the spec names {spec.layer!r}, which is no map of these images")
+        raise no_default_layer(model, maps, f"the spec names {spec.layer!r}, which is no map of these images")
     last = next(output for output in found if output.run == found[-1].run)
-    return Choice((last,), spec.reason, last, spec.reason, by_value=False)
+    return LayerChoice((last,), spec.reason, last, spec.reason, by_value=False)

@@ -1,5 +1,6 @@
 """[core/places/dependence] Whether the way through a forward depends on the values of its inputs, and which tensors the inputs reach.
-[core/trace] One forward, watched: what every module put out, and through which of it the score reaches the image."""
+[core/trace] One forward, watched: what every module put out, and through which of it the score reaches the image.
+"""
 
 import math
 from collections import Counter
@@ -13,15 +14,15 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from attribkit.coordinates.coordinates import Places, narrowed
+from attribkit.coordinates.coordinates import CellCoordinates, without_expanded_axes
 from attribkit.coordinates.grids import layout_of
-from attribkit.coordinates.tracking import places_followed
-from attribkit.core.autograd import operation, reachable
+from attribkit.coordinates.tracking import track_coordinates
+from attribkit.core.autograd import operation_name, reachable
 from attribkit.core.layouts import Layout
 from attribkit.core.nested import Path, entries, tensors_in
-from attribkit.state.hooks import observed
+from attribkit.state.hooks import observe_modules
 from attribkit.targets.class_outputs import Returned
-from attribkit.targets.target import Target, handed
+from attribkit.targets.target import Target, outputs_for
 
 _READ = {  # functions that give a tensor's values to Python, which may branch on them
     "__array__", "__bool__", "__complex__", "__float__", "__index__", "__int__", "allclose", "cond", "equal",
@@ -36,7 +37,7 @@ _BY_VALUE = {  # functions that order or place elements by their values
 }  # fmt: skip
 
 
-class dependence_watched(TorchFunctionMode):  # used as a context manager, like those of torch
+class record_dependence(TorchFunctionMode):  # used as a context manager, like those of torch
     """Watch one forward for what its inputs decide beside the numbers.
 
     image: the image from which the forward starts, which requires a gradient; others: tensors that go with it. After
@@ -101,7 +102,7 @@ _JOINING = {"Cat", "Exp", "Slice", "Stack"} | _NORMALISING
 
 
 @dataclass(frozen=True, eq=False)
-class Output:
+class LayerOutputRecord:
     """A tensor that a module put out: one entry of what it returned, one of the times that it ran."""
 
     name: str  # the module's dotted name
@@ -120,7 +121,7 @@ class Output:
         return (self.name, self.run, self.path) if self.edge is None else (self.edge.node, self.edge.output_nr)
 
 
-_Record = tuple[Output, Places | None]  # with where its elements come from
+_Record = tuple[LayerOutputRecord, CellCoordinates | None]  # with where its elements come from
 
 
 class Trace:
@@ -134,8 +135,8 @@ class Trace:
         self._records: list[_Record] = []
         self.image = x.detach().requires_grad_()
         self._runs: Counter[str] = Counter()
-        self.dependence = dependence_watched(self.image, inputs)
-        with places_followed(self.image) as self._places, self.dependence, observed(model, self._record):
+        self.dependence = record_dependence(self.image, inputs)
+        with track_coordinates(self.image) as self._places, self.dependence, observe_modules(model, self._record):
             returned = model(self.image.clone())
         self.outputs = _outputs(self._records)
         self.score = _score(returned, target)
@@ -143,35 +144,35 @@ class Trace:
         self.widths = {tensor.shape[1] for _, tensor in entries(returned) if tensor.ndim > 1}  # classes, mostly
         self.nodes = reachable(self.score.grad_fn)
 
-    def runs(self, output: Output) -> int:
+    def runs(self, output: LayerOutputRecord) -> int:
         """How often the module of an output ran."""
         return self._runs[output.name]
 
-    def matters(self, output: Output) -> bool:
+    def matters(self, output: LayerOutputRecord) -> bool:
         """Whether the score depends on the output at all."""
         return output.edge is not None and output.edge.node in self.nodes
 
-    def carries_all(self, output: Output) -> bool:
+    def carries_all(self, output: LayerOutputRecord) -> bool:
         """Whether every path from the score to the image goes through the output."""
         return self.matters(output) and not self._sees_image(reachable(self.score.grad_fn, (output.edge.node,)))  # type: ignore[union-attr]
 
-    def reach(self, output: Output, layout: Layout) -> float:
+    def reach(self, output: LayerOutputRecord, layout: Layout) -> float:
         """The share of the output's grid at which the score's gradient is not exactly zero."""
         if not self.matters(output):
             return 0.0
         (gradient,) = torch.autograd.grad(self.score, [output.edge], retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
         return 0.0 if gradient is None else gradient_reach(layout.to_grid(gradient))
 
-    def avoids_pooling(self, output: Output) -> bool:
+    def avoids_pooling(self, output: LayerOutputRecord) -> bool:
         """Whether a path from the output to the image passes no pooling to a fixed size."""
-        pooled = {node for node in self.nodes if operation(node).startswith("AdaptiveAvgPool")}
+        pooled = {node for node in self.nodes if operation_name(node).startswith("AdaptiveAvgPool")}
         return self.matters(output) and self._sees_image(reachable(output.edge.node, pooled))  # type: ignore[union-attr]
 
-    def selects(self, outputs: Iterable[Output]) -> bool:
+    def selects(self, outputs: Iterable[LayerOutputRecord]) -> bool:
         """Whether values decide where the score's gradient is zero at these outputs: at a ReLU above them, say."""
         model = set().union(*map(reachable, self.returned)) & self.nodes
         above = [model - reachable(output.edge.node) for output in outputs if output.edge]
-        return any(operation(node) in _SELECTIVE for nodes in above for node in nodes)
+        return any(operation_name(node) in _SELECTIVE for nodes in above for node in nodes)
 
     def predictions(self) -> set[Node]:
         """The nodes between the score and the convolutions that make it, these included: maps of classes."""
@@ -180,9 +181,9 @@ class Trace:
         ahead = [self.score.grad_fn]
         while ahead:
             node = ahead.pop()
-            if node is not None and operation(node) == "Convolution":
+            if node is not None and operation_name(node) == "Convolution":
                 found.add(node)
-            elif node is not None and node not in between and operation(node) in _CLASS_BY_CLASS | _JOINING:
+            elif node is not None and node not in between and operation_name(node) in _CLASS_BY_CLASS | _JOINING:
                 between.append(node)
                 ahead.extend(following for following, _ in node.next_functions)
         for _ in between:
@@ -211,9 +212,9 @@ class Trace:
         ahead = [self.score.grad_fn]
         while ahead:
             node = ahead.pop()
-            if node is None or operation(node) in _PRODUCTS:
+            if node is None or operation_name(node) in _PRODUCTS:
                 continue
-            if operation(node) not in _CLASS_BY_CLASS | _NORMALISING:
+            if operation_name(node) not in _CLASS_BY_CLASS | _NORMALISING:
                 return False
             ahead.extend(following for following, _ in node.next_functions)
         return True
@@ -222,7 +223,7 @@ class Trace:
         for path, tensor in entries(output):
             edge = get_gradient_edge(tensor) if tensor.requires_grad else None
             reached, shape = self.dependence.reaches(tensor), tuple(tensor.shape)
-            output = Output(name, module, self._runs[name], path, shape, edge, reached)
+            output = LayerOutputRecord(name, module, self._runs[name], path, shape, edge, reached)
             self._records.append((output, self._places.of(tensor)))
         self._runs[name] += 1
 
@@ -230,12 +231,12 @@ class Trace:
         return any(getattr(node, "variable", None) is self.image for node in nodes)
 
 
-def _outputs(records: Iterable[_Record]) -> list[Output]:
+def _outputs(records: Iterable[_Record]) -> list[LayerOutputRecord]:
     """The outputs that were recorded, and how those that could be followed are maps of the image."""
     layouts: dict[Hashable, Layout | None] = {}
-    outputs: list[Output] = []
+    outputs: list[LayerOutputRecord] = []
     for output, places in records:
-        narrow = () if places is None else narrowed(places.rows)
+        narrow = () if places is None else without_expanded_axes(places.rows)
         if places is None or bool(narrow[0].isnan().all()):
             outputs.append(output)
             continue
@@ -253,7 +254,7 @@ def gradient_reach(gradient: Tensor) -> float:
 
 def _score(returned: Any, target: Target) -> Tensor:
     try:
-        return target(handed(target, Returned(returned, 1))).sum()
+        return target(outputs_for(target, Returned(returned, 1))).sum()
     except Exception:  # a function of the whole batch, or a target that does not fit: the real call will tell
         return sum(
             (tensor.sum() for _, tensor in entries(returned)), torch.zeros((), dtype=torch.float32, device="cpu")

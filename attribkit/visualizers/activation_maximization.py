@@ -1,5 +1,6 @@
 """[visualizers/trajectory] What an ascent has come through: when to stop it, and which images it never moved.
-[visualizers/activation_maximization] Activation maximization: gradient ascent on the image."""
+[visualizers/activation_maximization] Activation maximization: gradient ascent on the image.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +9,22 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attribkit.contracts.visualizer import Made, Responses, Visualizer
-from attribkit.core.axes import at_most, per_axis
+from attribkit.contracts.visualizer import GeneratedImages, Responses, Visualizer
+from attribkit.core.axes import capped_sizes, per_axis
 from attribkit.core.errors import InvalidInput
-from attribkit.core.options import Count, CountOrZero, NotNegative, OneOrMore, Positive, Seed, ShareBelowOne
-from attribkit.core.progress import tracked
+from attribkit.core.options import (
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOrMore,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+)
+from attribkit.core.progress import track
 from attribkit.core.shapes import Images, PerImage
-from attribkit.engine.model import HookedModel, precise
+from attribkit.engine.model import HookedModel
+from attribkit.targets.outputs import to_full_precision
 from attribkit.targets.target import Target
 from attribkit.visualizers.parametrisations import (
     Canvas,
@@ -28,7 +38,7 @@ from attribkit.visualizers.parametrisations import (
 from attribkit.visualizers.transformations import RandomMovement
 
 
-class Trajectory:
+class ScoreTrajectory:
     """The responses and objectives of n images, step by step; asks the device for an answer once in a while only."""
 
     def __init__(self) -> None:
@@ -71,7 +81,7 @@ def _halves(steps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return list(steps[:middle]), list(steps[middle:])
 
 
-Jitter = CountOrZero | OneOrMore[CountOrZero]
+Jitter = NonNegativeInt | OneOrMore[NonNegativeInt]
 
 _PARAMETRISATIONS: dict[str, type[Fourier | Pixels]] = {"fourier": Fourier, "pixel": Pixels}
 _JITTER = 8  # pixels
@@ -89,34 +99,36 @@ class ActivationMaximization(Visualizer):
     start: Literal["noise", "zeros"] = "noise"  # of variance 1; by frequency and colour it is like natural images
     decorrelated: bool = True  # colours mixed as in natural images; for three channels
     jitter: Jitter | None = None  # pixels, the largest shift; None is 8, of clips and volumes at most 1/8 of each axis
-    scale: ShareBelowOne = 0.1  # share of its size; like shift and turn the most at the first step, fading to none
-    rotate: NotNegative = 8.0  # degrees
-    l2: NotNegative = 0.0  # weight of the squared norm of the normalised image
-    total_variation: NotNegative = 0.0  # weight of its total variation
-    blur: NotNegative = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
-    blur_every: Count = 4  # steps
-    steps: Count = 256  # at most; one forward and backward each
-    learning_rate: Positive = 0.2  # of Adam at the first step; falls to zero along a cosine
-    tolerance: NotNegative = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
-    patience: Count = 32  # steps whose mean is compared with that of as many before
+    scale: FractionBelowOne = 0.1  # share of its size; like shift and turn the most at the first step, fading to none
+    rotate: NonNegativeFloat = 8.0  # degrees
+    l2: NonNegativeFloat = 0.0  # weight of the squared norm of the normalised image
+    total_variation: NonNegativeFloat = 0.0  # weight of its total variation
+    blur: NonNegativeFloat = 0.0  # pixels; standard deviation of a blur after every few steps; for pixels
+    blur_every: PositiveInt = 4  # steps
+    steps: PositiveInt = 256  # at most; one forward and backward each
+    learning_rate: PositiveFloat = 0.2  # of Adam at the first step; falls to zero along a cosine
+    tolerance: NonNegativeFloat = 0.001  # relative rise of the objective below which it is flat; 0 never stops early
+    patience: PositiveInt = 32  # steps whose mean is compared with that of as many before
     seed: Seed = 0
-    count: Count = 1  # images, each from noise of its own
+    count: PositiveInt = 1  # images, each from noise of its own
 
     def __post_init__(self) -> None:
         if self.blur and self.parametrisation != "pixel":
             raise InvalidInput('blur is for parametrisation="pixel": frequencies are damped already.')
 
-    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[Made, Responses]:
+    def __call__(self, model: HookedModel, unit: Target, blank: Images) -> tuple[GeneratedImages, Responses]:
         unit = _repeated(unit, self.count)
         generator = torch.Generator().manual_seed(self.seed)
         canvas = self._canvas(model, blank, generator)
         space = tuple(blank.shape[2:])
-        jitter = at_most(_JITTER, 8, space) if self.jitter is None else per_axis("jitter", self.jitter, space, least=0)
+        jitter = (
+            capped_sizes(_JITTER, 8, space) if self.jitter is None else per_axis("jitter", self.jitter, space, least=0)
+        )
         trajectory = self._ascend(model, unit, canvas, RandomMovement(jitter, self.scale, self.rotate, generator))
         if still := trajectory.unmoved():
             model.note(f"the gradient was zero at every step for images {still}: they show where they began, no unit")
         images = canvas.images().detach().to(blank.dtype)
-        return images, trajectory.responses(model.response_and_gradient(images, unit)[0])
+        return images, trajectory.responses(model.score_and_gradient(images, unit)[0])
 
     def _canvas(self, model: HookedModel, blank: Images, generator: torch.Generator) -> Canvas:
         """The images before the first step."""
@@ -125,17 +137,17 @@ class ActivationMaximization(Visualizer):
             parametrisation.parameters_shape, generator=generator, dtype=torch.float32, device="cpu"
         )
         stages = [parametrisation, *self._stages(model, blank.shape[1])]
-        return Canvas(first.to(precise(blank)).requires_grad_(), stages)
+        return Canvas(first.to(to_full_precision(blank)).requires_grad_(), stages)
 
-    def _ascend(self, model: HookedModel, unit: Target, canvas: Canvas, move: RandomMovement) -> Trajectory:
+    def _ascend(self, model: HookedModel, unit: Target, canvas: Canvas, move: RandomMovement) -> ScoreTrajectory:
         """Change the canvas until the steps are spent or the objective is flat."""
         dtype = next(p.dtype for p in model.module.parameters() if p.is_floating_point())
         ascent = _Ascent(canvas.parameters, self.learning_rate, self.steps)
-        trajectory = Trajectory()
-        for step in tracked(range(1, self.steps + 1), self.name):
+        trajectory = ScoreTrajectory()
+        for step in track(range(1, self.steps + 1), self.name):
             images = canvas.images()
             moved = move.faded(ascent.share)(images)
-            response, gradient = model.response_and_gradient(moved.detach().to(dtype), unit)
+            response, gradient = model.score_and_gradient(moved.detach().to(dtype), unit)
             penalty = self._penalty(images)
             ascent.step((gradient * moved).sum() - penalty.sum())  # has the gradient of response - penalty
             if self.blur and step % self.blur_every == 0:
@@ -193,7 +205,7 @@ def _repeated(unit: Target, times: int) -> Target:
     """The unit, for several images of each class."""
     if times == 1:
         return unit
-    repeated = unit.repeated(times)
+    repeated = unit.tile(times)
     if repeated is None:
         raise InvalidInput(f"{unit!r} speaks of given images only: use count=1.")
     return repeated

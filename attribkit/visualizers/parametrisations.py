@@ -1,6 +1,7 @@
 """[visualizers/colours] The colours of natural images, as coordinates that do not depend on each other.
 [visualizers/regularisers] What keeps an image from noise: penalties per image, and blur.
-[visualizers/parametrisations] What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not."""
+[visualizers/parametrisations] What an image is made of while it is optimised: pixels or frequencies, plain or natural colours, bounded or not.
+"""
 
 import functools
 import math

@@ -33,7 +33,7 @@ def build(name: str) -> nn.Module:
     return model
 
 
-def load(name: str) -> nn.Module:
+def load_zoo_model(name: str) -> nn.Module:
     """A trained zoo model in evaluation mode: "cnn" or "vit"."""
     model = build(name)
     with as_file(files("attribkit.zoo") / "weights" / f"{name}.safetensors") as path:

@@ -1,5 +1,6 @@
 """[zoo/silhouettes] The outlines of the classes, as polygons inside the unit disc.
-[zoo/scenes] Scenes whose truth is known: textured shapes over photographs, the one outlined in white named by the label."""
+[zoo/scenes] Scenes whose truth is known: textured shapes over photographs, the one outlined in white named by the label.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ SIDE = 128  # pixels, of a scene
 SHAPES = tuple(SILHOUETTES)  # the classes, in label order
 OUTLINE = 3  # pixels; white around the marked object, black around the others
 
-Picture = UInt8[np.ndarray, "h w 3"]
-Region = Bool[np.ndarray, "h w"]
+ScenePicture = UInt8[np.ndarray, "h w 3"]
+SceneMask = Bool[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class SceneObject:
 
     label: int  # index into SHAPES
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are exclusive
-    mask: Region  # True on the object, outline included
+    mask: SceneMask  # True on the object, outline included
     marked: bool  # outlined in white: the one that the scene's label names
 
 
@@ -60,7 +61,7 @@ class Scene:
     """A picture, and the truth about it."""
 
     seed: int
-    image: Picture
+    image: ScenePicture
     objects: tuple[SceneObject, ...]  # the marked one first
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attribkit import Count, Method, Positive, hookimpl
+from attribkit import Method, PositiveFloat, PositiveInt, hookimpl
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,8 @@ class BlurIG(Method):
 
     name = "blurig"
     source = "Xu et al., Attribution in Scale and Space, CVPR 2020"
-    max_sigma: Positive = 50.0  # pixels; standard deviation of the blur at the start of the path
-    steps: Count = 20  # equal in the square root of sigma; one forward and backward each
+    max_sigma: PositiveFloat = 50.0  # pixels; standard deviation of the blur at the start of the path
+    steps: PositiveInt = 20  # equal in the square root of sigma; one forward and backward each
 
     def __call__(self, model, x, target):
         def at(step):

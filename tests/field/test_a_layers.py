@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import get_model
 
-from attribkit import AttribkitError, Explainer, Region, Shared, registry
+from attribkit import AttribkitError, BroadcastInput, Explainer, Region, registry
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -252,7 +252,7 @@ def test_of_a_siamese_net_the_run_of_the_explained_image_is_read(first):
     for layer in ({}, {"layer": "e"}, {"layer": "e@0" if first else "e@1"}):
         found = explainer.attribute(x, "gradcam", target=1, inputs={"other": other}, **layer)
         torch.testing.assert_close(found.scores, expected)
-    with pytest.raises(AttribkitError, match="does not depend on the image"):
+    with pytest.raises(AttribkitError, match="does not depend on the explained image"):
         explainer.attribute(x, "gradcam", target=1, inputs={"other": other}, layer="e@1" if first else "e@0")
 
 
@@ -344,7 +344,7 @@ def test_layers_that_the_image_does_not_reach_are_refused(layer):
     inputs = {"ids": torch.arange(9)[None], "depth": images(1, 1)}
     assert not any(each.name.startswith(("text", "depth")) for each in explainer.layers(x, inputs=inputs))
     for method in ("gradcam", "eigencam", "layercam", "scorecam", "ablationcam", "cam"):
-        with pytest.raises(AttribkitError, match="does not depend on the image"):
+        with pytest.raises(AttribkitError, match="does not depend on the explained image"):
             explainer.attribute(x, method, target=1, inputs=inputs, layer=layer)
 
 
@@ -362,7 +362,7 @@ def test_inputs_that_decide_the_order_of_tokens_are_seen():
     explainer = Explainer(model)
     for seed in (1, 2):
         order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
-        inputs = {"order": Shared(order)}
+        inputs = {"order": BroadcastInput(order)}
         found = explainer.attribute(x, "gradcam", target=1, layer="norm1", inputs=inputs).scores
         fresh = Explainer(model).attribute(x, "gradcam", target=1, layer="norm1", inputs=inputs).scores
         assert torch.equal(found, fresh)

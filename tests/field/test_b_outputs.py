@@ -255,7 +255,7 @@ def test_a_probability_of_nearly_zero():
         model[1].bias.copy_(logits[0])
     x = torch.ones(2, 3, 1, 1, dtype=torch.float64)
     explainer = Explainer(model)
-    score = explainer.model.explaining(x).score(x, Probability(0))
+    score = explainer.model.bind(x).score(x, Probability(0))
     torch.testing.assert_close(score, logits.softmax(1)[:, 0].expand(2), rtol=1e-9, atol=0)
     assert float(score[0]) == pytest.approx(7.7e-64, rel=0.05)
 
@@ -302,7 +302,7 @@ def test_two_heads_are_no_pair():
 def test_logits_that_only_look_like_probabilities(end):
     model, x = Ended(end, sharper=0.1).eval(), images()
     explainer = Explainer(model)
-    score = explainer.model.explaining(x).score(x, Probability(1))
+    score = explainer.model.bind(x).score(x, Probability(1))
     torch.testing.assert_close(score, model(x).softmax(1)[:, 1].detach())
 
 
@@ -317,7 +317,7 @@ def test_logits_that_only_look_like_probabilities(end):
 def test_the_spec_overrides(stated, read):
     model, x = Ended(lambda y: y.softmax(1)).eval(), images()
     explainer = Explainer(model, spec=ModelSpec(outputs=stated))
-    score = explainer.model.explaining(x).score(x, Probability(1))
+    score = explainer.model.bind(x).score(x, Probability(1))
     torch.testing.assert_close(score, read(model(x))[:, 1].detach())
 
 
@@ -407,8 +407,8 @@ def test_a_model_without_classes_is_explained_without_a_target(method, returns):
         theirs = (points @ torch.linalg.svd(points, full_matrices=False).Vh[:, 0, :, None])[..., 0].reshape(
             3, 1, *maps.shape[2:]
         )
-        signs = torch.stack([each.relu() for each in (theirs, -theirs)])
-        same = [any(torch.allclose(found.scores[i], sign[i], atol=1e-5) for sign in signs) for i in range(3)]
+        diagnostics = torch.stack([each.relu() for each in (theirs, -theirs)])
+        same = [any(torch.allclose(found.scores[i], sign[i], atol=1e-5) for sign in diagnostics) for i in range(3)]
         assert all(same)
 
 
@@ -440,7 +440,7 @@ def test_no_target_is_scored():
     model, x = tiny_cnn(), images()
     explainer = Explainer(model)
     found = explainer.attribute(x, "edges")
-    assert explainer.model.images_seen == 0
+    assert explainer.model.image_count == 0
     assert found.target == NoTarget()
     assert explainer.attribute(x, "edges", target=3).target == ClassLogit(3)
     compared = explainer.compare(x, ["edges", "gradcam", "eigencam"])

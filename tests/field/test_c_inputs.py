@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, Explainer, ModelSpec, Shared, Similarity, Unit
+from attribkit import AttribkitError, Attribution, BroadcastInput, Explainer, ModelSpec, Similarity, Unit
 from attribkit.cli import app, explain_files
 from attribkit.figures import strip
 from attribkit.io.clips import Clip
@@ -66,15 +66,15 @@ def test_the_image_is_given_by_its_name(texts, method):
     model, x, words = texts
     options = OPTIONS.get(method, {})
     explainer = Explainer(model, image="pixels", batch_size=2)
-    found = explainer.attribute(x, method, target=2, inputs={"words": Shared(words)}, **options)
+    found = explainer.attribute(x, method, target=2, inputs={"words": BroadcastInput(words)}, **options)
     expected = Explainer(ImageFirst(model, words)).attribute(x, method, target=2, **options)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
 
 
 def test_the_name_may_be_a_part_of_the_spec(texts):
     model, x, words = texts
-    named = Explainer(model, image="pixels").attribute(x, inputs={"words": Shared(words)})
-    spec = Explainer(model, spec=ModelSpec(image="pixels")).attribute(x, inputs={"words": Shared(words)})
+    named = Explainer(model, image="pixels").attribute(x, inputs={"words": BroadcastInput(words)})
+    spec = Explainer(model, spec=ModelSpec(image="pixels")).attribute(x, inputs={"words": BroadcastInput(words)})
     assert torch.equal(named.scores, spec.scores)
     both = Explainer(model, image="pixels", spec=ModelSpec(layer="first", image="words"))
     assert both.model.spec.image == "pixels"
@@ -83,7 +83,7 @@ def test_the_name_may_be_a_part_of_the_spec(texts):
 def test_everything_that_asks_the_model_uses_the_name(texts):
     model, x, words = texts
     explainer, inner = Explainer(model, image="pixels"), Explainer(ImageFirst(model, words))
-    more = {"inputs": {"words": Shared(words)}}
+    more = {"inputs": {"words": BroadcastInput(words)}}
     for mine, theirs in zip(
         explainer.compare(x, ["saliency", "gradcam"], targets=[None, Unit("second", 1)], **more),
         inner.compare(x, ["saliency", "gradcam"], targets=[None, Unit("model.second", 1)]),
@@ -113,7 +113,9 @@ def test_a_hook_of_the_users_sees_the_arguments_that_the_forward_takes(texts):
     model, x, words = texts
     seen = []
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, sorted(kwargs))), with_kwargs=True)
-    Explainer(model, image="pixels").attribute(x, "gradcam", target=Unit("second", 0), inputs={"words": Shared(words)})
+    Explainer(model, image="pixels").attribute(
+        x, "gradcam", target=Unit("second", 0), inputs={"words": BroadcastInput(words)}
+    )
     assert seen
     assert all(each == ((), ["pixels", "words"]) for each in seen)
 
@@ -160,7 +162,7 @@ def test_several_inputs_at_once_are_refused(texts, x, words):
     explainer = Explainer(texts[0], image="pixels")
     for ask in (explainer.attribute, explainer.layers, explainer.check, explainer.attention, explainer.feature_maps):
         with pytest.raises(AttribkitError, match=words):
-            ask(x, inputs={"words": Shared(texts[2])})
+            ask(x, inputs={"words": BroadcastInput(texts[2])})
     with pytest.raises(AttribkitError, match=words):
         explainer.compare(x, ["saliency"])
 
@@ -230,13 +232,13 @@ def test_a_shared_tensor_inside_a_structure_is_the_same_for_all():
         2.0,
     )
     shift = torch.rand(3, 1, 1, 1)
-    given = {"g": Shared(torch.full((1, 3), gate)), "s": [shift]}
+    given = {"g": BroadcastInput(torch.full((1, 3), gate)), "s": [shift]}
     found = Explainer(model, batch_size=1).attribute(x, "saliency", target=1, inputs={"extra": given})
     leaf = x.clone().requires_grad_()
     model.read = lambda _: (torch.full((3, 3), gate), shift)
     (gradient,) = torch.autograd.grad(model(leaf, None)[:, 1].sum(), leaf)
     torch.testing.assert_close(found.scores, gradient.abs().amax(1, keepdim=True))
-    assert "extra={'g': Shared((1, 3), crc32=" in found.notes[0]
+    assert "extra={'g': BroadcastInput((1, 3), crc32=" in found.notes[0]
     assert "'s': [((3, 1, 1, 1), crc32=" in found.notes[0]
 
 
@@ -245,8 +247,8 @@ def test_nested_rows_that_do_not_fit_are_refused_by_their_place():
     model, x = Nested(lambda e: e), torch.randn(3, 3, 8, 8)
     with pytest.raises(AttribkitError, match=r"inputs\['extra'\]\['a'\]\[1\] has 2 rows for 3 images"):
         Explainer(model).attribute(x, inputs={"extra": {"a": (torch.rand(3, 3), torch.rand(2, 3))}})
-    with pytest.raises(AttribkitError, match="Shared holds one tensor, got list"):
-        Shared([torch.rand(3)])
+    with pytest.raises(AttribkitError, match="BroadcastInput holds one tensor, got list"):
+        BroadcastInput([torch.rand(3)])
 
 
 # 12. Axes
@@ -506,7 +508,7 @@ def test_files_go_in_as_the_model_takes_them():
     frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
     clip = Clip(frames, (0, 1, 2, 3), 4, 8.0)
     explainer = Explainer(model)
-    (found,) = explain_files.explain(explainer, preprocessing, {"a": clip}, ["saliency"], target=1)
+    (found,) = explain_files.explain_images(explainer, preprocessing, {"a": clip}, ["saliency"], target=1)
     x = preprocessing(clip)[None].transpose(1, 2)
     torch.testing.assert_close(found.attributions[0].x, x)
     torch.testing.assert_close(found.attributions[0].scores, own_gradient(model, x).abs().amax(2, keepdim=True))

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, Shared
+from attribkit import AttribkitError, BroadcastInput, Explainer
 
 transformers = pytest.importorskip("transformers")
 
@@ -219,7 +219,7 @@ def joint(name, implementation="sdpa"):
 @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel"])
 def test_a_text_tower_is_left_out_by_name(name):
     (model, ids), x = joint(name), torch.randn(2, 3, 32, 32)
-    layers = Explainer(model).attention(x, {"input_ids": Shared(ids)})
+    layers = Explainer(model).attention(x, {"input_ids": BroadcastInput(ids)})
     assert all(layer.name.startswith("model.vision_model.") for layer in layers)
     names = ", ".join(f"model.text_model.encoder.layers.{i}.self_attn" for i in range(2))
     assert layers.notes == (f"left out, since the images do not reach it: {names}",)
@@ -228,7 +228,7 @@ def test_a_text_tower_is_left_out_by_name(name):
 @pytest.mark.parametrize("method", ["attention", "attention_rollout", "gradient_rollout"])
 def test_a_text_tower_does_not_block(method):
     (model, ids), x = joint("CLIPModel"), torch.randn(2, 3, 32, 32)
-    attribution = Explainer(model).attribute(x, method, target=1, inputs={"input_ids": Shared(ids)})
+    attribution = Explainer(model).attribute(x, method, target=1, inputs={"input_ids": BroadcastInput(ids)})
     assert any("the images do not reach it: model.text_model." in note for note in attribution.notes)
     with torch.no_grad():
         text = model.model.get_text_features(input_ids=ids)

@@ -14,9 +14,9 @@ from PIL import Image
 from attribkit import zoo
 from attribkit.benchmark import Configuration, benchmark, ray_cluster, work, write_summary
 from attribkit.benchmark.ray_actors import GroupWorker
-from attribkit.benchmark.ray_cluster import Crew, Share, connected, room, share
+from attribkit.benchmark.ray_cluster import WorkerPool, WorkerShare, connect, worker_capacity, worker_share
 from attribkit.core.errors import AttribkitError, InvalidInput
-from attribkit.core.tensors import told_device
+from attribkit.core.tensors import describe_device
 from attribkit.methods.gradients import Saliency
 
 NICENESS = "RAY_worker_niceness"  # as Ray reads it
@@ -109,7 +109,7 @@ def test_rows_of_several_processors_are_noted(tmp_path, monkeypatch):
     unit, _ = first.plan.units()
     assert torch.backends.cpu.get_cpu_capability() in first.store.provenance(unit)["device"]
     next(tmp_path.rglob("*.parquet")).unlink()
-    own = told_device(torch.device("cpu"))
+    own = describe_device(torch.device("cpu"))
     monkeypatch.setattr(work, "told_device", lambda device: "Another, AVX1024")
     again = benchmark(configured(tmp_path))
     (note,) = again.notes
@@ -131,35 +131,35 @@ def machine(cpus, gpus=0, alive=True):
 @pytest.mark.parametrize(
     ("nodes", "taken", "expected"),
     [
-        ([machine(2)], Share(1.0, 0.0), 2),
-        ([machine(3), machine(3)], Share(2.0, 0.0), 2),  # a worker does not lie across machines
-        ([machine(8, 2)], Share(1.0, 0.5), 4),
-        ([machine(3, 8)], Share(1.0, 1.0), 3),
-        ([machine(1)], Share(0.1, 0.0), 10),  # 1 / 0.1 and 0.3 / 0.1, which is 2.9999999999999996, are whole
-        ([machine(0.3)], Share(0.1, 0.0), 3),
-        ([machine(8)], Share(1.0, 1.0), 0),
-        ([machine(8, alive=False), machine(1)], Share(1.0, 0.0), 1),
+        ([machine(2)], WorkerShare(1.0, 0.0), 2),
+        ([machine(3), machine(3)], WorkerShare(2.0, 0.0), 2),  # a worker does not lie across machines
+        ([machine(8, 2)], WorkerShare(1.0, 0.5), 4),
+        ([machine(3, 8)], WorkerShare(1.0, 1.0), 3),
+        ([machine(1)], WorkerShare(0.1, 0.0), 10),  # 1 / 0.1 and 0.3 / 0.1, which is 2.9999999999999996, are whole
+        ([machine(0.3)], WorkerShare(0.1, 0.0), 3),
+        ([machine(8)], WorkerShare(1.0, 1.0), 0),
+        ([machine(8, alive=False), machine(1)], WorkerShare(1.0, 0.0), 1),
     ],
 )
 def test_room_for_workers(nodes, taken, expected):
-    assert room(nodes, taken) == expected
+    assert worker_capacity(nodes, taken) == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "nodes", "expected"),
     [
-        ({"ray": {"workers": 2, "cpus": 1}}, [machine(2)], Share(1.0, 0.0)),
-        ({}, [machine(16)], Share(4.0, 0.0)),  # a CPU for each thread
-        ({"threads": 6}, [machine(16)], Share(6.0, 0.0)),
-        ({}, [machine(2)], Share(2.0, 0.0)),  # or as there is room
-        ({"ray": {"workers": 2}}, [machine(2)], Share(1.0, 0.0)),
-        ({"ray": {"workers": 2}}, [machine(1), machine(1)], Share(1.0, 0.0)),
-        ({"device": "cuda"}, [machine(16, 8)], Share(1.0, 1.0)),
-        ({"device": "cuda", "ray": {"gpus": 0.5, "cpus": 4}}, [machine(16, 8)], Share(4.0, 0.5)),
+        ({"ray": {"workers": 2, "cpus": 1}}, [machine(2)], WorkerShare(1.0, 0.0)),
+        ({}, [machine(16)], WorkerShare(4.0, 0.0)),  # a CPU for each thread
+        ({"threads": 6}, [machine(16)], WorkerShare(6.0, 0.0)),
+        ({}, [machine(2)], WorkerShare(2.0, 0.0)),  # or as there is room
+        ({"ray": {"workers": 2}}, [machine(2)], WorkerShare(1.0, 0.0)),
+        ({"ray": {"workers": 2}}, [machine(1), machine(1)], WorkerShare(1.0, 0.0)),
+        ({"device": "cuda"}, [machine(16, 8)], WorkerShare(1.0, 1.0)),
+        ({"device": "cuda", "ray": {"gpus": 0.5, "cpus": 4}}, [machine(16, 8)], WorkerShare(4.0, 0.5)),
     ],
 )
 def test_what_a_worker_takes(settings, nodes, expected):
-    assert share(configured("out", **settings), nodes) == expected
+    assert worker_share(configured("out", **settings), nodes) == expected
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_a_worker_takes(settings, nodes, expected):
 )
 def test_workers_that_can_never_fit_are_refused(settings, nodes, expected):
     with pytest.raises(InvalidInput, match=re.escape(expected)):
-        share(configured("out", **settings), nodes)
+        worker_share(configured("out", **settings), nodes)
 
 
 @pytest.mark.parametrize("setting", ["cpus", "gpus"])
@@ -252,7 +252,7 @@ class FakeRay:
 
 def crew_of(ray, monkeypatch, workers=2, timeout=300.0):
     monkeypatch.setattr(ray_cluster, "time", SimpleNamespace(monotonic=lambda: ray.now))
-    return Crew(ray, ray.make, lambda: workers, Share(1.0, 0.0), timeout)
+    return WorkerPool(ray, ray.make, lambda: workers, WorkerShare(1.0, 0.0), timeout)
 
 
 def test_a_crew_does_every_place_once(monkeypatch):
@@ -381,14 +381,14 @@ def test_a_cluster_of_ones_own_has_normal_niceness_and_the_environment_is_put_ba
     for name in ("RAY_ADDRESS", NICENESS):
         monkeypatch.delenv(name, raising=False)
     ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: seen.update(ended=True))
-    with connected(ray, configured("out", ray={"start_timeout": 120}).ray):
+    with connect(ray, configured("out", ray={"start_timeout": 120}).ray):
         assert NICENESS not in os.environ
     assert seen["address"] == "local"
     assert seen["ended"]
     assert seen["environment"][NICENESS] == "0"
     assert seen["environment"]["RAY_worker_register_timeout_seconds"] == "120"
     monkeypatch.setenv(NICENESS, "5")  # the user's own stays
-    with connected(ray, configured("out").ray):
+    with connect(ray, configured("out").ray):
         assert seen["environment"][NICENESS] == "5"
     assert os.environ[NICENESS] == "5"
 
@@ -402,7 +402,7 @@ def test_a_cluster_that_is_joined_is_left_as_it_is(monkeypatch):
     )
     monkeypatch.delenv(NICENESS, raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "there:6379")
-    with connected(ray, configured("out").ray):
+    with connect(ray, configured("out").ray):
         assert (seen["address"], seen["niceness"]) == ("there:6379", None)
 
 
@@ -413,7 +413,7 @@ def test_a_cluster_that_does_not_start_is_told(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray = SimpleNamespace(init=init, is_initialized=lambda: False)
     expected = r"Ray cannot be started on this machine \(The current node timed out"
-    with pytest.raises(AttribkitError, match=expected), connected(ray, configured("out").ray):
+    with pytest.raises(AttribkitError, match=expected), connect(ray, configured("out").ray):
         pass
 
 

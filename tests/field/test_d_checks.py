@@ -394,6 +394,6 @@ def test_methods_that_do_not_ask_the_model_cost_no_forward():
     model.register_forward_hook(lambda *_: calls.append(1))
     (explainer := Explainer(model)).attribute(images(), "edges", target=1)
     assert len(calls) <= 1  # the trace of the layers
-    before = explainer.model.images_seen
+    before = explainer.model.image_count
     explainer.attribute(images(), "saliency", target=1)
-    assert explainer.model.images_seen - before == 2  # those of the method alone
+    assert explainer.model.image_count - before == 2  # those of the method alone

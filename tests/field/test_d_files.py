@@ -37,7 +37,7 @@ from attribkit.benchmark.run import _for_spreadsheets
 from attribkit.benchmark.tables.csv_files import FORMULA, csv_text, spreadsheet_text
 from attribkit.cli import app
 from attribkit.contracts.records import Recorded
-from attribkit.core.annotations import Rule
+from attribkit.core.annotations import Constraint
 from attribkit.core.errors import InvalidInput, PluginWarning, UnreadableFile
 from attribkit.core.substrates import FoldedBlur, GaussianBlur
 from attribkit.methods.gradcam import GradCAM
@@ -471,7 +471,7 @@ class Parent(Method):
     samples: Annotated[int, Interval(ge=1, lt=5)] = 1
     pair: tuple[int, str] = (1, "a")
     several: Sequence[float] = (1.0,)
-    odd: Annotated[int, Rule(lambda number: number % 2 == 1, "odd")] = 1
+    odd: Annotated[int, Constraint(lambda number: number % 2 == 1, "odd")] = 1
     wide: Wide = None
     function: Callable[[int], int] = abs
     inner: Method | None = None
@@ -596,10 +596,10 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(registry.VARIABLE, raising=False)
     monkeypatch.delitem(sys.modules, "hostile", raising=False)
-    discovery.loaded.cache_clear()
+    discovery.plugin_manager.cache_clear()
     yield put
     sys.modules.pop("hostile", None)
-    discovery.loaded.cache_clear()
+    discovery.plugin_manager.cache_clear()
 
 
 @pytest.mark.parametrize("where", ["before", "hook"])

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Complexity, Explainer, Method, Reads, registry
+from attribkit import AttribkitError, Complexity, Explainer, Method, Requirements, registry
 from attribkit.cli import app
 from attribkit.core.errors import UnsupportedModel
 from attribkit.state import concurrency, freeze, hooks, randomness, snapshot
@@ -502,7 +502,7 @@ def test_handlers_of_the_users_are_put_back_and_called():
 
 def test_signals_wait_while_a_model_is_put_back():
     """An interrupt that arrives meanwhile is raised afterwards, once, and not in the middle."""
-    deferral = concurrency.Deferral()
+    deferral = concurrency.DeferredSignals()
     deferral.begin()
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -573,7 +573,7 @@ class InPlace(Method):
 
     name: ClassVar[str] = "in_place"
     source: ClassVar[str] = "these tests"
-    reads: ClassVar[Reads] = Reads(gradients=(None,))
+    requires: ClassVar[Requirements] = Requirements(gradients=(None,))
 
     def __call__(self, model, x, target):
         return model.gradient(x, target).abs_().mul_(3)
@@ -650,7 +650,7 @@ def test_a_target_that_writes_into_the_outputs_is_refused(how):
         return outputs[:, 1]
 
     explainer = Explainer(tiny_cnn())
-    with pytest.raises(AttribkitError, match=r"wrote into the model's outputs.*outputs\.clone\(\)"):
+    with pytest.raises(AttribkitError, match=r"wrote into the outputs of the model.*outputs\.clone\(\)"):
         explainer.attribute(images(), "occlusion", target=target, **QUICK["occlusion"])
     compared = explainer.compare(images(), ["saliency"], targets=[target, 2], errors="note")
     torch.testing.assert_close(compared[0].scores, explainer.attribute(images(), "saliency", target=2).scores)

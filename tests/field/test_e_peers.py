@@ -167,7 +167,7 @@ def test_a_resnet_has_maps_on_grids_of_one_row_or_column(resnet, explainers, ans
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).double()
     explainer = explainers(resnet)
     if method == "cam" and layer == "layer4.0":
-        with pytest.raises(AttribkitError, match="needs a score that is a weighted sum of averaged channels"):
+        with pytest.raises(AttribkitError, match="requires a score that is a weighted sum of averaged channels"):
             explainer.attribute(x, method, target=target, layer=layer)
         return
     found = explainer.attribute(x, method, target=target, layer=layer)
@@ -252,7 +252,7 @@ def test_methods_of_forwards_have_maps_on_grids_of_one_row_or_column(vgg, size, 
 def test_a_single_cell_is_refused_in_one_sentence(model, target, method, explainers, request):
     layer = {"resnet": "layer4.1", "vgg": "features.20"}[model]
     x = torch.randn(2, 3, 32, 32).double()
-    told = rf"Layer '{layer}' has no grid: its output of shape \(2, \d+, 1, 1\) is a single cell, which tells no place"
+    told = rf"Layer '{layer}' does not have a grid: its output of shape \(2, \d+, 1, 1\) is a single cell for images of"
     with pytest.raises(AttribkitError, match=told):
         explainers(request.getfixturevalue(model)).attribute(x, method, target=target, layer=layer)
 
@@ -461,7 +461,7 @@ def test_raw_maps_are_those_of_torchcam(net, explainers, batch, classes, method)
     model, x = build(), torch.rand(2, *shape).double()[:batch]
     layer = behind if method == "cam" and behind else before
     if method == "cam" and layer != behind:
-        with pytest.raises(AttribkitError, match="needs a score that is a weighted sum of averaged channels"):
+        with pytest.raises(AttribkitError, match="requires a score that is a weighted sum of averaged channels"):
             explainers(model).attribute(x, method, target=classes, layer="0.0")
         return
     found = explainers(model).attribute(x, method, target=classes, layer=layer)
@@ -566,7 +566,7 @@ WRONG = {
     "no layers": ({"layer": []}, r"layer=\(\) must be a text that is not empty"),
     "a module of another model": ({"layer": nn.ReLU()}, "is no layer of this model"),
     "a layer behind the pooling": ({"layer": "0.4"}, "is a single cell, which tells no place"),
-    "a layer without space": ({"layer": "2"}, "has no grid"),
+    "a layer without space": ({"layer": "2"}, "does not have a grid"),
     "a class below zero": ({"target": -1}, "There is no class -1: the model has 3 classes, 0 to 2"),
     "a class below zero in a list": ({"target": [-1]}, "There is no class -1"),
     "a class too many": ({"target": 3}, "There is no class 3"),
@@ -624,7 +624,7 @@ class Answering(nn.Module):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda y: y * math.nan, "score is not finite"),
+        (lambda y: y * math.nan, "score of the target is not finite"),
         (lambda y: (y, y + 1), "several tensors that could be class scores"),
         (lambda y: y[:, :, None, None].expand(-1, -1, 4, 4), "Region"),
     ],
@@ -1202,8 +1202,8 @@ def test_what_a_layer_puts_out_and_its_product_with_the_gradient_are_known(added
     explainer = Explainer(model)
     close(explainer.feature_maps(COUNT, "conv", **more).values, torch.cat([sums - 50, sums - 75], 1))
     found = explainer.attribute(COUNT, "hirescam", target=0, layer="relu", **more).scores
-    signs = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [-1, -1]]])
-    close(found, (signs * torch.cat([sums - 50, sums - 75], 1).relu()).sum(1).relu())
+    diagnostics = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [-1, -1]]])
+    close(found, (diagnostics * torch.cat([sums - 50, sums - 75], 1).relu()).sum(1).relu())
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -44,7 +44,7 @@ from transformers import (
     YolosForObjectDetection,
 )
 
-from attribkit import Explainer, ModelSpec, Shared
+from attribkit import BroadcastInput, Explainer, ModelSpec
 
 transformers.logging.set_verbosity_error()
 
@@ -85,7 +85,7 @@ class Case:
 
     @property
     def inputs(self):
-        return {name: Shared(tensor) for name, tensor in self.more.items()}
+        return {name: BroadcastInput(tensor) for name, tensor in self.more.items()}
 
 
 def _per_text(outputs):
@@ -367,7 +367,11 @@ def test_the_attention_of_the_text_is_left_out_and_blocks_nothing(name):
         rollout = Explainer(case.model()).attribute(case.images(), "attention_rollout", inputs=case.inputs).scores
         tower = nn.ModuleDict({"model": case.model().vision_model})
         tower.forward = lambda x: tower["model"](pixel_values=x).pooler_output
-        alone = Explainer(tower, spec=ModelSpec(embeds=True)).attribute(case.images(), "attention_rollout").scores
+        alone = (
+            Explainer(tower, spec=ModelSpec(is_embedding_model=True))
+            .attribute(case.images(), "attention_rollout")
+            .scores
+        )
         torch.testing.assert_close(rollout, alone, rtol=1e-4, atol=1e-6)
 
 

@@ -11,20 +11,20 @@ from pydantic.errors import PydanticUserError
 from attribkit import datasets, registry
 from attribkit.contracts.method import Method
 from attribkit.contracts.metric import Metric
-from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, listed
-from attribkit.io.loading import LoadedModel, is_of_file, load_model
+from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, join_names
+from attribkit.io.loading import LoadedModel, is_file_model, load_model
 from attribkit.io.preprocessing import Preprocessing
 
 Offered = TypeVar("Offered", Method, Metric)
 
 
-class Choice(BaseModel):
+class ConfigTable(BaseModel):
     """A table of the file; what it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
-class TitledChoice(Choice):
+class TitledChoice(ConfigTable):
     """A choice that is a row or a column of tables."""
 
     name: str
@@ -50,7 +50,7 @@ class ModelChoice(TitledChoice):
     @property
     def has_random_weights(self) -> bool:
         """Whether nothing tells of weights; a builder that is registered with timm may load some all the same."""
-        told = self.name.startswith(("zoo:", "hf-hub:")) or is_of_file(self.name)
+        told = self.name.startswith(("zoo:", "hf-hub:")) or is_file_model(self.name)
         return not told and self.weights is None and not self.pretrained
 
     def load(self) -> LoadedModel:
@@ -122,7 +122,7 @@ class MetricChoice(TitledChoice):
         return options
 
 
-class DataChoice(Choice):
+class DataChoice(ConfigTable):
     """A data set with its options."""
 
     kind: str
@@ -131,7 +131,7 @@ class DataChoice(Choice):
 
     def make(self) -> Any:
         """The data set itself."""
-        return datasets.make(self.kind, **self.options)
+        return datasets.make_dataset(self.kind, **self.options)
 
     @field_validator("kind")
     @classmethod
@@ -159,7 +159,7 @@ def _check_data(kind: str, options: dict[str, Any]) -> None:
     for option in options:
         _known(f"option of {kind!r}", option, known)
     if lacking := [option for option, default in known.items() if default is MISSING and option not in options]:
-        raise ValueError(f"{kind!r} needs {listed(map(repr, lacking))}: say options = {{{lacking[0]} = ...}}.")
+        raise ValueError(f"{kind!r} needs {join_names(map(repr, lacking))}: say options = {{{lacking[0]} = ...}}.")
     _check_types(data_set, options)
     try:
         data_set(**options)
@@ -177,7 +177,7 @@ def _made(kind: type[Offered], name: str, options: dict[str, Any]) -> Offered:
 
 def _fixed(kind: type[Offered], name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options as a method or metric takes them: TOML has no None."""
-    hints = _hints(registry.offered(kind)[name])
+    hints = _hints(registry.classes(kind)[name])
     return {option: _as_hinted(value, hints.get(option)) for option, value in options.items()}
 
 

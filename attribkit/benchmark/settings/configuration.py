@@ -1,5 +1,6 @@
 """[benchmark/settings/configuration] The configuration of a benchmark, checked before anything runs.
-[benchmark/settings/reading] The configuration from a TOML file, and what is wrong with it, line by line."""
+[benchmark/settings/reading] The configuration from a TOML file, and what is wrong with it, line by line.
+"""
 
 import tomllib
 from collections import Counter
@@ -12,13 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator
 
 from attribkit import registry
-from attribkit.benchmark.settings.choices import Choice, DataChoice, MethodChoice, MetricChoice, ModelChoice
-from attribkit.benchmark.settings.validation_errors import InvalidConfiguration, complaints, line_of, lines_of
+from attribkit.benchmark.settings.choices import ConfigTable, DataChoice, MethodChoice, MetricChoice, ModelChoice
+from attribkit.benchmark.settings.validation_errors import (
+    InvalidConfiguration,
+    setting_line,
+    setting_lines,
+    validation_messages,
+)
 from attribkit.benchmark.statistics.summary import CONTROLS, TRUTH
 from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile
 
 
-class RayOptions(Choice):
+class RayOptions(ConfigTable):
     """Where Ray finds machines, and how many of their parts a worker takes."""
 
     address: str | None = None  # of a running cluster, or "auto"; None starts one on this machine
@@ -44,7 +50,7 @@ def _named(entries: Any) -> Any:
     return [{"name": each} if isinstance(each, str) else each for each in entries]
 
 
-class Configuration(Choice):
+class Configuration(ConfigTable):
     """All that a benchmark's numbers depend on, and where they go.
 
     Raises InvalidInput with a sentence for each setting that does not do.
@@ -77,7 +83,7 @@ class Configuration(Choice):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise complaints(error, type(self), settings) from None
+            raise validation_messages(error, type(self), settings) from None
 
     @field_validator("plugins")
     @classmethod
@@ -133,12 +139,12 @@ def read_configuration(path: str | Path) -> Configuration:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{path} is no TOML: {error}.") from error
-    with lines_told(path):
+    with add_line_numbers(path):
         return Configuration(**told)
 
 
 @contextmanager
-def lines_told(path: str | Path) -> Iterator[None]:
+def add_line_numbers(path: str | Path) -> Iterator[None]:
     """What is wrong with the configuration that a file holds is told with the lines of the file."""
     try:
         yield
@@ -154,7 +160,7 @@ def example() -> str:
 
 def _with_lines(complaints: InvalidConfiguration, path: str, text: str) -> Iterator[str]:
     """A sentence for each, in the order of the file; what is missing from all of it comes first."""
-    lines = lines_of(text)
-    found = [(line_of(place, lines) or 0, sentence) for place, sentence in complaints.found]
+    lines = setting_lines(text)
+    found = [(setting_line(place, lines) or 0, sentence) for place, sentence in complaints.found]
     for line, sentence in sorted(found):
         yield f"{path}, line {line}: {sentence}" if line else f"{path}: {sentence}"

@@ -1,5 +1,6 @@
 """[benchmark/settings/controls] Controls that are no methods of anybody's: methods all the same, so that metrics may run them again.
-[benchmark/settings/plan] What there is to do: a map and its numbers for each model, method and shard of images."""
+[benchmark/settings/plan] What there is to do: a map and its numbers for each model, method and shard of images.
+"""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -67,7 +68,7 @@ class TruthAsMap(Method):
 
 
 @dataclass(frozen=True, order=True)
-class Unit:
+class WorkUnit:
     """What is done, stored and repeated as a whole."""
 
     model: str  # as tables call it
@@ -85,9 +86,9 @@ class Group:
     methods: tuple[str, ...]  # that are still to be done
 
     @property
-    def units(self) -> list[Unit]:
+    def units(self) -> list[WorkUnit]:
         """One for each method."""
-        return [Unit(self.model, method, self.shard) for method in self.methods]
+        return [WorkUnit(self.model, method, self.shard) for method in self.methods]
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,15 @@ class Plan:
     images: int
     shard_size: int
 
-    def units(self) -> Iterator[Unit]:
+    def units(self) -> Iterator[WorkUnit]:
         """Everything, in the order of the tables."""
-        return (Unit(*each) for each in product(self.models, self.methods, range(len(self._shards()))))
+        return (WorkUnit(*each) for each in product(self.models, self.methods, range(len(self._shards()))))
 
-    def groups(self, missing: Iterable[Unit]) -> list[Group]:
+    def groups(self, missing: Iterable[WorkUnit]) -> list[Group]:
         """What is missing, shard by shard of each model."""
         wanted = set(missing)
         groups = (
-            Group(model, shard, images, tuple(each for each in self.methods if Unit(model, each, shard) in wanted))
+            Group(model, shard, images, tuple(each for each in self.methods if WorkUnit(model, each, shard) in wanted))
             for model in self.models
             for shard, images in enumerate(self._shards())
         )
@@ -119,7 +120,7 @@ class Plan:
         return [range(start, min(start + self.shard_size, self.images)) for start in starts]
 
 
-def planned(configuration: Configuration, images: int) -> Plan:
+def make_plan(configuration: Configuration, images: int) -> Plan:
     """The plan for data of so many images."""
     if images < 1:
         raise InvalidInput(f"The data {configuration.data.kind!r} have no images: look at their options.")

@@ -1,5 +1,6 @@
 """[benchmark/settings/complaints] What is wrong with a configuration, in sentences.
-[benchmark/settings/toml_lines] Where in a TOML file something is said, which Python's own reader does not tell."""
+[benchmark/settings/toml_lines] Where in a TOML file something is said, which Python's own reader does not tell.
+"""
 
 import tomllib
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class InvalidConfiguration(InvalidInput):
 
 
 @contextmanager
-def asked_at(*place: str | int) -> Iterator[None]:
+def at_setting(*place: str | int) -> Iterator[None]:
     """An error of what a place of the configuration asks for becomes a complaint about that place."""
     try:
         yield
@@ -30,7 +31,7 @@ def asked_at(*place: str | int) -> Iterator[None]:
         raise InvalidConfiguration([(place, str(error))]) from error
 
 
-def complaints(error: ValidationError, table: type[BaseModel], told: Any) -> InvalidConfiguration:
+def validation_messages(error: ValidationError, table: type[BaseModel], told: Any) -> InvalidConfiguration:
     """What pydantic says of the content of a table, in our words; a value that is no kind of several is told once."""
     found: list[tuple[Place, str]] = []
     unfit: dict[Place, list[Any]] = {}
@@ -94,7 +95,7 @@ def _settings(table: Any, around: list[str | int]) -> list[str]:
     return list(table.model_fields)
 
 
-def lines_of(text: str) -> dict[Place, int]:
+def setting_lines(text: str) -> dict[Place, int]:
     """The line, from 1, on which each key, table and entry of a valid file begins.
 
     A statement is the fewest lines in a row that are valid on their own: that tells it from the next, whatever is
@@ -113,7 +114,7 @@ def lines_of(text: str) -> dict[Place, int]:
     return found
 
 
-def line_of(place: Place, lines: dict[Place, int]) -> int | None:
+def setting_line(place: Place, lines: dict[Place, int]) -> int | None:
     """The line of a place, or of the innermost one around it that has a line."""
     around = (place[:length] for length in range(len(place), 0, -1))
     return next((lines[each] for each in around if each in lines), None)

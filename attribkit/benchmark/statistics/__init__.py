@@ -3,12 +3,21 @@
 from attribkit.benchmark.statistics.summarise import summarise
 from attribkit.benchmark.statistics.summary import (
     Agreement,
-    Comparison,
     Estimate,
-    Ranking,
+    MethodComparison,
+    MethodRanking,
     SanityCheck,
-    Score,
     Summary,
+    SummaryScore,
 )
 
-__all__ = ["Agreement", "Comparison", "Estimate", "Ranking", "SanityCheck", "Score", "Summary", "summarise"]
+__all__ = [
+    "Agreement",
+    "Estimate",
+    "MethodComparison",
+    "MethodRanking",
+    "SanityCheck",
+    "Summary",
+    "SummaryScore",
+    "summarise",
+]

@@ -1,5 +1,6 @@
 """[benchmark/statistics/ranking] Which methods a benchmark can tell apart, all at once (Demsar, JMLR 2006, sec. 3.2.2).
-[benchmark/statistics/agreement] Whether metrics agree on which methods are good."""
+[benchmark/statistics/agreement] Whether metrics agree on which methods are good.
+"""
 
 import itertools
 import math
@@ -12,11 +13,11 @@ from scipy.stats import f, rankdata, studentized_range
 
 from attribkit.benchmark.statistics.bootstrap import Bootstrap, Resamples
 from attribkit.benchmark.statistics.means import estimates
-from attribkit.benchmark.statistics.reading import Question, group_means
-from attribkit.benchmark.statistics.summary import Agreement, Ranking
+from attribkit.benchmark.statistics.reading import MetricScores, group_means
+from attribkit.benchmark.statistics.summary import Agreement, MethodRanking
 
 
-def ranking(question: Question, confidence: float) -> Ranking | None:
+def rank_methods(question: MetricScores, confidence: float) -> MethodRanking | None:
     """Mean ranks of the methods over the images on which all are defined; None of fewer than two methods or images.
 
     The blocks of Friedman's test are images. Its p is that of Iman and Davenport's F. Methods are told apart where it
@@ -38,7 +39,7 @@ def ranking(question: Question, confidence: float) -> Ranking | None:
     chi_squared, p = friedman(ranks)
     critical = critical_difference(len(ranks), ranks.shape[1], 1 - confidence)
     reach = critical if p < 1 - confidence else math.inf
-    return Ranking(
+    return MethodRanking(
         model=question.model,
         subset=question.subset,
         metric=question.metric,
@@ -94,7 +95,7 @@ class _Side:
         return self.goodness[[self.methods.index(method) for method in methods]]
 
 
-def _side(question: Question, images: dict[str, int]) -> _Side:
+def _side(question: MetricScores, images: dict[str, int]) -> _Side:
     chosen = question.competing()
     goodness = np.full((len(chosen), len(images)), np.nan)
     places = [images[identity] for identity in question.identities]
@@ -102,7 +103,7 @@ def _side(question: Question, images: dict[str, int]) -> _Side:
     return _Side(question.metric, [question.contestants[k].method for k in chosen], goodness)
 
 
-def agreements(asked: list[Question], resamples: Resamples, confidence: float) -> tuple[Agreement, ...]:
+def agreements(asked: list[MetricScores], resamples: Resamples, confidence: float) -> tuple[Agreement, ...]:
     """All pairs of metrics of one model and subset; asked: a question for each metric."""
     directed = [question for question in asked if question.higher_is_better is not None]
     identities = sorted({identity for question in directed for identity in question.identities})
@@ -112,7 +113,9 @@ def agreements(asked: list[Question], resamples: Resamples, confidence: float) -
     if not pairs:
         return ()
     ranks = [_complete_ranks(a.of(shared), b.of(shared)) for a, b, shared in pairs]
-    per_image = np.stack([correlation(a, b) for a, b in ranks for correlation in (kendall, spearman)])
+    per_image = np.stack(
+        [correlation(a, b) for a, b in ranks for correlation in (kendall_over_methods, spearman_over_methods)]
+    )
     own = np.arange(len(images))
     drawn = Bootstrap(own, resamples.weights(len(images))).means(per_image)
     found = estimates(drawn, ~np.isnan(per_image), own, confidence)
@@ -123,8 +126,8 @@ def agreements(asked: list[Question], resamples: Resamples, confidence: float) -
             first=a.metric,
             second=b.metric,
             methods=len(shared),
-            kendall=_of_means(kendall, *ranks[k]),
-            spearman=_of_means(spearman, *ranks[k]),
+            kendall=_of_means(kendall_over_methods, *ranks[k]),
+            spearman=_of_means(spearman_over_methods, *ranks[k]),
             kendall_per_image=found[2 * k],
             spearman_per_image=found[2 * k + 1],
         )
@@ -132,7 +135,7 @@ def agreements(asked: list[Question], resamples: Resamples, confidence: float) -
     )
 
 
-def kendall(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
+def kendall_over_methods(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
     """Tau-b over methods (Kendall, Biometrika 1945), image by image; NaN where a metric ties them all, or has NaN."""
     upper = np.triu_indices(len(first), 1)
     a, b = (np.sign(side[upper[0]] - side[upper[1]]) for side in (first, second))
@@ -140,7 +143,7 @@ def kendall(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images
         return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
 
 
-def spearman(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
+def spearman_over_methods(first: _Goodness, second: _Goodness) -> Float64[np.ndarray, " images"]:
     """Correlation of ranks over methods (Spearman, 1904), image by image; NaN where a metric ties them all."""
     a, b = (_centred_ranks(side) for side in (first, second))
     with np.errstate(invalid="ignore"):

@@ -3,7 +3,8 @@
 
 Whole groups are drawn, all samples of an image together, since they are no independent evidence. One matrix of weights
 serves all methods, so that differences are paired, and a product with it is all means at once.
-[benchmark/statistics/intervals] Intervals from resamples."""
+[benchmark/statistics/intervals] Intervals from resamples.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from numpy import ndarray
 from scipy.special import ndtr, ndtri
 
 PerSample = Float64[ndarray, "k n"]  # NaN where not defined
-Present = Bool[ndarray, "k n"]
+DefinedValues = Bool[ndarray, "k n"]
 Groups = Int64[ndarray, " n"]  # the group of each sample, ascending from 0, none left out
 Categories = Int64[ndarray, " n"]  # -1 where it has none
-Weights = UInt8[ndarray, "r g"]  # how often each resample drew each group
-Chosen = Int[ndarray, " p"]  # indices of rows
+ResampleWeights = UInt8[ndarray, "r g"]  # how often each resample drew each group
+SampleIndices = Int[ndarray, " p"]  # indices of rows
 
 
 _AT_ONCE = 4_000_000  # weights that are drawn or multiplied at once
@@ -26,21 +27,21 @@ _NOISE = 1e-12  # relative; what rounding leaves of the difference of equal numb
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class ResampledStatistics:
     """k statistics: of the data, of each of r resamples, and with each of g groups left out."""
 
     value: Float64[np.ndarray, " k"]
     draws: Float64[np.ndarray, "k r"]
     left_out: Float64[np.ndarray, "k g"]
 
-    def __getitem__(self, rows: "Chosen | slice") -> "Drawn":
-        return Drawn(self.value[rows], self.draws[rows], self.left_out[rows])
+    def __getitem__(self, rows: "SampleIndices | slice") -> "ResampledStatistics":
+        return ResampledStatistics(self.value[rows], self.draws[rows], self.left_out[rows])
 
 
-def combined(function: Callable[..., np.ndarray], *drawn: Drawn) -> Drawn:
+def combine(function: Callable[..., np.ndarray], *drawn: ResampledStatistics) -> ResampledStatistics:
     """A function of statistics, such as a ratio of two."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Drawn(
+        return ResampledStatistics(
             function(*(each.value for each in drawn)),
             function(*(each.draws for each in drawn)),
             function(*(each.left_out for each in drawn)),
@@ -59,9 +60,9 @@ class Resamples:
 
     def __init__(self, resamples: int, seed: int) -> None:
         self._resamples, self._seed = resamples, seed
-        self._last: Weights | None = None
+        self._last: ResampleWeights | None = None
 
-    def weights(self, groups: int) -> Weights:
+    def weights(self, groups: int) -> ResampleWeights:
         """How often each resample drew each of so many groups."""
         if self._last is None or self._last.shape[1] != groups:
             self._last = None  # two of them need not be in memory
@@ -69,7 +70,7 @@ class Resamples:
         return self._last
 
 
-def _weights(groups: int, resamples: int, rng: np.random.Generator) -> Weights:
+def _weights(groups: int, resamples: int, rng: np.random.Generator) -> ResampleWeights:
     weights = np.empty((resamples, groups), np.uint8)  # a count above 255 is less probable than a broken memory
     step = max(1, _AT_ONCE // groups)
     for start in range(0, resamples, step):
@@ -84,9 +85,9 @@ class Bootstrap:
     """Draws the groups of samples."""
 
     groups: Groups
-    weights: Weights
+    weights: ResampleWeights
 
-    def means(self, values: PerSample) -> Drawn:
+    def means(self, values: PerSample) -> ResampledStatistics:
         """Means over the samples that are defined; NaN where a resample has none of them."""
         defined = ~np.isnan(values)
         sums = self._per_group(np.where(defined, values, 0.0))
@@ -94,7 +95,7 @@ class Bootstrap:
         counts = self._per_group(patterns.astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
             total, number = sums.sum(1), counts.sum(1)[which]
-            return Drawn(
+            return ResampledStatistics(
                 total / number,
                 self._drawn(sums) / self._drawn(counts)[which],
                 (total[:, None] - sums) / (number[:, None] - counts[which]),
@@ -126,7 +127,7 @@ _TIE = 1e-9  # of the spread of the draws: equal, but for rounding
 _NO_SPREAD = 1e-12  # of the value
 
 
-def intervals(drawn: Drawn, confidence: float) -> tuple[Float64[np.ndarray, "k 2"], np.ndarray]:
+def intervals(drawn: ResampledStatistics, confidence: float) -> tuple[Float64[np.ndarray, "k 2"], np.ndarray]:
     """Low and high of each statistic, and whether they are BCa.
 
     BCa: bias-corrected and accelerated (Efron, JASA 1987), the acceleration from the jackknife over groups. Where the
@@ -140,7 +141,7 @@ def intervals(drawn: Drawn, confidence: float) -> tuple[Float64[np.ndarray, "k 2
     return _quantiles(drawn.draws, number, levels), is_bca
 
 
-def _bca_levels(drawn: Drawn, number: np.ndarray, z: np.ndarray) -> np.ndarray:
+def _bca_levels(drawn: ResampledStatistics, number: np.ndarray, z: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         bias = ndtri(_share_below(drawn.value, drawn.draws, number))[:, None]
         acceleration = _acceleration(drawn.left_out)[:, None]

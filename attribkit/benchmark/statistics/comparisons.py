@@ -1,6 +1,7 @@
 """[benchmark/statistics/comparisons] Every method against every other, on the same images.
 [benchmark/statistics/best] Which number may be printed bold.
-[benchmark/statistics/sanity] Whether methods are fit to be compared at all."""
+[benchmark/statistics/sanity] Whether methods are fit to be compared at all.
+"""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -10,14 +11,14 @@ from jaxtyping import Float64
 from scipy.stats import wilcoxon
 
 from attribkit.benchmark.statistics.means import Means, estimates
-from attribkit.benchmark.statistics.reading import Contestant, Question, group_means
-from attribkit.benchmark.statistics.summary import Comparison, Estimate, SanityCheck, role
+from attribkit.benchmark.statistics.reading import Contestant, MetricScores, group_means
+from attribkit.benchmark.statistics.summary import Estimate, MethodComparison, SanityCheck, role
 
 LEAST_PAIRS = 6  # pairs; the smallest p of five is 1/16, so that nothing can be told from them
 _EXACT = 50  # pairs; of more the normal approximation is as good
 
 
-def comparisons(question: Question, means: Means, confidence: float) -> tuple[Comparison, ...]:
+def comparisons(question: MetricScores, means: Means, confidence: float) -> tuple[MethodComparison, ...]:
     """All pairs with a method in them, of methods and controls; not of negated maps, and not of the truth."""
     roles = [role(contestant.method) for contestant in question.contestants]
     chosen = [k for k in question.upright() if roles[k] != "truth"]
@@ -32,7 +33,7 @@ def comparisons(question: Question, means: Means, confidence: float) -> tuple[Co
     better = np.sign(gaps) * (-1 if question.higher_is_better is False else 1)
     counts = [(better == sign).sum(1).tolist() for sign in (1, 0, -1)]
     return tuple(
-        Comparison(
+        MethodComparison(
             model=question.model,
             subset=question.subset,
             metric=question.metric,
@@ -81,7 +82,7 @@ def best(
     found: Mapping[str, Estimate],
     higher_is_better: bool | None,
     flagged: Collection[str],
-    compared: Iterable[Comparison] = (),
+    compared: Iterable[MethodComparison] = (),
 ) -> str | None:
     """The method whose interval lies on the better side of every other method's and control's; None if none does.
 
@@ -106,7 +107,7 @@ def _ahead(one: Estimate, other: Estimate, higher_is_better: bool) -> bool:
     return one.low > other.high if higher_is_better else one.high < other.low
 
 
-def _wins(winner: str, each: Comparison, higher_is_better: bool) -> bool:
+def _wins(winner: str, each: MethodComparison, higher_is_better: bool) -> bool:
     if winner not in (each.first, each.second):
         return True
     above = each.difference.low > 0
@@ -117,7 +118,7 @@ def _wins(winner: str, each: Comparison, higher_is_better: bool) -> bool:
 _HALF = 0.5**0.5  # the correlation of two maps that have half of their variance in common
 
 
-def sanity_checks(question: Question, means: Means, confidence: float) -> Iterable[SanityCheck]:
+def sanity_checks(question: MetricScores, means: Means, confidence: float) -> Iterable[SanityCheck]:
     """A check for each contestant of a metric that knows what unrelated maps get.
 
     A method fails where its mean, or the negative of it, is above the middle of 1, unchanged, and the mean floor: its
@@ -142,7 +143,7 @@ def sanity_checks(question: Question, means: Means, confidence: float) -> Iterab
             )
 
 
-def flags(checks: Iterable[SanityCheck]) -> dict[tuple[str, str], tuple[str, ...]]:
+def method_flags(checks: Iterable[SanityCheck]) -> dict[tuple[str, str], tuple[str, ...]]:
     """What is shown beside a method in every table of a model, by model and method."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for check in checks:
@@ -152,7 +153,7 @@ def flags(checks: Iterable[SanityCheck]) -> dict[tuple[str, str], tuple[str, ...
     return found
 
 
-def inverse_notes(question: Question, means: Means, confidence: float) -> dict[str, str]:
+def inverse_notes(question: MetricScores, means: Means, confidence: float) -> dict[str, str]:
     """Of methods whose negated maps are not worse, or even better, what to tell, by method."""
     places = {contestant: k for k, contestant in enumerate(question.contestants)}
     inverted = [each.method for each in question.contestants if each.inverted and role(each.method) == "method"]

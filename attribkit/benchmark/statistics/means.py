@@ -1,5 +1,6 @@
 """[benchmark/statistics/means] Means of a question's contestants, and what follows from them.
-[benchmark/statistics/normalised] Scores between those of random maps, 0, and those of an oracle, 1."""
+[benchmark/statistics/normalised] Scores between those of random maps, 0, and those of an oracle, 1.
+"""
 
 import functools
 from dataclasses import dataclass, replace
@@ -10,15 +11,15 @@ from jaxtyping import Bool, Int64
 from attribkit.benchmark.statistics.bootstrap import (
     Bootstrap,
     Categories,
-    Chosen,
-    Drawn,
+    DefinedValues,
     PerSample,
-    Present,
-    combined,
+    ResampledStatistics,
+    SampleIndices,
+    combine,
     difference,
     intervals,
 )
-from attribkit.benchmark.statistics.reading import Contestant, Question
+from attribkit.benchmark.statistics.reading import Contestant, MetricScores
 from attribkit.benchmark.statistics.summary import RANDOM, Estimate, oracle_of, role
 
 _LEAST = 2  # groups that can vary
@@ -32,22 +33,24 @@ class Means:
     bootstrap: Bootstrap
 
     @functools.cached_property
-    def defined(self) -> Present:
+    def defined(self) -> DefinedValues:
         """Which samples have a value."""
         return ~np.isnan(self.values)
 
     @functools.cached_property
-    def drawn(self) -> Drawn:
+    def drawn(self) -> ResampledStatistics:
         """The mean of each contestant over its own samples."""
         return self.bootstrap.means(self.values)
 
-    def shared(self, *contestants: Chosen) -> Bool[np.ndarray, "p n"]:
+    def shared(self, *contestants: SampleIndices) -> Bool[np.ndarray, "p n"]:
         """The samples on which all contestants of a row are defined."""
         return np.logical_and.reduce([self.defined[each] for each in contestants])
 
-    def difference(self, first: Chosen, second: Chosen, over: Bool[np.ndarray, "p n"]) -> Drawn:
+    def difference(
+        self, first: SampleIndices, second: SampleIndices, over: Bool[np.ndarray, "p n"]
+    ) -> ResampledStatistics:
         """Mean of first minus second, pair by pair, over these samples, on which both are defined."""
-        found = combined(difference, self.drawn[first], self.drawn[second])
+        found = combine(difference, self.drawn[first], self.drawn[second])
         other = np.flatnonzero((over != self.defined[first]).any(1) | (over != self.defined[second]).any(1))
         if len(other):
             paired = np.where(over[other], self.values[first[other]] - self.values[second[other]], np.nan)
@@ -55,25 +58,25 @@ class Means:
             found.value[other], found.draws[other], found.left_out[other] = again.value, again.draws, again.left_out
         return found
 
-    def class_means(self, categories: Categories) -> Drawn:
+    def class_means(self, categories: Categories) -> ResampledStatistics:
         """Unweighted means over categories of the means within them; a category that a resample misses is left out."""
         found = [self._within(categories == category) for category in np.unique(categories[categories >= 0])]
-        return combined(lambda *each: _mean(np.stack(each)), *found)
+        return combine(lambda *each: _mean(np.stack(each)), *found)
 
-    def _within(self, members: Bool[np.ndarray, " n"]) -> Drawn:
+    def _within(self, members: Bool[np.ndarray, " n"]) -> ResampledStatistics:
         seen, groups = np.unique(self.bootstrap.groups[members], return_inverse=True)
         own = Bootstrap(groups.astype(np.int64), self.bootstrap.weights[:, seen]).means(self.values[:, members])
         left_out = np.repeat(own.value[:, None], self.bootstrap.weights.shape[1], axis=1)
         left_out[:, seen] = own.left_out
-        return Drawn(own.value, own.draws, left_out)
+        return ResampledStatistics(own.value, own.draws, left_out)
 
 
 def estimates(
-    drawn: Drawn,
+    drawn: ResampledStatistics,
     defined: Bool[np.ndarray, "k n"],
     groups: Int64[np.ndarray, " n"],
     confidence: float,
-    present: Present | None = None,
+    present: DefinedValues | None = None,
 ) -> list[Estimate]:
     """Statistics with their intervals, over the samples where defined; present: those that were asked for.
 
@@ -110,7 +113,7 @@ _NAN = float("nan")
 
 
 def normalised(
-    question: Question, means: Means, confidence: float, oracle: str | None
+    question: MetricScores, means: Means, confidence: float, oracle: str | None
 ) -> tuple[list[Estimate], str | None]:
     """(mean - random) / (oracle - random) of each contestant, and why the scale is not defined, if it is not.
 
@@ -130,7 +133,7 @@ def normalised(
     over = means.shared(k, random, top)
     range_drawn = means.difference(top, random, over)
     ranges = estimates(range_drawn, over, question.groups, confidence)
-    gains = combined(np.divide, means.difference(k, random, over), range_drawn)
+    gains = combine(np.divide, means.difference(k, random, over), range_drawn)
     found = estimates(gains, over, question.groups, confidence)
     apart = [min(each.low * question.direction, each.high * question.direction) > 0 for each in ranges]
     above = [who.method for who, each in zip(question.contestants, found, strict=True) if _is_better(who, each.low)]

@@ -1,6 +1,7 @@
 """[benchmark/statistics/per_group] One number per image, for tests that take images for independent.
 [benchmark/statistics/question] The numbers that belong together.
-[benchmark/statistics/reading] Rows of a benchmark, sorted into questions."""
+[benchmark/statistics/reading] Rows of a benchmark, sorted into questions.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from attribkit.benchmark.statistics.bootstrap import Categories, Groups, PerSample, Present
+from attribkit.benchmark.statistics.bootstrap import Categories, DefinedValues, Groups, PerSample
 from attribkit.benchmark.statistics.summary import role
-from attribkit.core.errors import InvalidInput, listed
+from attribkit.core.errors import InvalidInput, join_names
 
 
 def group_means(values: PerSample, groups: Groups) -> Float64[np.ndarray, "k g"]:
@@ -34,7 +35,7 @@ class Contestant(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class MetricScores:
     """What one metric says of the maps of one model on one set of images."""
 
     model: str
@@ -44,7 +45,7 @@ class Question:
     higher_is_better: bool | None
     contestants: tuple[Contestant, ...]  # k of them, by name
     values: PerSample
-    present: Present  # there is a row
+    present: DefinedValues  # there is a row
     floors: PerSample  # what unrelated maps get; NaN where not given
     groups: Groups
     categories: Categories
@@ -64,14 +65,14 @@ class Question:
         methods = [k for k in self.upright() if role(self.contestants[k].method) == "method"]
         return [k for k in methods if not np.isnan(self.values[k]).all()]
 
-    def among(self, chosen: Bool[np.ndarray, " n"], subset: str) -> "Question | None":
+    def among(self, chosen: Bool[np.ndarray, " n"], subset: str) -> "MetricScores | None":
         """The same question of some of the samples; None where there are none."""
         if not chosen.any():
             return None
         present = self.present[:, chosen]
         kept = np.flatnonzero(present.any(1))
         old, groups = np.unique(self.groups[chosen], return_inverse=True)
-        return Question(
+        return MetricScores(
             model=self.model,
             subset=subset,
             kind=self.kind,
@@ -112,11 +113,13 @@ class Rows:
     subsets: dict[str, Bool[np.ndarray, " images"]]  # which images are in them
 
 
-def read(table: Any) -> Rows:
+def read_rows(table: Any) -> Rows:
     """The columns of a pyarrow Table; InvalidInput where they contradict each other."""
     lacking = [name for name in (*_TEXT, *_OTHER) if name not in table.column_names]
     if lacking:
-        raise InvalidInput(f"The rows have no column {listed(lacking)}; they have {listed(table.column_names)}.")
+        raise InvalidInput(
+            f"The rows have no column {join_names(lacking)}; they have {join_names(table.column_names)}."
+        )
     if not table.num_rows:
         raise InvalidInput("There are no rows to summarise: nothing was measured.")
     text = {name: _encoded(table[name]) for name in _TEXT}
@@ -135,14 +138,14 @@ def read(table: Any) -> Rows:
     return rows
 
 
-def options(rows: Rows, name: str) -> dict[str, str]:
+def plugin_options(rows: Rows, name: str) -> dict[str, str]:
     """The options of each "method" or "metric", by its label."""
     labels, written = rows.text[name], rows.text[f"{name}_options"]
     found = zip(labels.names, _of_each(labels, written.codes).tolist(), strict=True)
     return {label: written.names[code] if code >= 0 else "" for label, code in found}
 
 
-def questions(rows: Rows) -> Iterator[Question]:
+def questions(rows: Rows) -> Iterator[MetricScores]:
     """A question for each model, subset and metric, in this order; all images come before subsets."""
     models, metrics = rows.text["model"], rows.text["metric"]
     key = models.codes * len(metrics.names) + metrics.codes
@@ -157,7 +160,7 @@ def questions(rows: Rows) -> Iterator[Question]:
             yield from (question for question in some if question is not None)
 
 
-def _question(rows: Rows, part: np.ndarray) -> tuple[Question, np.ndarray]:
+def _question(rows: Rows, part: np.ndarray) -> tuple[MetricScores, np.ndarray]:
     """The question that these rows answer, and the image of each of its samples."""
     codes = {name: column.codes[part] for name, column in rows.text.items()}
     images, first = np.unique(codes["image"], return_index=True)
@@ -173,7 +176,7 @@ def _question(rows: Rows, part: np.ndarray) -> tuple[Question, np.ndarray]:
     values, floors = np.full((2, len(kinds), len(images)), np.nan)
     present = np.zeros(values.shape, bool)
     values[who, place], floors[who, place], present[who, place] = rows.values[part], rows.floors[part], True
-    question = Question(
+    question = MetricScores(
         model=rows.text["model"].names[codes["model"][0]],
         subset=ALL,
         kind=rows.text["kind"].names[codes["kind"][0]],

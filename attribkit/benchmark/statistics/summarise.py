@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attribkit.benchmark.statistics import reading
-from attribkit.benchmark.statistics.agreement import agreements, ranking
+from attribkit.benchmark.statistics.agreement import agreements, rank_methods
 from attribkit.benchmark.statistics.bootstrap import Bootstrap, Resamples
-from attribkit.benchmark.statistics.comparisons import best, comparisons, flags, inverse_notes, sanity_checks
+from attribkit.benchmark.statistics.comparisons import best, comparisons, inverse_notes, method_flags, sanity_checks
 from attribkit.benchmark.statistics.means import Means, estimates, normalised
-from attribkit.benchmark.statistics.reading import ALL, Question
+from attribkit.benchmark.statistics.reading import ALL, MetricScores
 from attribkit.benchmark.statistics.summary import (
-    Comparison,
     Estimate,
-    Ranking,
-    Score,
+    MethodComparison,
+    MethodRanking,
     Statistic,
     Summary,
+    SummaryScore,
     oracle_of,
     role,
 )
@@ -46,7 +46,7 @@ def summarise(
     twice.
     """
     _check_options(confidence, resamples)
-    table = reading.read(rows)
+    table = reading.read_rows(rows)
     asked = list(reading.questions(table))
     drawn = Resamples(resamples, seed)
     checks = tuple(
@@ -55,15 +55,17 @@ def summarise(
         if question.subset == ALL and not np.isnan(question.floors).all()
         for check in sanity_checks(question, _means(question, drawn), confidence)
     )
-    answers = [_answer(question, _means(question, drawn), confidence, oracle, flags(checks)) for question in asked]
+    answers = [
+        _answer(question, _means(question, drawn), confidence, oracle, method_flags(checks)) for question in asked
+    ]
     by_table = itertools.groupby(asked, lambda question: (question.model, question.subset))
     return Summary(
         confidence=confidence,
         resamples=resamples,
         seed=seed,
         oracle=oracle,
-        method_options=reading.options(table, "method"),
-        metric_options=reading.options(table, "metric"),
+        method_options=reading.plugin_options(table, "method"),
+        metric_options=reading.plugin_options(table, "metric"),
         scores=tuple(score for answer in answers for score in answer.scores),
         comparisons=tuple(each for answer in answers for each in answer.comparisons),
         rankings=tuple(answer.ranking for answer in answers if answer.ranking is not None),
@@ -82,18 +84,18 @@ def _check_options(confidence: float, resamples: int) -> None:
 
 @dataclass(frozen=True)
 class _Answer:
-    scores: tuple[Score, ...]
-    comparisons: tuple[Comparison, ...]
-    ranking: Ranking | None
+    scores: tuple[SummaryScore, ...]
+    comparisons: tuple[MethodComparison, ...]
+    ranking: MethodRanking | None
     notes: tuple[str, ...]
 
 
-def _means(question: Question, resamples: Resamples) -> Means:
+def _means(question: MetricScores, resamples: Resamples) -> Means:
     bootstrap = Bootstrap(question.groups, resamples.weights(len(question.identities)))
     return Means(question.values, bootstrap)
 
 
-def _answer(question: Question, means: Means, confidence: float, oracle: str | None, failing: Flags) -> _Answer:
+def _answer(question: MetricScores, means: Means, confidence: float, oracle: str | None, failing: Flags) -> _Answer:
     own = {method: found for (model, method), found in failing.items() if model == question.model}
     cells = _Cells(question, oracle, own)
     compared = comparisons(question, means, confidence)
@@ -106,14 +108,14 @@ def _answer(question: Question, means: Means, confidence: float, oracle: str | N
         scores += cells.scores("normalised", shares)
     where = f"{question.metric} on {question.model}" + f" ({question.subset})" * (question.subset != ALL)
     notes = () if why_not is None else (f"{where}: {why_not}",)
-    return _Answer(tuple(scores), compared, ranking(question, confidence), notes)
+    return _Answer(tuple(scores), compared, rank_methods(question, confidence), notes)
 
 
 @dataclass(frozen=True)
 class _Cells:
     """Makes the scores of a question."""
 
-    question: Question
+    question: MetricScores
     oracle: str | None
     flags: Mapping[str, tuple[str, ...]]
 
@@ -122,8 +124,8 @@ class _Cells:
         statistic: Statistic,
         found: Sequence[Estimate],
         notes: Mapping[str, str] = MappingProxyType({}),
-        compared: Sequence[Comparison] = (),
-    ) -> list[Score]:
+        compared: Sequence[MethodComparison] = (),
+    ) -> list[SummaryScore]:
         question = self.question
         higher = True if statistic == "normalised" else question.higher_is_better
         measure = oracle_of(question.kind, self.oracle) if statistic == "normalised" else None  # 1 by definition
@@ -134,7 +136,7 @@ class _Cells:
         }
         bold = best(entered, higher, self.flags, compared)
         return [
-            Score(
+            SummaryScore(
                 model=question.model,
                 subset=question.subset,
                 kind=question.kind,
@@ -153,13 +155,13 @@ class _Cells:
         ]
 
 
-def _class_means(question: Question, means: Means, confidence: float) -> list[Estimate]:
+def _class_means(question: MetricScores, means: Means, confidence: float) -> list[Estimate]:
     known = question.categories >= 0
     drawn = means.class_means(question.categories)
     return estimates(drawn, means.defined[:, known], question.groups[known], confidence, question.present[:, known])
 
 
-def _categories_missed(question: Question) -> dict[str, str]:
+def _categories_missed(question: MetricScores) -> dict[str, str]:
     """Of methods that have no number in some category, what to tell."""
     known = np.unique(question.categories[question.categories >= 0])
     seen = {

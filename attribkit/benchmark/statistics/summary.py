@@ -1,5 +1,6 @@
 """[benchmark/statistics/summary] What the statistics give: plain records, for tables, figures and reports.
-[benchmark/statistics/roles] Which maps are methods, and which are there to compare with."""
+[benchmark/statistics/roles] Which maps are methods, and which are there to compare with.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +30,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Score:
+class SummaryScore:
     """One cell of a table: what a metric says of a method's maps on a model."""
 
     model: str
@@ -48,7 +49,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MethodComparison:
     """Two methods on the same images."""
 
     model: str
@@ -71,7 +72,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class MethodRanking:
     """Methods in the order of their mean ranks over images, and which of them cannot be told apart."""
 
     model: str
@@ -125,9 +126,9 @@ class Summary:
     oracle: str | None
     method_options: dict[str, str]  # label to repr
     metric_options: dict[str, str]
-    scores: tuple[Score, ...]
-    comparisons: tuple[Comparison, ...]
-    rankings: tuple[Ranking, ...]
+    scores: tuple[SummaryScore, ...]
+    comparisons: tuple[MethodComparison, ...]
+    rankings: tuple[MethodRanking, ...]
     agreements: tuple[Agreement, ...]
     sanity_checks: tuple[SanityCheck, ...]
     notes: tuple[str, ...]  # what could not be said, and why

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from attribkit.benchmark.identity import write_text_whole
-from attribkit.benchmark.statistics.summary import Agreement, Comparison, Ranking, SanityCheck, Score, Summary
+from attribkit.benchmark.statistics.summary import (
+    Agreement,
+    MethodComparison,
+    MethodRanking,
+    SanityCheck,
+    Summary,
+    SummaryScore,
+)
 
 # What spreadsheets take for the beginning of a formula, in cells of text; numbers are no text.
 FORMULA = "^([ '\t\r\n]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])"  # the wide forms too
 
-Record = Mapping[str, Any]
+CsvRecord = Mapping[str, Any]
 
 _PER_RANKING = ("methods", "ranks", "cliques")
 
@@ -38,7 +45,7 @@ def spreadsheet_text(text: str) -> str:
     return f"'{text}" if re.match(FORMULA, text) else text
 
 
-def csv_text(columns: Iterable[str], records: Iterable[Record]) -> str:
+def csv_text(columns: Iterable[str], records: Iterable[CsvRecord]) -> str:
     """Records of one kind as CSV; a nested record's fields are named after both, names are joined by "; "."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(columns))
@@ -47,12 +54,12 @@ def csv_text(columns: Iterable[str], records: Iterable[Record]) -> str:
     return text.getvalue()
 
 
-def _files(summary: Summary) -> dict[str, tuple[list[str], Iterable[Record]]]:
+def _files(summary: Summary) -> dict[str, tuple[list[str], Iterable[CsvRecord]]]:
     """Of each file the columns and the records."""
-    per_method = [name for name in _columns(Ranking) if name not in _PER_RANKING]
+    per_method = [name for name in _columns(MethodRanking) if name not in _PER_RANKING]
     return {
-        "scores": (_columns(Score), map(asdict, summary.scores)),
-        "comparisons": ([*_columns(Comparison), "superiority"], map(_comparison, summary.comparisons)),
+        "scores": (_columns(SummaryScore), map(asdict, summary.scores)),
+        "comparisons": ([*_columns(MethodComparison), "superiority"], map(_comparison, summary.comparisons)),
         "rankings": ([*per_method, "method", "rank", "cliques"], _rankings(summary)),
         "agreements": (_columns(Agreement), map(asdict, summary.agreements)),
         "sanity_checks": (_columns(SanityCheck), map(asdict, summary.sanity_checks)),
@@ -73,11 +80,11 @@ def _prefix(field: str) -> str:
     return "" if field == "estimate" else f"{field}_"
 
 
-def _comparison(each: Comparison) -> Record:
+def _comparison(each: MethodComparison) -> CsvRecord:
     return {**asdict(each), "superiority": each.superiority}
 
 
-def _rankings(summary: Summary) -> Iterator[Record]:
+def _rankings(summary: Summary) -> Iterator[CsvRecord]:
     """A record for each method of each ranking."""
     for ranking in summary.rankings:
         shared = {key: value for key, value in asdict(ranking).items() if key not in _PER_RANKING}
@@ -86,7 +93,7 @@ def _rankings(summary: Summary) -> Iterator[Record]:
             yield {**shared, "method": method, "rank": rank, "cliques": tuple(cliques)}
 
 
-def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(record: CsvRecord, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from _flat(value, _prefix(key))

@@ -1,5 +1,6 @@
 """[benchmark/tables/order] Who comes before whom, and whether metrics agree on it, in the terminal.
-[benchmark/tables/panels] What the tables show, however they are written."""
+[benchmark/tables/panels] What the tables show, however they are written.
+"""
 
 import itertools
 import math
@@ -12,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from attribkit.benchmark.statistics.summary import Agreement, Estimate, Ranking, Score, Summary
+from attribkit.benchmark.statistics.summary import Agreement, Estimate, MethodRanking, Summary, SummaryScore
 
 
 def ranking_tables(summary: Summary) -> list[Table]:
@@ -27,7 +28,7 @@ def agreement_tables(summary: Summary) -> list[Table]:
     return [_matrix(_where(*key), {(each.first, each.second): each for each in group}) for key, group in groups]
 
 
-def _ranks(where: str, rankings: list[Ranking], confidence: float) -> Table:
+def _ranks(where: str, rankings: list[MethodRanking], confidence: float) -> Table:
     fewest, most = min(ranking.images for ranking in rankings), max(ranking.images for ranking in rankings)
     over = f"{most} images" if fewest == most else f"{fewest} to {most} images"
     table = _table(
@@ -45,7 +46,7 @@ def _ranks(where: str, rankings: list[Ranking], confidence: float) -> Table:
     return table
 
 
-def _rank(ranking: Ranking, method: str) -> str:
+def _rank(ranking: MethodRanking, method: str) -> str:
     if method not in ranking.methods:
         return "-"
     rank = ranking.ranks[ranking.methods.index(method)]
@@ -93,7 +94,7 @@ _NOISE = 1e-9  # an interval that is narrower, relative to its value, has no wid
 
 
 @dataclass(frozen=True)
-class Column:
+class PanelColumn:
     """A metric and what is told of it."""
 
     metric: str
@@ -108,11 +109,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class PanelLine:
     """The maps of a method: a score for each column, or None, and what to tell beside them."""
 
     method: str
-    cells: tuple[Score | None, ...]
+    cells: tuple[SummaryScore | None, ...]
     remarks: tuple[str, ...]
 
 
@@ -124,9 +125,9 @@ class Panel:
     subset: str
     kind: str
     normalised: bool
-    columns: tuple[Column, ...]
-    methods: tuple[Line, ...]  # by name: no metric is the one that orders them
-    controls: tuple[Line, ...]  # set apart; the truth among them
+    columns: tuple[PanelColumn, ...]
+    methods: tuple[PanelLine, ...]  # by name: no metric is the one that orders them
+    controls: tuple[PanelLine, ...]  # set apart; the truth among them
     caption: str
     part: tuple[int, int]  # which, from 1, of how many tables of the same kind
 
@@ -144,7 +145,7 @@ def panels(summary: Summary) -> list[Panel]:
 
     A table has as many metrics as fit on a page.
     """
-    groups: dict[tuple[str, str, str, bool], list[Score]] = {}
+    groups: dict[tuple[str, str, str, bool], list[SummaryScore]] = {}
     for score in summary.scores:
         key = (score.model, score.subset, score.kind, score.statistic == "normalised")
         if not score.inverted:
@@ -158,9 +159,9 @@ def panels(summary: Summary) -> list[Panel]:
     ]
 
 
-def _parts(scores: list[Score]) -> list[list[Score]]:
+def _parts(scores: list[SummaryScore]) -> list[list[SummaryScore]]:
     """The scores, so many columns together."""
-    columns: dict[tuple[str, str], list[Score]] = {}
+    columns: dict[tuple[str, str], list[SummaryScore]] = {}
     for score in scores:
         columns.setdefault((score.metric, score.statistic), []).append(score)
     grouped = list(columns.values())
@@ -168,7 +169,7 @@ def _parts(scores: list[Score]) -> list[list[Score]]:
     return [[score for column in grouped[start : start + _COLUMNS] for score in column] for start in starts]
 
 
-def cell(score: Score | None, decimals: int) -> tuple[str, str]:
+def cell(score: SummaryScore | None, decimals: int) -> tuple[str, str]:
     """The value and its interval as text; and over how many samples, where not over all."""
     if score is None:
         return "-", ""
@@ -189,10 +190,10 @@ def _panel(
     subset: str,
     kind: str,
     normalised: bool,
-    scores: list[Score],
+    scores: list[SummaryScore],
     part: tuple[int, int],
 ) -> Panel:
-    by_column: dict[tuple[str, str], dict[str, Score]] = {}
+    by_column: dict[tuple[str, str], dict[str, SummaryScore]] = {}
     for score in scores:
         by_column.setdefault((score.metric, score.statistic), {})[score.method] = score
     columns = [_column(*key, column.values()) for key, column in by_column.items()]
@@ -211,9 +212,9 @@ def _panel(
     )
 
 
-def _column(metric: str, statistic: str, scores: Iterable[Score]) -> Column:
+def _column(metric: str, statistic: str, scores: Iterable[SummaryScore]) -> PanelColumn:
     scores = list(scores)
-    return Column(metric, statistic, scores[0].higher_is_better, _decimals(score.estimate for score in scores))
+    return PanelColumn(metric, statistic, scores[0].higher_is_better, _decimals(score.estimate for score in scores))
 
 
 def _decimals(estimates: Iterable[Estimate]) -> int:
@@ -222,7 +223,7 @@ def _decimals(estimates: Iterable[Estimate]) -> int:
     return min(max(1 - math.floor(math.log10(median(halves))), 0), _DIGITS) if halves else 3
 
 
-def _line(method: str, cells: list[Score | None]) -> Line:
+def _line(method: str, cells: list[SummaryScore | None]) -> PanelLine:
     flags = [flag for score in cells if score is not None for flag in score.flags]
     notes = [
         f"{score.metric}{' (class mean)' * (score.statistic == 'class_mean')}: {note}"
@@ -230,10 +231,10 @@ def _line(method: str, cells: list[Score | None]) -> Line:
         if score is not None
         for note in score.notes
     ]
-    return Line(method, tuple(cells), tuple(dict.fromkeys([*flags, *notes])))
+    return PanelLine(method, tuple(cells), tuple(dict.fromkeys([*flags, *notes])))
 
 
-def _caption(summary: Summary, scores: list[Score]) -> str:
+def _caption(summary: Summary, scores: list[SummaryScore]) -> str:
     if not any(score.estimate.samples for score in scores):
         return "No number is defined: metrics of localization need masks or boxes of the objects."
     metrics: dict[str, list[str]] = {}
@@ -252,6 +253,6 @@ def _caption(summary: Summary, scores: list[Score]) -> str:
     )
 
 
-def _empty(scores: list[Score]) -> bool:
+def _empty(scores: list[SummaryScore]) -> bool:
     """Whether they are normalised scores of which none is defined; the summary's notes say why."""
     return scores[0].statistic == "normalised" and all(math.isnan(score.estimate.value) for score in scores)

@@ -1,5 +1,6 @@
 """[benchmark/tables/latex] Tables of a summary for papers: LaTeX with the package booktabs.
-[benchmark/tables/terminal] Tables of a summary in the terminal."""
+[benchmark/tables/terminal] Tables of a summary in the terminal.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from attribkit.benchmark.statistics.summary import Score, Summary
-from attribkit.benchmark.tables.panels import Column, Line, Panel, cell, panels
+from attribkit.benchmark.statistics.summary import Summary, SummaryScore
+from attribkit.benchmark.tables.panels import Panel, PanelColumn, PanelLine, cell, panels
 from attribkit.core.errors import printable
 
 _LATEX_ARROWS = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}
@@ -58,7 +59,7 @@ def _latex_table(panel: Panel) -> str:
     )
 
 
-def _part(lines: tuple[Line, ...], panel: Panel, remarks: bool) -> list[str]:
+def _part(lines: tuple[PanelLine, ...], panel: Panel, remarks: bool) -> list[str]:
     rows = [r"    \midrule"]
     for line in lines:
         cells = [_cell(score, column.decimals) for score, column in zip(line.cells, panel.columns, strict=True)]
@@ -70,7 +71,7 @@ def _row(cells: list[str]) -> str:
     return f"    {' & '.join(cells)} \\\\"
 
 
-def _cell(score: Score | None, decimals: int) -> str:
+def _cell(score: SummaryScore | None, decimals: int) -> str:
     value, rest = (_MINUS.sub("$-$", escaped(part)) for part in cell(score, decimals))
     shown = f"\\textbf{{{value}}}" if score is not None and score.best else value
     return f"{shown} {{\\scriptsize {rest}}}" if rest else shown
@@ -108,14 +109,14 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
-def _rows(lines: tuple[Line, ...], columns: tuple[Column, ...], remarks: bool) -> Iterator[list[Text]]:
+def _rows(lines: tuple[PanelLine, ...], columns: tuple[PanelColumn, ...], remarks: bool) -> Iterator[list[Text]]:
     for line in lines:
         cells = [_text(score, column.decimals) for score, column in zip(line.cells, columns, strict=True)]
         told = [Text(printable("; ".join(line.remarks)), style="red")] if remarks else []
         yield [Text(printable(line.method)), *cells, *told]
 
 
-def _text(score: Score | None, decimals: int) -> Text:
+def _text(score: SummaryScore | None, decimals: int) -> Text:
     value, rest = cell(score, decimals)
     bold = "bold" if score is not None and score.best else ""
     return Text.assemble((value, bold), " ", (rest, "dim")) if rest else Text(value)

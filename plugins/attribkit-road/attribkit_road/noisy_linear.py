@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribkit import Imputer, InnerShare, NotNegative, Seed
+from attribkit import Imputer, NonNegativeFloat, OpenFraction, Seed
 
 from .conjugate_gradients import solved
 
@@ -20,8 +20,8 @@ class NoisyLinear(Imputer):
 
     name = "noisy_linear"
     source = "Rong et al., ICML 2022, noisy linear imputation"
-    noise: NotNegative = 0.01  # standard deviation, in units of the normalised images
-    tolerance: InnerShare = 1e-4  # of the residual of the linear system, as a share of its right side
+    noise: NonNegativeFloat = 0.01  # standard deviation, in units of the normalised images
+    tolerance: OpenFraction = 1e-4  # of the residual of the linear system, as a share of its right side
     seed: Seed = 0  # of the noise, which is the same for every image
 
     def __call__(self, x, removed):

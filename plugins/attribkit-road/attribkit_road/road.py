@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attribkit import Faithfulness, InnerShare, NotNegative, OneOrMore, Seed, scored_as
+from attribkit import Faithfulness, NonNegativeFloat, OneOrMore, OpenFraction, Seed, with_score_type
 
 from .noisy_linear import NoisyLinear
 
@@ -26,9 +26,9 @@ class Road(Faithfulness):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "pytorch_grad_cam": {"fractions": tuple(tenths / 10 for tenths in range(1, 10)), "score": "logit"}
     }
-    fractions: OneOrMore[InnerShare] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the pixels; those of the paper
-    noise: NotNegative = 0.01  # as of the imputer
-    tolerance: InnerShare = 1e-4  # as of the imputer
+    fractions: OneOrMore[OpenFraction] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the pixels; those of the paper
+    noise: NonNegativeFloat = 0.01  # as of the imputer
+    tolerance: OpenFraction = 1e-4  # as of the imputer
     score: Literal["probability", "logit"] = "probability"
     seed: Seed = 0  # of the order of ties, and of the noise
 
@@ -44,7 +44,7 @@ class Road(Faithfulness):
 
     def _curves(self, model, attribution):
         """Asked once for a map: (2, b, fractions)."""
-        return model.remembered((self, attribution), lambda: self._asked(model, attribution))
+        return model.cached((self, attribution), lambda: self._asked(model, attribution))
 
     def _asked(self, model, attribution):
         x, rank = attribution.x, ranks(self.heatmap(attribution), self.seed)
@@ -53,7 +53,7 @@ class Road(Faithfulness):
         impute = NoisyLinear(self.noise, self.tolerance, self.seed)
         masks = [rank < count for count in counts] + [rank >= pixels - count for count in counts]
         stream = (impute(x, mask[:, None]) for mask in masks)
-        target = scored_as(attribution.target, self.score)
+        target = with_score_type(attribution.target, self.score)
         return model.scores(stream, target, len(masks)).reshape(2, len(counts), -1).mT
 
 

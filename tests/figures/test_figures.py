@@ -1,0 +1,85 @@
+"""Figures: what is in them, and that the same figure is the same file."""
+
+import numpy as np
+import pytest
+import torch
+
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
+from attribkit.core.pictures import is_signed, overlay, png, scaled, stretched
+from attribkit.figures import save_figure
+from attribkit.methods.gradcam import GradCAM
+from attribkit.methods.gradients import Saliency
+from attribkit.testing import tiny_cnn
+
+
+@pytest.fixture
+def attributions():
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    return [explainer.attribute(x, method) for method in ("gradcam", "saliency")]
+
+
+def test_a_row_per_image_and_a_column_per_method(attributions):
+    drawn = figure(attributions, titles=["first", "second"])
+    axes = drawn.get_axes()
+    assert len(axes) == 2 * 3 + 1  # pictures and overlays, one colour bar
+    assert [ax.get_title() for ax in axes[:3]] == ["", "gradcam", "saliency"]
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["first", "second"]
+    assert "GradCAM(layer=None, relu=True): Selvaraju et al." in drawn._supxlabel.get_text()
+    assert "Saliency(): Simonyan et al." in drawn._supxlabel.get_text()
+
+
+def test_signed_maps_get_a_bar_of_their_own():
+    x = torch.randn(1, 3, 8, 8)
+    signed = Attribution(torch.randn(1, 1, 8, 8), x, ClassLogit(0), Saliency())
+    unsigned = Attribution(torch.rand(1, 1, 8, 8), x, ClassLogit(0), GradCAM())
+    assert len(figure([signed, unsigned]).get_axes()) == 3 + 2
+    assert len(figure(signed).get_axes()) == 2 + 1
+
+
+def test_the_same_figure_is_the_same_file(tmp_path, attributions):
+    for ending in ("png", "pdf", "svg"):
+        for name in ("a", "b"):
+            save_figure(figure(attributions), tmp_path / f"{name}.{ending}")
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+    assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
+
+
+def test_an_unknown_ending_is_refused(tmp_path, attributions):
+    with pytest.raises(AttribkitError, match=r"no ending of a figure: use one of .*png"):
+        save_figure(figure(attributions), tmp_path / "a.docx")
+
+
+def test_what_cannot_be_shown_is_refused(attributions):
+    volume = Attribution(torch.randn(1, 1, 4, 4, 4), torch.randn(1, 1, 8, 8, 8), ClassLogit(1), GradCAM())
+    for wrong in ([], [attributions[0], attributions[1][:1]], volume):
+        with pytest.raises(AttribkitError, match="A figure shows"):
+            figure(wrong)
+    with pytest.raises(AttribkitError, match="1 pictures for 2 images"):
+        figure(attributions, pictures=[np.zeros((16, 16, 3), dtype=np.uint8)])
+
+
+def test_overlay_is_grey_where_the_map_is_zero_and_coloured_where_it_is_largest():
+    picture = np.full((4, 4, 3), (200, 100, 0), dtype=np.uint8)
+    heatmap = torch.zeros(4, 4)
+    heatmap[1, 2] = 1
+    drawn = overlay(picture, heatmap)
+    assert (drawn[0, 0] == 100).all()
+    assert drawn[1, 2].std() > 0
+    assert np.array_equal(overlay(picture, torch.zeros(4, 4)), np.full((4, 4, 3), 100))
+
+
+def test_scaling():
+    assert not is_signed(torch.ones(2, 2))
+    assert is_signed(torch.tensor([[1.0, -1.0]]))
+    values = scaled(torch.tensor([[2.0, -4.0], [0.0, 4.0]]))
+    np.testing.assert_allclose(values, [[0.5, -1.0], [0.0, 1.0]], atol=0.02)
+    speck = torch.full((100, 100), 0.01)
+    speck[0, 0] = 1000.0
+    assert scaled(speck)[50, 50] == 1.0
+
+
+def test_stretched_and_png():
+    x = torch.tensor([[[[0.0, 5.0]]]])
+    (picture,) = stretched(x)
+    assert picture.tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert png(picture).startswith(b"\x89PNG")

@@ -1,0 +1,141 @@
+"""Imports only go down, the public names are what they say, and `--help` does without torch."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import time
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import attribkit
+
+ROOT = Path(attribkit.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+MOST_FILES, MOST_SMALL, SMALL = 190, 25, 40
+MOST_LINES, MOST_LEVELS = 2400, 7
+
+
+def imported_by(module):
+    """The modules of attribkit that a module imports, but for those of type checkers and of the lazy top level."""
+    nodes = [node for node in ast.parse(MODULES[module].read_text()).body if not is_for_type_checkers(node)]
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "attribkit":
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+
+
+def is_for_type_checkers(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+IMPORTS = {module: set(imported_by(module)) - {module, "attribkit"} for module in MODULES}
+
+
+def package(module):
+    return ".".join(module.split(".")[:2])
+
+
+def test_modules_import_each_other_in_one_direction():
+    TopologicalSorter(IMPORTS).prepare()  # raises CycleError, with the circle
+
+
+def test_packages_import_each_other_in_one_direction():
+    graph = {}
+    for module, imported in IMPORTS.items():
+        graph.setdefault(package(module), set()).update(map(package, imported))
+    TopologicalSorter({name: others - {name} for name, others in graph.items()}).prepare()
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_packages_are_small(folder):
+    inside = {module for module, path in MODULES.items() if path.parent == folder}
+    sorter = TopologicalSorter({module: IMPORTS[module] & inside for module in inside})
+    sorter.prepare()
+    levels = 0
+    while sorter.is_active():
+        levels += 1
+        sorter.done(*sorter.get_ready())
+    lines = sum(len(MODULES[module].read_text().splitlines()) for module in inside)
+    assert lines <= MOST_LINES
+    assert levels <= MOST_LEVELS
+
+
+def test_files_are_few():
+    small = [path for path in MODULES.values() if len(path.read_text().splitlines()) < SMALL]
+    assert len(MODULES) <= MOST_FILES
+    assert len(small) <= MOST_SMALL, sorted(str(path.relative_to(ROOT)) for path in small)
+
+
+def test_plugins_import_only_the_public_top_level():
+    for path in (ROOT.parent / "plugins").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attribkit"):
+                assert node.module == "attribkit"
+                assert {alias.name for alias in node.names} <= set(attribkit.__all__)
+
+
+def test_public_names():
+    assert attribkit.__all__ == sorted(attribkit.__all__)
+    assert set(attribkit._HOME) == set(attribkit.__all__)
+    for name in attribkit.__all__:
+        assert getattr(attribkit, name).__doc__, name
+        assert name in dir(attribkit)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = attribkit.nonsense
+
+
+def public():
+    for info in pkgutil.walk_packages(attribkit.__path__, "attribkit."):
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            own = not name.startswith("_") and getattr(value, "__module__", None) == info.name
+            if own and (inspect.isclass(value) or inspect.isfunction(value)):
+                yield f"{info.name}.{name}", value
+
+
+@pytest.mark.parametrize(("name", "value"), list(public()), ids=lambda value: value if isinstance(value, str) else "")
+def test_public_names_are_documented_and_typed(name, value):
+    assert inspect.getdoc(value), name
+    functions = (
+        [value]
+        if inspect.isfunction(value)
+        else [f for n, f in vars(value).items() if inspect.isfunction(f) and not n.startswith("_")]
+    )
+    for function in functions:
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        for parameter in signature.parameters.values():
+            assert parameter.name in ("self", "cls") or parameter.annotation is not inspect.Parameter.empty, (
+                f"{name}({parameter})"
+            )
+
+
+def test_help_does_without_torch():
+    code = (
+        "import sys, contextlib\n"
+        "from attribkit.cli import app\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    app(['--help'])\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy'\n"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    print(f"attribkit --help: {min(seconds):.2f} s")
+
+
+def test_typed():
+    assert (ROOT / "py.typed").exists()
