@@ -1,39 +1,48 @@
 # `make demo` and `make test` set up everything that they need in .venv; nothing else is touched.
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip
 
-.PHONY: demo test slow lint clean
+.PHONY: demo quick test slow lint wheels clean
 
 demo: .venv/demo
 	$(BIN)/attribkit demo --output figures
 
+quick: .venv/test
+	$(BIN)/pytest -n 2 --quick
+
 test: .venv/test
 	$(BIN)/pytest -n 2
 
+# The cases that `make test` leaves out; then the first case of each test with the shapes of tensors checked.
 slow: .venv/test
-	$(BIN)/pytest -m slow -n 2 --dist loadfile -rP
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow -rP
+	$(BIN)/pytest -n 2 --quick --jaxtyping-packages=attribkit,beartype.beartype
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+wheels: .venv/test
+	.ci/wheels
+
 clean:
 	rm -rf .venv figures
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(PIP) install --quiet --upgrade "pip>=25.1"
 	touch $@
 
 .venv/demo: .venv/pip pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+	$(PIP) install --quiet --editable .
 	touch $@
 
 .venv/test: .venv/demo
-	$(BIN)/pip install --quiet --group test
+	$(PIP) install --quiet --group test
 	touch $@
 
 .venv/dev: .venv/test
-	$(BIN)/pip install --quiet --group dev
+	$(PIP) install --quiet --group dev
 	touch $@

@@ -1,34 +1,44 @@
-"""attribkit tells what a PyTorch vision model looks at, and measures whether the answer can be trusted."""
+"""Attribution methods for PyTorch vision models, and metrics of how far to trust them.
+
+The entry point is `Explainer`::
+
+    from attribkit import Explainer
+
+    attribution = Explainer(model).attribute(x, "gradcam")
+    attribution.heatmap()  # (b, h, w)
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attribkit.contracts.attribution import Attribution, Comparison, FailedAttribution
-    from attribkit.contracts.method import Method
-    from attribkit.contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
-    from attribkit.contracts.visualization import Visualization
-    from attribkit.contracts.visualizer import Visualizer
-    from attribkit.core.errors import AttribkitError
-    from attribkit.core.ground_truth import GroundTruth
-    from attribkit.core.inputs import BroadcastInput
-    from attribkit.core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
-    from attribkit.core.spec import ModelSpec
-    from attribkit.core.substrates import Imputer
-    from attribkit.engine.forward import Requirements
-    from attribkit.engine.model import HookedModel
-    from attribkit.explainer import Explainer
+    from attribkit._contracts.attribution import Attribution, Comparison, FailedAttribution
+    from attribkit._contracts.method import Method
+    from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
+    from attribkit._contracts.visualization import Visualization
+    from attribkit._contracts.visualizer import Visualizer
+    from attribkit._core.errors import AttribkitError
+    from attribkit._core.ground_truth import GroundTruth
+    from attribkit._core.inputs import BroadcastInput
+    from attribkit._core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
+    from attribkit._core.spec import ModelSpec
+    from attribkit._core.substrates import Imputer
+    from attribkit._engine.forward import Requirements
+    from attribkit._engine.model import HookedModel
+    from attribkit._explainer import Explainer
+    from attribkit._heads import cam_head, train_head
+    from attribkit._hookspecs import hookimpl
+    from attribkit._targets.binary import Binary
+    from attribkit._targets.embeddings import EmbeddingNorm, Similarity
+    from attribkit._targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
+    from attribkit._targets.regions import Box, Region
+    from attribkit._targets.resolution import with_score_type
+    from attribkit._targets.target import NoTarget, Target
+    from attribkit._targets.units import Direction, LayerUnit, Unit
     from attribkit.figures import figure, gallery
-    from attribkit.heads import cam_head, train_head
-    from attribkit.hookspecs import hookimpl
-    from attribkit.io.loading import load_model
-    from attribkit.targets.binary import Binary
-    from attribkit.targets.embeddings import EmbeddingNorm, Similarity
-    from attribkit.targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
-    from attribkit.targets.regions import Box, Region
-    from attribkit.targets.resolution import with_score_type
-    from attribkit.targets.target import NoTarget, Target
-    from attribkit.targets.units import Direction, LayerUnit, Unit
+    from attribkit.io._loading import load_model
+    from attribkit.metrics._correlation import spearman_correlation
+    from attribkit.metrics._curve_engine import rank_pixels
 
 __version__ = "0.1.0"
 
@@ -78,60 +88,64 @@ __all__ = [
     "gallery",
     "hookimpl",
     "load_model",
+    "rank_pixels",
     "register",
+    "spearman_correlation",
     "train_head",
     "with_score_type",
 ]
 
-_HOME = {  # where each public name lives; imported when it is first used, since torch takes seconds
-    "AttribkitError": "core.errors",
-    "Attribution": "contracts.attribution",
-    "Binary": "targets.binary",
-    "Box": "targets.regions",
-    "ClassLogit": "targets.logits",
-    "Comparison": "contracts.attribution",
-    "Complexity": "contracts.metric",
-    "Contrast": "targets.logits",
-    "PositiveInt": "core.options",
-    "Counterfactual": "targets.logits",
-    "Direction": "targets.units",
-    "EmbeddingNorm": "targets.embeddings",
-    "Explainer": "explainer",
-    "FailedAttribution": "contracts.attribution",
-    "Faithfulness": "contracts.metric",
-    "HookedModel": "engine.model",
-    "Imputer": "core.substrates",
-    "OpenFraction": "core.options",
-    "LayerUnit": "targets.units",
-    "Localization": "contracts.metric",
-    "Method": "contracts.method",
-    "Metric": "contracts.metric",
-    "ModelSpec": "core.spec",
-    "MultiLabel": "targets.logits",
-    "NoTarget": "targets.target",
-    "NonNegativeFloat": "core.options",
-    "OneOrMore": "core.options",
-    "PositiveFloat": "core.options",
-    "Probability": "targets.logits",
-    "Requirements": "engine.forward",
-    "Region": "targets.regions",
-    "Robustness": "contracts.metric",
-    "Seed": "core.options",
-    "BroadcastInput": "core.inputs",
-    "Similarity": "targets.embeddings",
-    "Target": "targets.target",
-    "GroundTruth": "core.ground_truth",
-    "Unit": "targets.units",
-    "Visualization": "contracts.visualization",
-    "Visualizer": "contracts.visualizer",
-    "cam_head": "heads",
+_HOME = {  # module of each public name, imported on first use, since importing torch takes seconds
+    "AttribkitError": "_core.errors",
+    "Attribution": "_contracts.attribution",
+    "Binary": "_targets.binary",
+    "Box": "_targets.regions",
+    "BroadcastInput": "_core.inputs",
+    "ClassLogit": "_targets.logits",
+    "Comparison": "_contracts.attribution",
+    "Complexity": "_contracts.metric",
+    "Contrast": "_targets.logits",
+    "Counterfactual": "_targets.logits",
+    "Direction": "_targets.units",
+    "EmbeddingNorm": "_targets.embeddings",
+    "Explainer": "_explainer",
+    "FailedAttribution": "_contracts.attribution",
+    "Faithfulness": "_contracts.metric",
+    "GroundTruth": "_core.ground_truth",
+    "HookedModel": "_engine.model",
+    "Imputer": "_core.substrates",
+    "LayerUnit": "_targets.units",
+    "Localization": "_contracts.metric",
+    "Method": "_contracts.method",
+    "Metric": "_contracts.metric",
+    "ModelSpec": "_core.spec",
+    "MultiLabel": "_targets.logits",
+    "NoTarget": "_targets.target",
+    "NonNegativeFloat": "_core.options",
+    "OneOrMore": "_core.options",
+    "OpenFraction": "_core.options",
+    "PositiveFloat": "_core.options",
+    "PositiveInt": "_core.options",
+    "Probability": "_targets.logits",
+    "Region": "_targets.regions",
+    "Requirements": "_engine.forward",
+    "Robustness": "_contracts.metric",
+    "Seed": "_core.options",
+    "Similarity": "_targets.embeddings",
+    "Target": "_targets.target",
+    "Unit": "_targets.units",
+    "Visualization": "_contracts.visualization",
+    "Visualizer": "_contracts.visualizer",
+    "cam_head": "_heads",
     "figure": "figures",
     "gallery": "figures",
-    "hookimpl": "hookspecs",
-    "load_model": "io.loading",
+    "hookimpl": "_hookspecs",
+    "load_model": "io._loading",
+    "rank_pixels": "metrics._curve_engine",
     "register": "registry",
-    "with_score_type": "targets.resolution",
-    "train_head": "heads",
+    "spearman_correlation": "metrics._correlation",
+    "train_head": "_heads",
+    "with_score_type": "_targets.resolution",
 }
 
 

@@ -1,4 +1,4 @@
-"""``python -m attribkit`` is ``attribkit``."""
+"""Run the command line interface as ``python -m attribkit``."""
 
 from attribkit.cli import app
 

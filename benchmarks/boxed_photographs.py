@@ -1,4 +1,4 @@
-"""The 150 photographs with boxes of the project's assets as a data set of the benchmark.
+"""Write the 150 boxed photographs of the project's assets as a data set of the benchmark.
 
 python benchmarks/boxed_photographs.py "$ATTRIBKIT_ASSETS" figures/boxed    # prints the [data] of a configuration
 """
@@ -8,31 +8,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SIDE = 227  # pixels, of the images: whole photographs, squashed
+SIDE = 227  # pixels; the images are whole photographs, resized without keeping the aspect ratio
 
 
 def boxed_photographs(assets: Path, output: Path) -> dict[str, Any]:
-    """Write the boxes in the format of the data set "boxes", and give its kind and options.
+    """Write the boxes in the format of the data set "boxes"; return its kind and options.
 
-    Distances are told in pixels of the photographs as they were before they were squashed. The subset "off-centre" are
-    those whose centre is on no box: on the others a map of the centre alone is hard to beat.
+    Distances are in pixels of the original photographs, before resizing. The subset "off-centre" holds the photographs
+    whose centre lies outside all boxes; on the others a map of the image centre is hard to beat.
     """
     folder = assets / "imagenet_val_boxes"
-    told = json.loads((folder / "boxes.json").read_text())
+    entries = json.loads((folder / "boxes.json").read_text())
     output.mkdir(parents=True, exist_ok=True)
     written = output / "boxes.json"
-    written.write_text(json.dumps({name: _entry(each) for name, each in told.items()}, indent=1) + "\n")
+    written.write_text(json.dumps({name: _entry(entry) for name, entry in entries.items()}, indent=1) + "\n")
     return {"kind": "boxes", "root": str(folder / "images"), "annotations": str(written)}
 
 
-def _entry(told: dict[str, Any]) -> dict[str, Any]:
-    width, height = told["orig_size"]
+def _entry(source: dict[str, Any]) -> dict[str, Any]:
+    width, height = source["orig_size"]
     return {
-        "boxes": told["boxes_xyxy_227"],
-        "label": told["label"],
+        "boxes": source["boxes_xyxy_227"],
+        "label": source["label"],
         "size": [SIDE, SIDE],
         "photograph": [height, width],
-        "subsets": [] if told["centre_inside"] else ["off-centre"],
+        "subsets": [] if source["centre_inside"] else ["off-centre"],
     }
 
 

@@ -1,8 +1,8 @@
-"""What a CAM head learns on a fixed body, and what when the body learns too: test accuracy on CIFAR-10.
+"""Measure the test accuracy of CAM heads on CIFAR-10, with a fixed and with a fine-tuned body.
 
-    python benchmarks/cam_head.py            # MobileNetV2 at 96 pixels, 2,000 images of the folder ATTRIBKIT_ASSETS
+    python benchmarks/cam_head.py            # MobileNetV2 at 96 pixels, 2,000 images in the folder ATTRIBKIT_ASSETS
     python benchmarks/cam_head.py --paper    # AlexNet and VGG-13 at 224 pixels on all of CIFAR-10, which is downloaded
-    python benchmarks/cam_head.py --paper --epochs 1 --limit 500    # a short look at it
+    python benchmarks/cam_head.py --paper --epochs 1 --limit 500    # a short trial
 
 The head is that of Zhou et al., CVPR 2016, sec. 2; images are mirrored at random.
 """
@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from environment import save
@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import CIFAR10
 
 from attribkit import cam_head, load_model, train_head
-from attribkit.io.preprocessing import Preprocessing
+from attribkit.io import Preprocessing
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-MODES = ("fixed", "finetune")
+MODES: tuple[Literal["fixed", "finetune"], ...] = ("fixed", "finetune")
 PAPER = {"alexnet": "torchvision:alexnet", "vgg13": "torchvision:vgg13"}
 
 
@@ -63,24 +63,32 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Body:
-    """A trained model, and how its images are made."""
+    """A trained model and the preprocessing of its images."""
 
     model: nn.Module
     preprocessing: Preprocessing
 
 
+class Images(Protocol):
+    """Pairs of an image, before preprocessing, and its class."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
+
+
 @dataclass(frozen=True)
 class Data:
-    """Images with their classes, before any preprocessing."""
+    """The images to train on and to test on."""
 
-    train: Dataset[tuple[Image.Image, int]]
-    test: Dataset[tuple[Image.Image, int]]
+    train: Images
+    test: Images
 
 
-class Prepared(Dataset):
-    """Images as a body expects them."""
+class Prepared(Dataset[tuple[Tensor, int]]):
+    """Images after the preprocessing of a body."""
 
-    def __init__(self, images: Dataset[tuple[Image.Image, int]], preprocessing: Preprocessing) -> None:
+    def __init__(self, images: Images, preprocessing: Preprocessing) -> None:
         self.images = images
         self.preprocessing = preprocessing
 
@@ -93,17 +101,15 @@ class Prepared(Dataset):
 
 
 def measure(name: str, body: Body, data: Data, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train a new head in each mode; the accuracy on the test images after every epoch."""
-    train, test = (
-        DataLoader(
-            Prepared(limited(images, arguments.limit), body.preprocessing),
-            arguments.batch,
-            shuffle=images is data.train,
-            num_workers=arguments.workers,
-        )
-        for images in (data.train, data.test)
+    """Train a new head in each mode; record the accuracy on the test images after every epoch."""
+    train_images, test_images = (
+        Prepared(limited(images, arguments.limit), body.preprocessing) for images in (data.train, data.test)
     )
-    result: dict[str, Any] = {"train": len(train.dataset), "test": len(test.dataset)}
+    train, test = (
+        DataLoader(images, arguments.batch, shuffle=images is train_images, num_workers=arguments.workers)
+        for images in (train_images, test_images)
+    )
+    result: dict[str, Any] = {"train": len(train_images), "test": len(test_images)}
     for mode in MODES:
         torch.manual_seed(arguments.seed)
         model = cam_head(body.model, CLASSES, channels=arguments.channels)
@@ -112,16 +118,17 @@ def measure(name: str, body: Body, data: Data, arguments: argparse.Namespace) ->
         )
         last = history.epochs[-1]
         seconds = sum(epoch.seconds for epoch in history.epochs)
-        print(f"{name:12} {mode:9} {last.validation:7.2%} of {len(test.dataset)} test images, {seconds:,.0f} s")
+        print(f"{name:12} {mode:9} {last.validation:7.2%} of {len(test_images)} test images, {seconds:,.0f} s")
         result[mode] = {"layer": model.layer, "test_accuracy": last.validation, "history": asdict(history)}
     return result
 
 
-def limited(images: Dataset[tuple[Image.Image, int]], limit: int | None) -> Dataset[tuple[Image.Image, int]]:
-    """At most so many images, at equal distances, since files are sorted by class."""
+def limited(images: Images, limit: int | None) -> Images:
+    """Return at most `limit` images, evenly spaced, since files are sorted by class."""
     if limit is None or limit >= len(images):
         return images
-    return Subset(images, torch.linspace(0, len(images) - 1, limit).long().tolist())
+    dataset = cast(Dataset[tuple[Image.Image, int]], images)
+    return Subset(dataset, torch.linspace(0, len(images) - 1, limit).long().tolist())
 
 
 def assets() -> Path:
@@ -138,21 +145,21 @@ def small_bodies(folder: Path) -> dict[str, Body]:
 
 
 def small_data(folder: Path) -> Data:
-    """200 images a class to train on and 100 to test on."""
+    """Return 200 images of each class to train on and 100 to test on."""
     with zipfile.ZipFile(folder / "cifar10_jpeg" / "cifar10_train2000_test1000.zip") as archive:
         return Data(*(pictures(archive, part) for part in ("train", "test")))
 
 
-def pictures(archive: zipfile.ZipFile, part: str) -> Dataset[tuple[Image.Image, int]]:
+def pictures(archive: zipfile.ZipFile, part: str) -> Images:
     names = sorted(name for name in archive.namelist() if name.startswith(f"{part}/") and name.endswith(".jpg"))
-    return [  # a list is all that a map-style dataset has to be
+    return [
         (Image.open(io.BytesIO(archive.read(name))).convert("RGB"), CLASSES.index(name.split("/")[1])) for name in names
     ]
 
 
 def paper_bodies() -> dict[str, Body]:
-    loaded = {name: load_model(known, pretrained=True) for name, known in PAPER.items()}
-    return {name: Body(each.model, replace(each.preprocessing, resize=224)) for name, each in loaded.items()}
+    loaded = {name: load_model(model, pretrained=True) for name, model in PAPER.items()}
+    return {name: Body(model, replace(preprocessing, resize=224)) for name, (model, preprocessing) in loaded.items()}
 
 
 def paper_data(folder: str) -> Data:

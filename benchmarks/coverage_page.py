@@ -1,4 +1,4 @@
-"""The page of the coverage table, made from what was measured."""
+"""The page of the coverage table, generated from the measured rows."""
 
 import csv
 import re
@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from coverage_laws import AT_ITS_PLACE, BY_NAME, IMAGE_BY_IMAGE
+from coverage_laws import BY_NAME, IMAGE_BY_IMAGE, POSITION
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
-_TEMPLATE = Path(__file__).with_suffix(".md")  # the words
+_TEMPLATE = Path(__file__).with_suffix(".md")  # the text
 _TEMPLATE_OF_LAWS = Path(__file__).with_name("coverage_page_laws.md")
-_LAW = ", "  # in the names of rows that are no method's
+_LAW = ", "  # in the row names of laws, not of methods
 _MIRRORED = ", mirrored"
 _COUNTED = {"timm": "timm", "classification": "torchvision, classification", "quantization": "torchvision, quantised"}
 
@@ -20,13 +20,13 @@ Rows = list[dict[str, str]]
 
 
 def write_page(path: Path, about: str) -> None:
-    """Write the page of the rows at the path; about: what they were measured with."""
+    """Write the page for the rows in the file; about: the environment of the measurement."""
     with path.open(newline="") as file:
         PAGE.write_text(page(list(csv.DictReader(file)), about))
 
 
 def page(rows: Rows, about: str) -> str:
-    """Markdown of the rows of a whole run."""
+    """Return the Markdown page for the rows of a whole run."""
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] and _LAW not in row["method"]))
     refusals = _refusals(rows)
     by_model: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(list))
@@ -46,9 +46,9 @@ def page(rows: Rows, about: str) -> str:
 
 
 def _laws(rows: Rows) -> str:
-    """What is told of the laws, where they were checked: for how many architectures they hold."""
+    """Return the paragraph on the laws, with the number of architectures that satisfy them; empty without such rows."""
     named, single, placed = (
-        [row for row in rows if row["method"] == law] for law in (BY_NAME, IMAGE_BY_IMAGE, AT_ITS_PLACE)
+        [row for row in rows if row["method"] == law] for law in (BY_NAME, IMAGE_BY_IMAGE, POSITION)
     )
     if not named:
         return ""
@@ -70,7 +70,7 @@ def _count(rows: Iterable[dict[str, str]], status: str) -> str:
 
 
 def _refusals(rows: Rows) -> dict[str, tuple[str, int]]:
-    """The different sentences of refusals, numbers and names in them aside, each with a number."""
+    """Return the distinct refusals, apart from numbers and names in them, each with a number."""
     found: dict[str, tuple[str, int]] = {}
     for row in rows:
         if row["status"] in ("refused", "left out", "wrong"):
@@ -79,7 +79,7 @@ def _refusals(rows: Rows) -> dict[str, tuple[str, int]]:
 
 
 def _general(text: str) -> str:
-    """A sentence without what differs from model to model."""
+    """Remove the parts of a sentence that differ between models."""
     return re.sub(r"\[[^\]]*\]|\([^)]*\)|'[^']*'|\b[A-Z]\w*[A-Z]\w*\b|^\w+|\d+|Candidates.*", "", text)
 
 

@@ -1,4 +1,4 @@
-"""What a number was measured with: commit, versions, hardware."""
+"""The environment of a measurement: commit, versions, hardware."""
 
 import json
 import platform
@@ -15,21 +15,21 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save(name: str, result: dict[str, Any], packages: Iterable[str] = ("torch", "timm")) -> None:
-    """Write a result and what it was measured with to benchmarks/results/NAME.json."""
+    """Write a result and its environment to benchmarks/results/NAME.json."""
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"result": result, "environment": environment(packages)}, indent=2) + "\n")
     print(f"written to {path.relative_to(Path(__file__).parents[1])}")
 
 
-def told_environment(packages: Iterable[str]) -> str:
-    """The same in a line, for a page."""
+def describe_environment(packages: Iterable[str]) -> str:
+    """Return the environment in one line, for a page."""
     measured = environment(packages)
     versions = ", ".join(f"{name} {version}" for name, version in measured["packages"].items())
     return f"{measured['date']}, commit {measured['commit']}, {versions}, {measured['gpu'] or 'CPU'}"
 
 
 def environment(packages: Iterable[str]) -> dict[str, Any]:
-    """Commit (with + where files differ from it), versions and hardware."""
+    """Return commit (followed by + if files differ from it), versions and hardware."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "attribkit") else ""),

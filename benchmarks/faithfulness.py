@@ -1,15 +1,16 @@
-"""How faithful are ten methods on photographs? Two trained models, 150 images with human boxes.
+"""Measure the faithfulness of ten methods on photographs: two trained models, 150 images with annotated boxes.
 
 python benchmarks/faithfulness.py --assets FOLDER                    # an hour or more on two cores
-python benchmarks/faithfulness.py --assets FOLDER --images 16        # a first look
-python benchmarks/faithfulness.py --assets FOLDER --finished         # the tables of what a run has so far
+python benchmarks/faithfulness.py --assets FOLDER --images 16        # a short trial
+python benchmarks/faithfulness.py --assets FOLDER --finished         # the tables of the units that are finished
 
-FOLDER: the project's assets. A run that was stopped goes on where it was. Writes benchmarks/results/faithfulness/:
-the tables as CSV and LaTeX, the options and the environment; into the output folder summary.json, for figures.
+FOLDER: the project's assets. An interrupted run continues. Writes the tables as CSV and LaTeX, the options and the
+environment to benchmarks/results/faithfulness/, and summary.json, for figures, to the output folder.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,13 +19,20 @@ from boxed_photographs import boxed_photographs
 from environment import save
 from rich.console import Console
 
-from attribkit.benchmark import Configuration, benchmark
-from attribkit.benchmark.statistics import summarise
-from attribkit.benchmark.tables import agreement_tables, latex, ranking_tables, tables, write_csv
+from attribkit.benchmark import (
+    Configuration,
+    agreement_tables,
+    benchmark,
+    latex,
+    ranking_tables,
+    summarise,
+    tables,
+    write_csv,
+)
 
 RESULTS = Path(__file__).parent / "results" / "faithfulness"
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of the images that both models were trained on
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {
         "name": "timm:mobilenetv2_100",
         "label": "MobileNetV2",
@@ -35,13 +43,13 @@ MODELS = [
     },
     {"name": "timm:vit_tiny_patch16_224", "label": "ViT-Tiny", "weights": "vit_tiny_in1k", "mean": HALF, "std": HALF},
 ]
-METHODS = [
+METHODS: list[str | dict[str, Any]] = [
     *("gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "saliency", "input_x_gradient"),
     {"name": "smoothgrad", "options": {"samples": 5}},
     {"name": "integrated_gradients", "options": {"steps": 10}},
     {"name": "occlusion", "options": {"patch": 32, "stride": 32}},
 ]
-METRICS = [
+METRICS: list[str | dict[str, Any]] = [
     {"name": "deletion", "options": {"steps": 8}},
     {"name": "insertion", "options": {"steps": 8}},
     {"name": "insertion_minus_deletion", "options": {"steps": 8, "insertion_substrate": "folded_blur"}},
@@ -52,7 +60,7 @@ METRICS = [
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse()
     data = boxed_photographs(arguments.assets, arguments.output / "data")
     configuration = Configuration(
         name="faithfulness",
@@ -80,17 +88,17 @@ def main() -> None:
 
 
 def finished(output: Path) -> pa.Table:
-    """The rows of the units that are finished, without running anything."""
+    """Return the rows of the finished units without running anything."""
     units = sorted(output.glob("rows/*/*/*.parquet"))
     return pa.concat_tables([pq.read_table(unit).replace_schema_metadata(None) for unit in units])
 
 
 def images_of(rows: pa.Table, model: str) -> int:
-    """How many images the numbers of a model are over."""
+    """Return the number of images that the results of a model are over."""
     return len(rows.filter(pc.equal(rows["model"], model))["image"].unique())
 
 
-def parsed() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/faithfulness"))

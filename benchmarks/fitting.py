@@ -1,4 +1,4 @@
-"""The training loop of the small models that some pictures are made with."""
+"""The training loop of the small models in some of the pictures."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def fit(
     weight_decay: float = 0.01,
     smoothing: float = 0.0,
 ) -> None:
-    """Train on `steps` batches of images and labels, under one cycle of the learning rate; leaves evaluation mode."""
+    """Train on `steps` batches with a one-cycle learning rate; the model ends in evaluation mode."""
     model.train()
     optimizer = optim.AdamW(model.parameters(), weight_decay=weight_decay)
     schedule = optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)

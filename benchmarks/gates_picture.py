@@ -1,10 +1,11 @@
 """Draw the picture of docs/methods/attention_gates.md: the embedded CNN with CBAM added, on three scenes.
 
-python benchmarks/gates_picture.py    # some minutes on one core
+python benchmarks/gates_picture.py    # a few minutes on one core
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -19,7 +20,7 @@ from attribkit.figures import Cell, grid
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "methods" / "attention_gates.jpg"
 SCENES, STEPS, IMAGES = 3, 250, 64
-MAPS = {
+MAPS: dict[str, tuple[str, dict[str, Any]]] = {
     "layer2": ("attention_gates", {"gate": "layer2.0.se.spatial"}),
     "layer3": ("attention_gates", {"gate": "layer3.0.se.spatial"}),
     "layer4": ("attention_gates", {"gate": "layer4.0.se.spatial"}),
@@ -32,7 +33,7 @@ def main() -> None:
     model = with_cbam()
     training = batches(*draw(6_000, TRAINING_SEED))
     fit(model, training, STEPS, learning_rate=2e-3, weight_decay=0.02, smoothing=0.05)
-    print(f"{accuracy(model, *draw(500, HELD_OUT_SEED)):.1%} of 500 scenes that it was not trained on")
+    print(f"{accuracy(model, *draw(500, HELD_OUT_SEED)):.1%} of 500 held-out scenes")
     scenes = list(zoo.scenes(SCENES))
     preprocessing = load_model("zoo:cnn").preprocessing
     x = torch.stack([preprocessing(Image.fromarray(scene.image)) for scene in scenes])
@@ -46,9 +47,9 @@ def main() -> None:
 
 
 def with_cbam() -> nn.Module:
-    """The embedded CNN with CBAM (Woo et al., ECCV 2018) at the end of each block's branch, and its weights."""
+    """Return the embedded CNN, with its weights, and CBAM (Woo et al., ECCV 2018) at the end of each block's branch."""
     torch.manual_seed(0)
-    blocks = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "output_stride": 16}
+    blocks: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "output_stride": 16}
     model = timm.create_model("resnet18", **blocks, num_classes=len(zoo.SHAPES), block_args={"attn_layer": "cbam"})
     model.load_state_dict(zoo.load_zoo_model("cnn").state_dict(), strict=False)
     return model

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from attribkit import AttribkitError, registry, zoo
-from attribkit.cli import demo_scenes as demo
+from attribkit.cli import _demo_scenes as demo
 from attribkit.figures import Cell, grid
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "methods"
 SCENES = 3
-DRAWN_ELSEWHERE = {"attention_gates"}  # by gates_picture.py: the embedded models have no gates
+DRAWN_ELSEWHERE = {"attention_gates"}  # by gates_picture.py, since the embedded models do not have gates
 
 
 def main() -> None:

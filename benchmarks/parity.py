@@ -1,9 +1,9 @@
-"""Every built-in method beside its oracle on five architectures; writes results/parity.json and docs/parity.md.
+"""Compare every built-in method with its oracle on five architectures; writes results/parity.json and docs/parity.md.
 
-    python benchmarks/parity.py                                      # the whole table, some minutes
-    python benchmarks/parity.py --methods gradcam rise --models vgg16    # a part, which is printed only
+    python benchmarks/parity.py                                      # the whole table, a few minutes
+    python benchmarks/parity.py --methods gradcam rise --models vgg16    # a part; the result is only printed
 
-A number is the largest difference between attribkit's map and the oracle's, as a share of the range of the oracle's.
+A number is the largest difference between attribkit's map and the oracle's, as a fraction of the range of the latter.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from parity_rows import Row, rows
 
 from attribkit import AttribkitError
 
-Cell = dict[str, Any]  # {"difference": 1e-9} or {"refused": "why"}, and perhaps {"note": "another oracle"}
+Cell = dict[str, Any]  # {"difference": 1e-9} or {"refused": "reason"}, and optionally {"note": "another oracle"}
 PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "scipy", "scikit-image")
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def table(methods: Iterable[str], models: Iterable[str], report: Callable[[str], None]) -> dict[str, Any]:
-    """The rows of the table, model by model; report is told each cell as it is done."""
+    """Compute the rows of the table, model by model; report: called with a line for each finished cell."""
     chosen = {name: rows()[name] for name in methods}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in chosen}
     explained = {}
@@ -49,7 +49,7 @@ def table(methods: Iterable[str], models: Iterable[str], report: Callable[[str],
         for method, row in chosen.items():
             start = time.perf_counter()
             cells[method][model] = cell(method, row, model, subject)
-            report(f"{model:13} {method:21} {told(cells[method][model]):30} {time.perf_counter() - start:5.1f} s")
+            report(f"{model:13} {method:21} {describe(cells[method][model]):30} {time.perf_counter() - start:5.1f} s")
     return {
         "models": explained,
         "options": {"samples": SAMPLES, "masks": MASKS, "cells": CELLS},
@@ -58,45 +58,50 @@ def table(methods: Iterable[str], models: Iterable[str], report: Callable[[str],
 
 
 def about(subject: Subject) -> dict[str, str]:
-    """What a model was explained on, and at which layers."""
+    """Return the sizes of the images and the layers of a model."""
     many, few = ("x".join(map(str, images.shape)) for images in (subject.x, subject.small))
-    layers = {"layer": subject.layer, "scorecam": subject.scored, "ablationcam": subject.ablated or subject.layer}
+    layers = {
+        "layer": subject.layer,
+        "scorecam": subject.scorecam_layer,
+        "ablationcam": subject.ablationcam_layer or subject.layer,
+    }
     return {"images": many, "image": few, **layers}
 
 
 def cell(method: str, row: Row, model: str, subject: Subject) -> Cell:
-    """One comparison, or the proof that attribkit refuses it."""
+    """Return one comparison, or check that attribkit refuses the method."""
     subject = subject.alone() if row.alone else subject
     if model in row.refused:
         return refused(method, row, row.refused[model], subject)
     compare, note = row.others.get(model, (row.compare, None))
+    assert compare is not None, f"{method} has neither an oracle nor a refusal for {model}"
     torch.manual_seed(0)
     with quiet():
-        found: Cell = {"difference": difference(compare(subject))}
-    return found | ({"note": note} if note else {})
+        result: Cell = {"difference": difference(compare(subject))}
+    return result | ({"note": note} if note else {})
 
 
-def refused(method: str, row: Row, why: str, subject: Subject) -> Cell:
-    """The proof that attribkit refuses the method, and for that reason."""
+def refused(method: str, row: Row, reason: str, subject: Subject) -> Cell:
+    """Check that attribkit refuses the method, and for which reason."""
     try:
         attributed(subject, method)
     except AttribkitError as error:
-        if row.says not in str(error):
+        if row.message not in str(error):
             raise
-        return {"refused": why}
-    raise AssertionError(f"attribkit does not refuse {method} for {subject.name}: give the row an oracle.")
+        return {"refused": reason}
+    raise AssertionError(f"attribkit does not refuse {method} for {subject.name}: add an oracle to the row.")
 
 
 def difference(pair: Pair) -> float:
-    """The largest over images and maps, each as a share of the range of theirs."""
+    """Return the largest difference over the images, as a fraction of the range of the oracle's maps."""
     ours, theirs = pair
-    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} beside {tuple(theirs.shape)}"
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} and {tuple(theirs.shape)}"
     width = theirs.flatten(1).amax(1) - theirs.flatten(1).amin(1)
-    assert bool((width > 0).all()), "an even map compares nothing"
+    assert bool((width > 0).all()), "a constant map cannot be compared"
     return float(((ours - theirs).abs().flatten(1).amax(1) / width).max())
 
 
-def told(cell: Cell) -> str:
+def describe(cell: Cell) -> str:
     return f"{cell['difference']:.1e}" if "difference" in cell else f"refused: {cell['refused']}"
 
 

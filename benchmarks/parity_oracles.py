@@ -1,4 +1,4 @@
-"""What each method is compared with: a peer library, a closed form, or a slow loop written from the paper."""
+"""Oracles of the methods: a peer library, a closed form, or a slow loop written from the paper."""
 
 import contextlib
 import importlib
@@ -18,24 +18,24 @@ from torch import Tensor, nn
 
 from attribkit import Explainer
 
-LOUD = 1e6  # what scores are multiplied by where a peer adds constants to its denominators
+SCORE_FACTOR = 1e6  # for scores, where a peer adds constants to its denominators
 SAMPLES, SIGMA, SEED = 8, 0.15, 0  # of SmoothGrad
 MASKS, CELLS = 24, 5  # of RISE
 
-Pair = tuple[Tensor, Tensor]  # ours and theirs, the same shape, images first
+Pair = tuple[Tensor, Tensor]  # attribkit's and the oracle's, same shape, images first
 
 
-# What the oracles share
+# Shared helpers
 
 
 def attributed(subject: Subject, method: str, *, twin: bool = False, target: Any = None, **options: Any) -> Tensor:
-    """What attribkit says, scores as the method computed them."""
+    """Return attribkit's scores as the method computed them."""
     model, target = (subject.twin if twin else subject.model), subject.classes if target is None else target
     return Explainer(model).attribute(subject.x, method, target=target, **options).scores
 
 
 def unit_heatmap(subject: Subject, method: str, **options: Any) -> Tensor:
-    """attribkit's map at the images' size, each brought to the range 0 to 1, as pytorch-grad-cam's are."""
+    """Return attribkit's maps at image size, scaled to the range 0 to 1 as by pytorch-grad-cam."""
     scores = attributed(subject, method, **options)
     size = tuple(subject.x.shape[2:])
     maps = nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)[:, 0]
@@ -45,14 +45,14 @@ def unit_heatmap(subject: Subject, method: str, **options: Any) -> Tensor:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the peers' warnings and progress bars."""
+    """Suppress warnings and progress bars of the peers."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def read_layer(model: nn.Module, layer: str, x: Tensor, score: Callable[[Tensor], Tensor]) -> Pair:
-    """A layer's output and the gradient of the summed scores by it, with a plain hook."""
+    """Return the output of a layer and the gradient of the summed scores with respect to it, by a plain hook."""
     kept: list[Tensor] = []
     with model.get_submodule(layer).register_forward_hook(lambda *call: kept.append(call[2])):
         outputs = model(x)
@@ -68,10 +68,11 @@ def of_classes(outputs: Tensor, classes: list[int], factor: float = 1) -> Tensor
 
 
 def cam(subject: Subject) -> Pair:
-    """Twice: the classifier's weights times the maps, and captum's Grad-CAM without ReLU times their size."""
+    """Compare with two oracles: classifier weights times maps, and captum's Grad-CAM without ReLU times H·W."""
     from captum.attr import LayerGradCam
 
     ours = attributed(subject, "cam")
+    assert subject.rectified is not None
     layer = subject.twin.get_submodule(subject.rectified)
     with quiet():
         gradcam = LayerGradCam(subject.twin, layer).attribute(subject.x, torch.tensor(subject.classes)).detach()
@@ -81,24 +82,24 @@ def cam(subject: Subject) -> Pair:
     return torch.cat([ours, ours], 1), torch.cat([closed, gradcam * maps[0, 0].numel()], 1)
 
 
-def of_grad_cam(
+def of_pytorch_grad_cam(
     method: str,
     peer: str,
     subject: Subject,
     *,
     layer: str | None = None,
     twin: bool = False,
-    loud: bool = True,
+    scaled: bool = True,
 ) -> Pair:
-    """A method and pytorch-grad-cam's, on the same layer.
+    """Compare a method with that of pytorch-grad-cam, on the same layer.
 
-    twin: attribkit too explains the twin. loud: multiply the scores, so that the constants that pytorch-grad-cam adds
-    do not count.
+    twin: attribkit explains the twin, too. scaled: multiply the scores, which makes the constants that pytorch-grad-cam
+    adds negligible.
     """
     cams = importlib.import_module("pytorch_grad_cam")
-    layer, factor = layer or subject.layer, LOUD if loud else 1
+    layer, factor = layer or subject.layer, SCORE_FACTOR if scaled else 1
     score = partial(of_classes, classes=subject.classes, factor=factor)
-    ours = unit_heatmap(subject, method, twin=twin, layer=layer, target=score if loud else None)
+    ours = unit_heatmap(subject, method, twin=twin, layer=layer, target=score if scaled else None)
     targets = [lambda output, c=c: factor * output[..., c] for c in subject.classes]
     layers = [subject.twin.get_submodule(layer)]
     with quiet(), getattr(cams, peer)(subject.twin, layers, reshape_transform=subject.tokens) as made:
@@ -107,12 +108,13 @@ def of_grad_cam(
 
 
 def behind_relu(method: str, peer: str, subject: Subject) -> Pair:
-    """Where nothing is negative, which a model's own layer may not be; attribkit then explains the twin."""
-    return of_grad_cam(method, peer, subject, layer=subject.rectified, twin=subject.rectified != subject.layer)
+    """Compare at the last layer that is not negative; attribkit explains the twin if the model lacks this layer."""
+    return of_pytorch_grad_cam(method, peer, subject, layer=subject.rectified, twin=subject.rectified != subject.layer)
 
 
 def gradcam_plus_plus_as_printed(subject: Subject) -> Pair:
-    """Eq. 19 in double precision, without a constant in the denominator."""
+    """Compute eq. 19 in double precision, without a constant in the denominator."""
+    assert subject.tokens is not None
     score = partial(of_classes, classes=subject.classes)
     ours = attributed(subject, "gradcam++", layer=subject.layer, target=score)
     maps, gradient = map(subject.tokens, read_layer(subject.model, subject.layer, subject.x, score))
@@ -122,7 +124,7 @@ def gradcam_plus_plus_as_printed(subject: Subject) -> Pair:
 
 
 def eigencam(subject: Subject) -> Pair:
-    """pytorch-grad-cam's component, turned to agree with the mean activation, or by its skew where that is flat."""
+    """Compare with pytorch-grad-cam, its sign chosen by the mean activation, or by the skew if that is constant."""
     module = importlib.import_module("pytorch_grad_cam.eigen_cam")
     project = module.get_2d_projection
 
@@ -134,11 +136,11 @@ def eigencam(subject: Subject) -> Pair:
         return projections * np.sign((projections * means).sum((1, 2), keepdims=True))
 
     with mock.patch.object(module, "get_2d_projection", turned):
-        return of_grad_cam("eigencam", "EigenCAM", subject)
+        return of_pytorch_grad_cam("eigencam", "EigenCAM", subject)
 
 
 class Enlarge(nn.Upsample):
-    """Bilinear without aligned corners, as pytorch-grad-cam enlarges its maps, but not Score-CAM's masks."""
+    """Bilinear upsampling without aligned corners, as pytorch-grad-cam uses it for maps but not for masks."""
 
     def __init__(self, size: tuple[int, ...]) -> None:
         super().__init__(size=tuple(size), mode="bilinear", align_corners=False)
@@ -146,15 +148,16 @@ class Enlarge(nn.Upsample):
 
 def scorecam(subject: Subject) -> Pair:
     with mock.patch.object(torch.nn, "UpsamplingBilinear2d", Enlarge):
-        return of_grad_cam("scorecam", "ScoreCAM", subject, layer=subject.scored, loud=False)
+        return of_pytorch_grad_cam("scorecam", "ScoreCAM", subject, layer=subject.scorecam_layer, scaled=False)
 
 
 def ablationcam(subject: Subject) -> Pair:
-    return of_grad_cam("ablationcam", "AblationCAM", subject, layer=subject.ablated, loud=False)
+    return of_pytorch_grad_cam("ablationcam", "AblationCAM", subject, layer=subject.ablationcam_layer, scaled=False)
 
 
 def ablationcam_one_by_one(subject: Subject) -> Pair:
-    """Eqs. 3 and 4 on tokens: a forward for each channel, set to zero by a hook."""
+    """Compute eqs. 3 and 4 on tokens: one forward for each channel, set to zero by a hook."""
+    assert subject.tokens is not None
     ours = attributed(subject, "ablationcam", layer=subject.layer)
     model, score = subject.model, partial(of_classes, classes=subject.classes)
     maps = subject.tokens(read_layer(model, subject.layer, subject.x, score)[0])
@@ -175,12 +178,12 @@ def ablationcam_one_by_one(subject: Subject) -> Pair:
 
 
 def of_captum(method: str, peer: str, subject: Subject, **options: Any) -> Pair:
-    """A method and captum's, on all channels."""
-    theirs = captured(peer, subject).attribute(subject.x.clone(), target=torch.tensor(subject.classes), **options)
+    """Compare a method with captum's, on all channels."""
+    theirs = captum_method(peer, subject).attribute(subject.x.clone(), target=torch.tensor(subject.classes), **options)
     return attributed(subject, method), theirs.detach()
 
 
-def captured(peer: str, subject: Subject, *arguments: Any) -> Any:
+def captum_method(peer: str, subject: Subject, *arguments: Any) -> Any:
     return getattr(importlib.import_module("captum.attr"), peer)(subject.twin, *arguments)
 
 
@@ -194,19 +197,19 @@ def integrated_gradients(subject: Subject) -> Pair:
 
 
 def smoothgrad(subject: Subject) -> Pair:
-    """captum's gradient in a slow loop, at images with the noise that the seed gives; NoiseTunnel draws its own."""
-    options = {"samples": SAMPLES, "sigma": SIGMA, "seed": SEED}
+    """Average captum's gradients over noisy images; the noise follows from the seed, unlike that of NoiseTunnel."""
+    options: dict[str, Any] = {"samples": SAMPLES, "sigma": SIGMA, "seed": SEED}
     random, total = torch.Generator().manual_seed(SEED), torch.zeros_like(subject.x)
     width = torch.stack([SIGMA * (image.max() - image.min()) for image in subject.x])[:, None, None, None]
     for _ in range(SAMPLES):
         noisy = subject.x + width * torch.randn(subject.x.shape[1:], generator=random).double()
-        total += captured("Saliency", subject).attribute(noisy, torch.tensor(subject.classes), abs=False)
+        total += captum_method("Saliency", subject).attribute(noisy, torch.tensor(subject.classes), abs=False)
     return attributed(subject, "smoothgrad", **options), total / SAMPLES
 
 
 def guided_gradcam(subject: Subject) -> Pair:
     layer = subject.twin.get_submodule(subject.layer)
-    peer = captured("GuidedGradCam", subject, layer)
+    peer = captum_method("GuidedGradCam", subject, layer)
     theirs = peer.attribute(subject.x.clone(), torch.tensor(subject.classes), interpolate_mode="bilinear")
     return attributed(subject, "guided_gradcam", layer=subject.layer), theirs.detach()
 
@@ -215,10 +218,11 @@ def guided_gradcam(subject: Subject) -> Pair:
 
 
 def unfused(subject: Subject) -> tuple[list[Tensor], Tensor]:
-    """The weights of every layer as timm computes them without its fused kernel, (b, heads, queries, keys)."""
+    """Return the weights of every layer by timm's unfused attention, (b, heads, queries, keys), and the outputs."""
     kept: list[Tensor] = []
     with contextlib.ExitStack() as stack:
-        for block in subject.twin.blocks:
+        twin: Any = subject.twin
+        for block in twin.blocks:
             block.attn.fused_attn = False
             stack.enter_context(block.attn.attn_drop.register_forward_hook(lambda *call: kept.append(call[2])))
         outputs = subject.twin(subject.x)
@@ -248,7 +252,7 @@ def gradient_rollout(subject: Subject) -> Pair:
 
 
 def on_grid(weights: Tensor) -> Tensor:
-    """The class token's row over the patches, (b, 1, 14, 14)."""
+    """Return the row of the class token over the patches, (b, 1, 14, 14)."""
     return weights[:, 0, 1:].unflatten(1, (14, 14))[:, None]
 
 
@@ -256,10 +260,10 @@ def on_grid(weights: Tensor) -> Tensor:
 
 
 def occlusion(subject: Subject) -> Pair:
-    """Patches that overlap, the last one cut off at the border."""
+    """Compare with overlapping patches, of which the border cuts off the last."""
     side = subject.x.shape[-1]
     patch, stride = side // 3, side // 5
-    theirs = captured("Occlusion", subject).attribute(
+    theirs = captum_method("Occlusion", subject).attribute(
         subject.x, (3, patch, patch), (3, stride, stride), target=torch.tensor(subject.classes)
     )
     return attributed(subject, "occlusion", patch=patch, stride=stride), theirs[:, :1]
@@ -267,13 +271,13 @@ def occlusion(subject: Subject) -> Pair:
 
 @torch.no_grad()
 def rise(subject: Subject) -> Pair:
-    """Eq. 6 one mask at a time; cells drawn by the seed, enlarged by scikit-image."""
+    """Compute eq. 6 one mask at a time; cells are drawn from the seed and enlarged by scikit-image."""
     side = subject.x.shape[-1]
     cell = -(-side // CELLS)
     random, total = torch.Generator().manual_seed(SEED), torch.zeros_like(subject.x[:, :1])
     for _ in range(MASKS):
-        seen = (torch.rand(1, 1, CELLS, CELLS, generator=random) < 0.5)[0, 0].double().numpy()
-        wide = resize(seen, 2 * [(CELLS + 1) * cell], order=1, mode="edge", anti_aliasing=False)
+        visible = (torch.rand(1, 1, CELLS, CELLS, generator=random) < 0.5)[0, 0].double().numpy()
+        wide = resize(visible, 2 * [(CELLS + 1) * cell], order=1, mode="edge", anti_aliasing=False)
         top, left = (int(torch.randint(cell, (), generator=random)) for _ in range(2))
         mask = torch.from_numpy(wide[top : top + side, left : left + side])
         score = of_classes(subject.model(subject.x * mask).softmax(1), subject.classes)
@@ -292,8 +296,8 @@ def random_control(subject: Subject) -> Pair:
 
 def centre(subject: Subject) -> Pair:
     side = subject.x.shape[-1]
-    places = (np.arange(side) + 0.5) / side - 0.5
-    bump = np.exp(-np.add.outer(places**2, places**2) / (2 * 0.25**2))
+    positions = (np.arange(side) + 0.5) / side - 0.5
+    bump = np.exp(-np.add.outer(positions**2, positions**2) / (2 * 0.25**2))
     return attributed(subject, "centre", sigma=0.25), torch.from_numpy(bump).expand(len(subject.x), 1, -1, -1)
 
 

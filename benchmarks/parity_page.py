@@ -1,4 +1,4 @@
-"""The page of the parity table, made from what was measured."""
+"""The page of the parity table, generated from the saved result."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 
-_TEMPLATE = Path(__file__).with_suffix(".md")  # the words
+_TEMPLATE = Path(__file__).with_suffix(".md")  # the text
 
 
 def page(saved: dict[str, Any]) -> str:
-    """Markdown of a saved result."""
+    """Return the Markdown page of a saved result."""
     result, environment = saved["result"], saved["environment"]
     numbers = [each["difference"] for row in result["rows"] for each in row["cells"].values() if "difference" in each]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     notes = _notes(result)
     return _TEMPLATE.read_text().format(
         **result["options"],
-        largest=_told(max(numbers)),
+        largest=_format(max(numbers)),
         date=environment["date"],
         commit=environment["commit"],
         packages=packages,
@@ -28,7 +28,7 @@ def page(saved: dict[str, Any]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """What is said of single cells, each once, in order."""
+    """Return the notes on single cells, each once, in order."""
     cells = (cell for row in result["rows"] for cell in row["cells"].values())
     return list(dict.fromkeys(cell["note"] for cell in cells if "note" in cell))
 
@@ -38,7 +38,7 @@ def _table(result: dict[str, Any], notes: list[str]) -> str:
         if "refused" in cell:
             return f"refused: {cell['refused']}"
         mark = f" <sup>{notes.index(cell['note']) + 1}</sup>" if "note" in cell else ""
-        return _told(cell["difference"]) + mark
+        return _format(cell["difference"]) + mark
 
     lines = [
         [f"`{row['method']}`", row["oracle"], *(shown(row["cells"][model]) for model in result["models"])]
@@ -60,6 +60,6 @@ def _markdown(head: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-def _told(number: float) -> str:
+def _format(number: float) -> str:
     digits, _, power = f"{number:.0e}".partition("e")
     return "0" if number == 0 else f"{digits}e{int(power)}"

@@ -1,4 +1,4 @@
-"""Which oracle each method has, and which models attribkit refuses it for."""
+"""The oracle of each method, and the models for which attribkit refuses it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ Compare = Callable[[Subject], Pair]
 
 @dataclass(frozen=True)
 class Row:
-    """A method beside its oracle."""
+    """A method and its oracle."""
 
     oracle: str
-    compare: Compare | None  # None where every model is refused
-    alone: bool = False  # one small image, since it takes many forwards
-    refused: dict[str, str] = field(default_factory=dict)  # models for which attribkit refuses the method, and why
-    says: str = ""  # part of the error that it then raises
-    others: dict[str, tuple[Compare, str]] = field(default_factory=dict)  # for a model: what instead, and why
+    compare: Compare | None  # None if attribkit refuses every model
+    alone: bool = False  # one small image, for methods with many forwards
+    refused: dict[str, str] = field(default_factory=dict)  # reason by model that attribkit refuses
+    message: str = ""  # part of the error
+    others: dict[str, tuple[Compare, str]] = field(default_factory=dict)  # by model: another oracle, with the reason
 
 
 def rows() -> dict[str, Row]:
-    """By the names of the methods, in the order of the registry."""
+    """Return the rows by method name, in the order of the registry."""
     return _class_activation_maps() | _gradients() | _attention() | _perturbations() | _controls()
 
 
@@ -34,7 +34,7 @@ def _class_activation_maps() -> dict[str, Row]:
         "cam": Row(
             f"closed form, and {_captum('LayerGradCam')} times H·W", oracles.cam,
             refused={"vgg16": "three linear layers", "vit_tiny": "layers behind the map"},
-            says="class activation map needs",
+            message="class activation map needs",
         ),
         "gradcam": _grad_cam("gradcam", "GradCAM"),
         "gradcam++": Row(
@@ -64,10 +64,10 @@ def _gradients() -> dict[str, Row]:
         "integrated_gradients": Row(
             f"{_captum('IntegratedGradients')}, 50 steps", oracles.integrated_gradients, alone=True
         ),
-        "guided_backprop": _gradient("guided_backprop", "GuidedBackprop", _NO_RELU, _SAYS_NO_RELU),
-        "deconvnet": _gradient("deconvnet", "Deconvolution", _NO_RELU, _SAYS_NO_RELU),
+        "guided_backprop": _gradient("guided_backprop", "GuidedBackprop", _NO_RELU, _NO_RELU_MESSAGE),
+        "deconvnet": _gradient("deconvnet", "Deconvolution", _NO_RELU, _NO_RELU_MESSAGE),
         "guided_gradcam": Row(
-            f"{_captum('GuidedGradCam')}, bilinear", oracles.guided_gradcam, refused=_NO_RELU, says=_SAYS_NO_RELU
+            f"{_captum('GuidedGradCam')}, bilinear", oracles.guided_gradcam, refused=_NO_RELU, message=_NO_RELU_MESSAGE
         ),
     }
 
@@ -75,13 +75,18 @@ def _gradients() -> dict[str, Row]:
 def _attention() -> dict[str, Row]:
     weights, rolled = f"timm {version('timm')}, its unfused attention", "rolled out by hand"
     refused = {model: "no attention" for model in MODELS if model != "vit_tiny"}
-    says = "No attention between tokens was seen"
+    message = "No attention between image tokens was found"
     gates = "by hand, in `tests/tracing/test_attention_gates.py`"
     return {
-        "attention": Row(weights, oracles.attention, refused=refused, says=says),
-        "attention_rollout": Row(f"{weights}, {rolled}", oracles.attention_rollout, refused=refused, says=says),
-        "gradient_rollout": Row(f"{weights}, {rolled}", oracles.gradient_rollout, refused=refused, says=says),
-        "attention_gates": Row(gates, None, refused=dict.fromkeys(MODELS, "no gates"), says="the model has no gates"),
+        "attention": Row(weights, oracles.attention, refused=refused, message=message),
+        "attention_rollout": Row(f"{weights}, {rolled}", oracles.attention_rollout, refused=refused, message=message),
+        "gradient_rollout": Row(f"{weights}, {rolled}", oracles.gradient_rollout, refused=refused, message=message),
+        "attention_gates": Row(
+            gates,
+            None,
+            refused=dict.fromkeys(MODELS, "no gates"),
+            message="requires spatial gates, but the model has none",
+        ),
     }
 
 
@@ -101,7 +106,7 @@ def _controls() -> dict[str, Row]:
     }
 
 
-_NO_RELU, _SAYS_NO_RELU = {"mobilenet_v2": "ReLU6, no ReLU", "vit_tiny": "GELU, no ReLU"}, "There is no ReLU"
+_NO_RELU, _NO_RELU_MESSAGE = {"mobilenet_v2": "ReLU6, no ReLU", "vit_tiny": "GELU, no ReLU"}, "There is no ReLU"
 _AT_RELU = "both read the last ReLU, called as a function by torchvision, in a copy that has it as a module"
 _NEAR_ZERO = "before it, totals near 0 let the peer's constant count"
 _AS_PRINTED = "eq. 19 as printed; the peer's constant decides where the denominator is near 0"
@@ -111,11 +116,11 @@ _X_GRAD = partial(oracles.behind_relu, "xgradcam", "XGradCAM")
 
 
 def _grad_cam(method: str, peer: str, **others: tuple[Compare, str]) -> Row:
-    return Row(_cams(peer), partial(oracles.of_grad_cam, method, peer), others=others)
+    return Row(_cams(peer), partial(oracles.of_pytorch_grad_cam, method, peer), others=others)
 
 
-def _gradient(method: str, peer: str, refused: dict[str, str] | None = None, says: str = "") -> Row:
-    return Row(_captum(peer), partial(oracles.of_captum, method, peer), refused=refused or {}, says=says)
+def _gradient(method: str, peer: str, refused: dict[str, str] | None = None, message: str = "") -> Row:
+    return Row(_captum(peer), partial(oracles.of_captum, method, peer), refused=refused or {}, message=message)
 
 
 def _cams(peer: str) -> str:

@@ -1,13 +1,14 @@
-"""What methods cost, in units of the bare passes that they need, and whether their memory grows with their steps.
+"""Measure the cost of methods in the bare passes that they need, and the growth of their memory with the steps.
 
     python benchmarks/speed_methods.py                        # ResNet-50, batch 1
     python benchmarks/speed_methods.py --model resnet18 --batch 8 --rounds 9
     python benchmarks/speed_methods.py --rows shared classes  # some rows
     python benchmarks/speed_methods.py --device cuda
 
-Time: ours and the bare passes in turn in each round, the median of the rounds' ratios. A bare pass is a plain forward
-in inference mode, or a forward and the gradient of a class by the images, of as many images at a time as ours takes.
-Memory: the peak above the model and the images of twice the steps, over that of the steps, each in its own process.
+Time: each round runs the method and the bare passes; the result is the median ratio over the rounds. A bare pass is a
+plain forward in inference mode, or a forward and the gradient of a class with respect to the images, with the batch
+size of the method. Memory: the peak above the model and the images with twice the steps, divided by that with the
+steps, each in a separate process.
 """
 
 import argparse
@@ -25,18 +26,19 @@ import timm
 import torch
 from environment import save
 from speed import peak_memory_of
+from torch import nn
 
 from attribkit import Explainer
-from attribkit.methods.occlusion import Occlusion
+from attribkit.methods import Occlusion
 
 SEVEN = ["gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "saliency", "input_x_gradient"]
 NINE = [*SEVEN, "guided_backprop", "guided_gradcam"]
-PACK = 16  # perturbed images to a forward
+PACK = 16  # perturbed images in a forward
 
 
 @dataclass(frozen=True)
 class Row:
-    """Ours, the bare passes it is measured by, and what the ratio should be at most."""
+    """A method, the bare passes that it needs, and the largest ratio that is accepted."""
 
     name: str
     ours: Callable[[], object]
@@ -49,13 +51,14 @@ class Subject:
 
     def __init__(self, name: str, batch: int, device: str) -> None:
         torch.manual_seed(0)
-        self.model = timm.create_model(name).eval().requires_grad_(False).to(device)
-        self.x = torch.randn(batch, *self.model.pretrained_cfg["input_size"], device=device)
+        model: Any = timm.create_model(name).eval().requires_grad_(False).to(device)
+        self.model: nn.Module = model
+        self.x = torch.randn(batch, *model.pretrained_cfg["input_size"], device=device)
         self.explainer = Explainer(self.model)
         self.many = self.x[:1].expand(PACK, -1, -1, -1).contiguous()
 
     def forwards(self, images: int) -> None:
-        """Plain forwards of so many images in packs, the rest in a smaller one."""
+        """Run plain forwards of a number of images in packs; the last pack may be smaller."""
         with torch.inference_mode():
             for start in range(0, images, PACK):
                 self.model(self.many[: images - start])
@@ -81,7 +84,7 @@ class Subject:
 
 
 def rows(subject: Subject) -> dict[str, Callable[[], Iterator[Row]]]:
-    """The rows by the name of their group; the goals are those of a CPU."""
+    """Return the rows by the name of their group; the goals are for a CPU."""
     x = subject.x
 
     def gradients() -> Iterator[Row]:
@@ -122,7 +125,7 @@ def rows(subject: Subject) -> dict[str, Callable[[], Iterator[Row]]]:
     return {"gradients": gradients, "shared": shared, "classes": classes, "perturbations": perturbations}
 
 
-GROWING = {  # method: steps and twice of them
+GROWING: dict[str, list[dict[str, Any]]] = {  # method: options with the steps, and with twice the steps
     "integrated_gradients": [{"steps": 32}, {"steps": 64}],
     "smoothgrad": [{"samples": 32}, {"samples": 64}],
     "occlusion": [{"patch": 64, "stride": 32}, {"patch": 64, "stride": 23}],
@@ -151,8 +154,8 @@ def main() -> None:
             times[row.name] = {"ratio": ratio, "goal": row.goal}
             print(f"{row.name:55} {ratio:6.3f}   goal {row.goal:.2f}", flush=True)
     memory = {name: growth(name) for name in GROWING} if "memory" in arguments.rows else {}
-    for name, share in memory.items():
-        print(f"{name + ': memory of twice the steps':55} {share:6.3f}   goal 1.05")
+    for name, ratio in memory.items():
+        print(f"{name + ': memory of twice the steps':55} {ratio:6.3f}   goal 1.05")
     suffix = "" if arguments.device == "cpu" else f"_{arguments.device}"
     save(
         f"speed_methods_{arguments.model}_batch{arguments.batch}{suffix}",
@@ -161,7 +164,7 @@ def main() -> None:
 
 
 def ratio_of(row: Row, rounds: int, device: str) -> float:
-    """The median over the rounds, ours and bare in turn; the first round warms up."""
+    """Return the median ratio over the rounds; the first round is a warm-up."""
     ratios = []
     for _ in range(rounds + 1):
         ours, bare = seconds(row.ours, device), seconds(row.bare, device)
@@ -178,19 +181,19 @@ def seconds(function: Callable[[], object], device: str) -> float:
 
 
 def growth(method: str) -> float:
-    """The peak memory of twice the steps over that of the steps."""
+    """Return the peak memory with twice the steps, divided by that with the steps."""
     peaks = []
     for which in (0, 1):
-        own = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--measure-memory-of", method, str(which)]
-        # Freed memory goes back to the system at once, so that the peak above the start is what the call needs.
+        command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--measure-memory-of", method, str(which)]
+        # Freed memory returns to the system at once; the peak above the start is then what the call needs.
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        done = subprocess.run(own, capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peaks.append(float(done.stdout.split()[-1]))
     return peaks[1] / peaks[0]
 
 
 def peak_memory(arguments: argparse.Namespace) -> float:
-    """MiB above the model and the images."""
+    """Return the peak in MiB above the model and the images."""
     method, which = arguments.measure_memory_of
     subject = Subject(arguments.model, arguments.batch, arguments.device)
     return peak_memory_of(subject.explain(method, **GROWING[method][int(which)]), arguments.device)

@@ -1,13 +1,14 @@
-"""What deletion and insertion cost, in units of the bare forwards that they need, beside the peers that are installed.
+"""Measure the cost of deletion and insertion in the bare forwards that they need, for attribkit and installed peers.
 
     python benchmarks/speed_metrics.py                        # ResNet-50: 5 maps of 8 images, 28 steps
     python benchmarks/speed_metrics.py --maps 1 --rounds 5
     python benchmarks/speed_metrics.py --device cuda
 
-Ours: deletion on zero and insertion on the blurred image of all maps, 2M(n - 1) + 3 forwards an image for M maps and n
-steps. Bare: as many plain forwards of contiguous images, in packs of the size that is fastest. Beside the peers: the
-same images, one map and few steps, on zero; Quantus, which has deletion alone, with a channel a step. Everyone's
-time is divided by that of the forwards that the same points need, each once, in the same round; the median of rounds.
+attribkit: deletion with zeros and insertion with the blurred image for all maps, 2M(n - 1) + 3 forwards of each image
+for M maps and n steps. Bare: the same number of plain forwards of contiguous images, in packs of the fastest size. With
+the peers: the same images, one map and few steps, with zeros; Quantus has only deletion and removes a channel in each
+step. Each time is divided by that of the forwards that the same points need, in the same round; the result is the
+median over the rounds.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -23,10 +26,10 @@ import torch
 from environment import save
 
 from attribkit import Attribution, ClassLogit, Explainer
-from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.curves import Deletion, Insertion
+from attribkit.methods import GradCAM
+from attribkit.metrics import Deletion, Insertion
 
-PACKS = (8, 16, 32, 64)  # sizes that the bare forwards are tried in
+PACKS = (8, 16, 32, 64)  # batch sizes to try for the bare forwards
 Work = Callable[[], object]
 PEERS = {name: name for name in ("torchcam", "quantus") if importlib.util.find_spec(name)}
 
@@ -36,8 +39,9 @@ class Subject:
 
     def __init__(self, name: str, images: int, maps: int, device: str) -> None:
         torch.manual_seed(0)
-        self.model = timm.create_model(name).eval().requires_grad_(False).to(device)
-        self.x = torch.randn(images, *self.model.pretrained_cfg["input_size"], device=device)
+        model: Any = timm.create_model(name).eval().requires_grad_(False).to(device)
+        self.model: torch.nn.Module = model
+        self.x = torch.randn(images, *model.pretrained_cfg["input_size"], device=device)
         self.explainer = Explainer(self.model)
         self.attributions = [
             Attribution(torch.randn(images, 1, 7, 7, device=device), self.x, ClassLogit((1,) * images), GradCAM())
@@ -46,7 +50,7 @@ class Subject:
         self.pack = min(PACKS, key=lambda pack: seconds(lambda: self.forwards(pack, pack), device, times=3) / pack)
 
     def forwards(self, images: int, pack: int) -> None:
-        """Plain forwards of so many images."""
+        """Run plain forwards of a number of images."""
         many = self.x[:1].expand(pack, -1, -1, -1).contiguous()
         with torch.inference_mode():
             for start in range(0, images, pack):
@@ -54,19 +58,19 @@ class Subject:
 
 
 def seconds(work: Work, device: str, times: int = 1) -> float:
-    """The median time of the work."""
-    found = []
+    """Return the median time of the work."""
+    durations = []
     for _ in range(times):
         start = time.perf_counter()
         work()
         if device != "cpu":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
 
 
 def full(subject: Subject, steps: int) -> tuple[Work, int]:
-    """All maps by both metrics, and the forwards that it takes."""
+    """Return the measurement of all maps by both metrics, and the number of forwards that it needs."""
     maps, images = len(subject.attributions), len(subject.x)
 
     def work() -> None:
@@ -76,7 +80,7 @@ def full(subject: Subject, steps: int) -> tuple[Work, int]:
 
 
 class Nothing(torch.nn.Module):
-    """A model that takes no time."""
+    """A model without computation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,13 +91,13 @@ class Nothing(torch.nn.Module):
 
 
 def without_model(subject: Subject, steps: int) -> Work:
-    """The same as `full` but for the forwards: ranks, masks, packing, scores."""
+    """Return the work of `full` without the forwards: ranks, masks, packing, scores."""
     explainer = Explainer(Nothing().to(subject.x.device))
     return lambda: explainer.measure(subject.attributions, [Deletion(steps=steps), Insertion(steps=steps)])
 
 
 def ours(subject: Subject, steps: int) -> tuple[Work, int]:
-    """One map by both metrics, on zero."""
+    """Return the measurement of one map by both metrics, with zeros."""
 
     def work() -> None:
         metrics = [metric(steps=steps, substrate="zero") for metric in (Deletion, Insertion)]
@@ -103,7 +107,7 @@ def ours(subject: Subject, steps: int) -> tuple[Work, int]:
 
 
 def torchcam(subject: Subject, steps: int) -> tuple[Work, int]:
-    """The same by torch-cam, which is handed the map."""
+    """Return the same measurement by torch-cam, which receives the map."""
     from torchcam.metrics import DeletionInsertionMetric
 
     class Extractor:
@@ -121,14 +125,14 @@ def torchcam(subject: Subject, steps: int) -> tuple[Work, int]:
     softmax = torch.nn.Softmax(-1)
 
     def work() -> None:
-        metric = DeletionInsertionMetric(Extractor(), softmax, steps=steps, batch_size=subject.pack)
+        metric = DeletionInsertionMetric(cast(Any, Extractor()), softmax, steps=steps, batch_size=subject.pack)
         metric.update(subject.x, class_idx=1)
 
     return work, len(subject.x) * 2 * steps
 
 
 def quantus(subject: Subject, _steps: int) -> tuple[Work, int]:
-    """Deletion alone by Quantus, a channel of all pixels a step, since its steps must divide that number."""
+    """Return deletion by Quantus, one channel of all pixels in each step, since its steps must divide that number."""
     from quantus import PixelFlipping
 
     heatmaps = subject.attributions[0].heatmap()[:, None].cpu().numpy()
@@ -142,17 +146,17 @@ def quantus(subject: Subject, _steps: int) -> tuple[Work, int]:
     return work, len(images) * images.shape[1]
 
 
-def ratios(subject: Subject, contestants: dict[str, tuple[Work, int]], rounds: int, device: str) -> dict[str, float]:
-    """Median over the rounds of each one's time over that of the bare forwards that it needs, which run beside it."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+def ratios(subject: Subject, candidates: dict[str, tuple[Work, int]], rounds: int, device: str) -> dict[str, float]:
+    """Return the median over the rounds of each time divided by that of the bare forwards in the same round."""
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         bare: dict[int, float] = {}
-        for name, (work, forwards) in contestants.items():
-            own = seconds(work, device)
+        for name, (work, forwards) in candidates.items():
+            duration = seconds(work, device)
             if forwards not in bare:
-                bare[forwards] = seconds(lambda count=forwards: subject.forwards(count, subject.pack), device)
-            found[name].append(own / bare[forwards])
-    return {name: statistics.median(each) for name, each in found.items()}
+                bare[forwards] = seconds(partial(subject.forwards, forwards, subject.pack), device)
+            measured[name].append(duration / bare[forwards])
+    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 def main() -> None:
@@ -161,28 +165,28 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--maps", type=int, default=5)
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--peer-steps", type=int, default=4, help="beside the peers")
+    parser.add_argument("--peer-steps", type=int, default=4, help="for the comparison with the peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     subject = Subject(arguments.model, arguments.images, arguments.maps, arguments.device)
     few = {"attribkit": ours(subject, arguments.peer_steps)}
     few |= {name: {"torchcam": torchcam, "quantus": quantus}[name](subject, arguments.peer_steps) for name in PEERS}
-    for warming_up, _ in few.values():
-        warming_up()
-    beside = ratios(subject, few, arguments.rounds, arguments.device)
+    for warm_up, _ in few.values():
+        warm_up()
+    with_peers = ratios(subject, few, arguments.rounds, arguments.device)
     work, forwards = full(subject, arguments.steps)
     before = subject.explainer.model.image_count
-    contestants = {
+    candidates = {
         "attribkit": (work, forwards),
         "all but the model": (without_model(subject, arguments.steps), forwards),
     }
-    whole, overhead = ratios(subject, contestants, arguments.rounds, arguments.device).values()
+    whole, overhead = ratios(subject, candidates, arguments.rounds, arguments.device).values()
     taken = (subject.explainer.model.image_count - before) / arguments.rounds
     print(f"{arguments.maps} maps of {arguments.images} images, {arguments.steps} steps: {whole:.3f} bare forwards")
     print(f"all but the model's own time: {overhead:.3f} bare forwards")
     print(f"forwards: {taken:.0f} taken, {forwards} needed; bare ones in packs of {subject.pack}")
-    for name, ratio in beside.items():
+    for name, ratio in with_peers.items():
         print(f"one map, {arguments.peer_steps} steps: {name:12} {ratio:6.3f} bare forwards")
     suffix = "" if arguments.device == "cpu" else f"_{arguments.device}"
     result = {
@@ -191,7 +195,7 @@ def main() -> None:
         "forwards": {"taken": taken, "needed": forwards},
         "time_in_forwards": whole,
         "time_but_for_the_model_in_forwards": overhead,
-        "time_in_forwards_of_few_steps": beside,
+        "time_in_forwards_of_few_steps": with_peers,
     }
     save(f"speed_metrics_{arguments.model}{suffix}", result, ["torch", "timm", *PEERS.values()])
 

@@ -1,7 +1,7 @@
-"""Train the embedded models on generated scenes, or measure the accuracy of those that ship.
+"""Train the embedded models on generated scenes, or measure the accuracy of the included weights.
 
 python benchmarks/train_zoo.py              # trains both (about 15 minutes on 2 cores), then measures
-python benchmarks/train_zoo.py --evaluate   # measures the shipped ones on 2,000 scenes that no model was trained on
+python benchmarks/train_zoo.py --evaluate   # measures the included weights on 2,000 held-out scenes
 """
 
 import argparse
@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from attribkit import zoo
 
-TRAINING_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000  # first scene of each; the demo's scenes begin at 0
+TRAINING_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000  # of the first scene of each; the scenes of the demo begin at 0
 WEIGHTS = Path(zoo.__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: AdamW with a cosine schedule after a warm-up of a twentieth of the steps."""
+    """The training of one model: AdamW, a cosine schedule, and a warm-up of one twentieth of the steps."""
 
     steps: int
     learning_rate: float
@@ -40,9 +40,9 @@ RECIPES = {"cnn": Recipe(900, 4e-3, 0.02), "vit": Recipe(3000, 1e-3, 0.05)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate", action="store_true", help="measure the shipped weights; train nothing")
+    parser.add_argument("--evaluate", action="store_true", help="measure the included weights without training")
     parser.add_argument("--models", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--scenes", type=int, default=30_000, help="to train on")
+    parser.add_argument("--scenes", type=int, default=30_000, help="number of training scenes")
     arguments = parser.parse_args()
     if not arguments.evaluate:
         pictures, labels = draw(arguments.scenes, TRAINING_SEED)
@@ -58,31 +58,31 @@ def main() -> None:
 
 
 def half(model: nn.Module) -> dict[str, Tensor]:
-    """The weights as they ship: in half precision, but for counters."""
+    """Return the weights in half precision, except counters."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Scenes as bytes (n, 3, h, w), and their labels."""
+    """Return scenes as bytes, (n, 3, h, w), and their labels."""
     with ProcessPoolExecutor() as pool:
         drawn = list(
-            tqdm(pool.map(_drawn, range(seed, seed + count), chunksize=100), total=count, desc="drawing scenes")
+            tqdm(pool.map(_draw_scene, range(seed, seed + count), chunksize=100), total=count, desc="drawing scenes")
         )
     pictures = torch.from_numpy(np.stack([picture for picture, _ in drawn]))
     return pictures.permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in drawn])
 
 
-def _drawn(seed: int) -> tuple[np.ndarray, int]:
+def _draw_scene(seed: int) -> tuple[np.ndarray, int]:
     scene = zoo.scene(seed)
     return scene.image, scene.label
 
 
 def train(name: str, pictures: Tensor, labels: Tensor) -> nn.Module:
-    """Train a model on the scenes, turned and mirrored at random (no class changes by that)."""
+    """Train a model on the scenes, rotated and mirrored at random, which does not change the class."""
     recipe = RECIPES[name]
     torch.manual_seed(0)
-    model = zoo.build(name).train().to(memory_format=torch.channels_last)
+    model = zoo.build_zoo_model(name).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / recipe.steps))
     bar = tqdm(_batches(pictures, labels, recipe), total=recipe.steps, desc=f"training {name}")
@@ -112,13 +112,13 @@ def _batches(pictures: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[tuple
 
 
 def normalised(pictures: Tensor) -> Tensor:
-    """Bytes to the values that the zoo's models expect, -1 to 1."""
+    """Convert bytes to the range of the zoo's models, -1 to 1."""
     return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor) -> float:
-    """The share of scenes whose marked object the model names."""
+    """Return the fraction of scenes that the model classifies correctly."""
     predicted = torch.cat([model(normalised(part)).argmax(1) for part in pictures.split(200)])
     return (predicted == labels).float().mean().item()
 

@@ -10,7 +10,7 @@ from attribkit.figures import Cell, grid
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "visualizers"
 CLASSES = ["circle", "ring", "cross", "heart", "crescent"]
-LAYERS = {"cnn": "layer3", "vit": "blocks.1"}  # in the middle of each model
+LAYERS = {"cnn": "layer3", "vit": "blocks.1"}  # a middle layer of each model
 CHANNELS = range(len(CLASSES))
 
 

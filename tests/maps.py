@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer, GroundTruth
-from attribkit.methods.gradients import Saliency
+from attribkit.methods._gradients import Saliency
 from attribkit.testing import tiny_cnn
 
 NAN = float("nan")

@@ -1,18 +1,18 @@
-"""Images and what annotators say of them, for benchmarks."""
+"""Annotated images for benchmarks."""
 
 from dataclasses import fields
 from typing import Any
 
-from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.datasets.coco import Coco
-from attribkit.datasets.dataset import Dataset
-from attribkit.datasets.folders import ImageFolder, ImageNet
-from attribkit.datasets.geometry import Prepared, prepare_sample
-from attribkit.datasets.given import BoxedImages, ItemDataset
-from attribkit.datasets.oxford_pets import OxfordPets
-from attribkit.datasets.pascal_voc import PascalVOC
-from attribkit.datasets.sample import ImageSource, MaskSource, Sample, Size
-from attribkit.datasets.scenes import Scenes, grid_mosaics
+from attribkit._core.errors import InvalidInput, UnknownName
+from attribkit.datasets._coco import Coco
+from attribkit.datasets._dataset import Dataset
+from attribkit.datasets._folders import ImageFolder, ImageNet
+from attribkit.datasets._geometry import Prepared, prepare_sample
+from attribkit.datasets._items import BoxedImages, ItemDataset
+from attribkit.datasets._oxford_pets import OxfordPets
+from attribkit.datasets._pascal_voc import PascalVOC
+from attribkit.datasets._sample import ImageSource, MaskSource, Sample, Size
+from attribkit.datasets._scenes import Scenes, grid_mosaics
 
 __all__ = [
     "DATASETS",
@@ -41,19 +41,31 @@ DATASETS: dict[str, type[Dataset]] = {
 
 
 def make_dataset(kind: str, **options: Any) -> Dataset:
-    """A data set by its kind; options are its fields. Its annotations are read, so that what is broken is told now.
+    """Create a data set by its name and read its annotations.
 
-    Raises UnknownName, InvalidInput for options that do not fit, and UnreadableFile for what is missing or broken.
+    Args:
+        kind: The `kind` of a data set, a key of `DATASETS`.
+        **options: Fields of its class.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UnknownName: If the data set or an option does not exist.
+        InvalidInput: If an option is invalid or missing, or the data set is empty.
+        UnreadableFile: If a folder or annotations are missing or broken.
     """
     if kind not in DATASETS:
         raise UnknownName("data set", kind, DATASETS)
-    known = {field.name for field in fields(DATASETS[kind])}
+    names = {field.name for field in fields(DATASETS[kind])}
     for name in options:
-        if name not in known:
-            raise UnknownName(f"option of the data set {kind!r}", name, sorted(known))
+        if name not in names:
+            raise UnknownName(f"option of the data set {kind!r}", name, sorted(names))
     try:
-        made = DATASETS[kind](**options)
-        len(made)  # reads the annotations
+        dataset = DATASETS[kind](**options)
+        len(dataset)  # reads the annotations
     except TypeError as error:
-        raise InvalidInput(f"The data set {kind!r} cannot be made: {error}. Its options: {sorted(known)}.") from error
-    return made
+        raise InvalidInput(
+            f"The data set {kind!r} cannot be created: {error}. Its options: {', '.join(sorted(names))}."
+        ) from error
+    return dataset

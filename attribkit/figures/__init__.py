@@ -1,10 +1,9 @@
 """Attributions and visualizations as figures."""
 
-from attribkit.figures.animation import animate, write_clip
-from attribkit.figures.figure import figure, gallery
-from attribkit.figures.grid import Cell, check_ending, grid, save_figure
-from attribkit.figures.inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
-from attribkit.figures.sections import mosaic, strip
+from attribkit.figures._clips import animate, mosaic, strip, write_clip
+from attribkit.figures._figure import figure, gallery
+from attribkit.figures._grid import Cell, check_ending, grid, save_figure
+from attribkit.figures._inspection import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
 
 __all__ = [
     "Cell",

@@ -1,21 +1,51 @@
-"""The built-in methods, registered by the hook that any plugin uses."""
+"""The built-in methods, registered through the hook that plugins use."""
 
-from attribkit.contracts.method import Method
-from attribkit.hookspecs import hookimpl
-from attribkit.methods.attention import Attention, AttentionGates, AttentionRollout, GradientRollout
-from attribkit.methods.controls import Centre, Constant, Edges, InputNorm, Random
-from attribkit.methods.eigencam import EigenCAM
-from attribkit.methods.gradcam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from attribkit.methods.gradients import DeconvNet, GuidedBackprop, GuidedGradCAM, InputXGradient, Saliency, SmoothGrad
-from attribkit.methods.integrated_gradients import IntegratedGradients
-from attribkit.methods.occlusion import Occlusion
-from attribkit.methods.perturbation_cams import AblationCAM, ScoreCAM
-from attribkit.methods.rise import RISE
+from attribkit._contracts.method import Method
+from attribkit._hookspecs import hookimpl
+from attribkit.methods._attention import Attention, AttentionGates, AttentionRollout, GradientRollout
+from attribkit.methods._controls import Centre, Constant, Edges, InputNorm, Random
+from attribkit.methods._eigencam import EigenCAM
+from attribkit.methods._gradcam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from attribkit.methods._gradients import DeconvNet, GuidedBackprop, GuidedGradCAM, InputXGradient, Saliency, SmoothGrad
+from attribkit.methods._integrated_gradients import IntegratedGradients
+from attribkit.methods._occlusion import Occlusion
+from attribkit.methods._perturbation_cams import AblationCAM, ScoreCAM
+from attribkit.methods._rise import RISE
+
+__all__ = [
+    "CAM",
+    "RISE",
+    "AblationCAM",
+    "Attention",
+    "AttentionGates",
+    "AttentionRollout",
+    "Centre",
+    "Constant",
+    "DeconvNet",
+    "Edges",
+    "EigenCAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GradientRollout",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
+    "InputNorm",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LayerCAM",
+    "Occlusion",
+    "Random",
+    "Saliency",
+    "ScoreCAM",
+    "SmoothGrad",
+    "XGradCAM",
+]
 
 
 @hookimpl
 def attribkit_methods() -> list[type[Method]]:
-    """Methods in the order of tables and figures: class activation maps, gradients, attention, perturbations ..."""
+    """Return the built-in methods, in the order in which tables and figures show them."""
     maps: list[type[Method]] = [
         CAM, GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, EigenCAM, ScoreCAM, AblationCAM,
     ]  # fmt: skip

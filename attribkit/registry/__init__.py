@@ -1,20 +1,20 @@
-"""Plugins: found, checked, and looked up by name."""
+"""Lookup of methods, visualizers, metrics and imputers by name, over all loaded plugins."""
 
 import warnings
 from typing import Any, TypeVar, get_args
 
 from torch import nn
 
-from attribkit.contracts.method import Method
-from attribkit.contracts.metric import Metric
-from attribkit.contracts.visualizer import Visualizer
-from attribkit.core.annotations import describe
-from attribkit.core.errors import InvalidInput, PluginWarning, UnknownName, join_names, one_line
-from attribkit.core.spec import ModelSpec
-from attribkit.core.substrates import Imputer, Substrate
-from attribkit.registry.discovery import VARIABLE, OfferedClass, Plugin, options_of, plugin_manager
-from attribkit.registry.local import register, register_file
-from attribkit.runs.guards import refuse_exits
+from attribkit._contracts.method import Method
+from attribkit._contracts.metric import Metric
+from attribkit._contracts.visualizer import Visualizer
+from attribkit._core.annotations import describe
+from attribkit._core.errors import InvalidInput, PluginWarning, UnknownName, join_names, one_line
+from attribkit._core.spec import ModelSpec
+from attribkit._core.substrates import Imputer, Substrate
+from attribkit._runs.guards import refuse_exits
+from attribkit.registry._discovery import VARIABLE, OfferedClass, Plugin, options_of, plugin_manager
+from attribkit.registry._local import register, register_file
 
 __all__ = [
     "SUBSTRATES",
@@ -36,81 +36,94 @@ __all__ = [
 ]
 
 PluginClass = TypeVar("PluginClass", Method, Visualizer, Metric, Imputer)
-SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that take a filling, or an imputer's name
+SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that accept a filling or an imputer's name
 _FILLINGS = (*get_args(Substrate), "inpaint")
 
 
 def plugins() -> tuple[Plugin, ...]:
-    """Built-in plugins first, then those of installed distributions, in the order of their names."""
+    """Return the loaded plugins: built-in ones first, then those of installed distributions in the order of names."""
     return tuple(plugin_manager()[1])
 
 
 def methods() -> dict[str, type[Method]]:
-    """Every attribution method by name."""
+    """Return all attribution methods by name."""
     return classes(Method)
 
 
 def visualizers() -> dict[str, type[Visualizer]]:
-    """Every visualizer by name."""
+    """Return all visualizers by name."""
     return classes(Visualizer)
 
 
 def metrics() -> dict[str, type[Metric]]:
-    """Every metric by name."""
+    """Return all metrics by name."""
     return classes(Metric)
 
 
 def imputers() -> dict[str, type[Imputer]]:
-    """Every imputer by name."""
+    """Return all imputers by name."""
     return classes(Imputer)
 
 
 def classes(kind: type[PluginClass]) -> dict[str, type[PluginClass]]:
-    """Every class of a kind by name."""
+    """Return all classes of a kind (Method, Visualizer, Metric or Imputer) by name."""
     return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
 
 
 def plugin_of(cls: OfferedClass) -> Plugin:
-    """The plugin that offers a method, visualizer, metric or imputer."""
+    """Return the plugin that provides a method, visualizer, metric or imputer."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
 
 
 def model_spec(model: nn.Module) -> ModelSpec:
-    """What the first plugin that knows this model says of it; one that fails is passed over with a warning."""
-    for answer in reversed(plugin_manager()[0].hook.attribkit_model_spec.get_hookimpls()):
+    """Return the spec of the first plugin that supports the model; plugins that fail are skipped with a warning."""
+    for implementation in reversed(plugin_manager()[0].hook.attribkit_model_spec.get_hookimpls()):
         try:
-            spec = answer.function(**dict.fromkeys(answer.argnames, model))
+            spec = implementation.function(**dict.fromkeys(implementation.argnames, model))
         except (Exception, SystemExit) as error:
             spec = error
         if isinstance(spec, ModelSpec):
             return spec
         if spec is not None:
             warnings.warn(
-                f"Plugin {one_line(answer.plugin_name)!r} gave no ModelSpec but {describe(spec)}.",
+                f"attribkit_model_spec of plugin {one_line(implementation.plugin_name)!r} was skipped: it must return "
+                f"a ModelSpec or None, got {describe(spec)}.",
                 PluginWarning,
                 stacklevel=2,
             )
     return ModelSpec()
 
 
-def make(what: str | type[PluginClass] | PluginClass, kind: type[PluginClass], **options: Any) -> PluginClass:
-    """A method, visualizer, metric or imputer with its options: by name, by class, or as it was given.
+def make(choice: str | type[PluginClass] | PluginClass, kind: type[PluginClass], **options: Any) -> PluginClass:
+    """Make an instance of a method, visualizer, metric or imputer.
 
-    A metric takes ``preset="rise"`` beside its options, where it has presets; an option that is given too prevails.
+    Args:
+        choice: Its name, its class or an instance, which is returned unchanged.
+        kind: The base class: Method, Visualizer, Metric or Imputer.
+        **options: Options of the instance. Metrics with presets also accept ``preset="..."``; further options replace
+            those of the preset.
+
+    Returns:
+        The instance.
+
+    Raises:
+        UnknownName: If the name, an option, the preset or the imputer does not exist.
+        InvalidInput: If an option has a wrong value, or is given for an instance.
     """
-    if isinstance(what, kind):
+    if isinstance(choice, kind):
         if options:
             raise InvalidInput(
-                f"{what!r} has its options already: give the name {what.name!r} with options, or change it."
+                f"{choice!r} is an instance with its own options, but {join_names(options)} was passed too: pass the "
+                f"name {choice.name!r} with options, or an instance without options."
             )
-        return what
-    cls = what if isinstance(what, type) and issubclass(what, kind) else _named(what, kind)
+        return choice
+    cls = choice if isinstance(choice, type) and issubclass(choice, kind) else _class_named(choice, kind)
     if issubclass(cls, Metric) and "preset" in options:
         options = {**_preset(cls, options.pop("preset")), **options}
-    known = list(options_of(cls))
+    names = list(options_of(cls))
     for option in options:
-        if option not in known:
-            raise UnknownName(f"option of {cls.name!r}", option, known)
+        if option not in names:
+            raise UnknownName(f"option of {cls.name!r}", option, names)
     for option in set(SUBSTRATES) & set(options):
         if isinstance(name := options[option], str) and name not in _FILLINGS:
             options[option] = _imputer(name)
@@ -119,14 +132,14 @@ def make(what: str | type[PluginClass] | PluginClass, kind: type[PluginClass], *
             return cls(**options)
     except TypeError as error:
         raise InvalidInput(
-            f"{cls.name!r} cannot be made with these options: {error}; it has {join_names(known)}."
+            f"{cls.name!r} cannot be created with these options: {error}. Its options are {join_names(names)}."
         ) from error
 
 
 def _imputer(name: str) -> Imputer:
-    if name not in (known := imputers()):
-        raise UnknownName("substrate", name, [*_FILLINGS, *known])
-    return known[name]()
+    if name not in (by_name := imputers()):
+        raise UnknownName("substrate", name, [*_FILLINGS, *by_name])
+    return by_name[name]()
 
 
 def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
@@ -135,12 +148,11 @@ def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
     return dict(cls.presets[name])
 
 
-def _named(name: Any, kind: type[PluginClass]) -> type[PluginClass]:
-    known = classes(kind)
+def _class_named(name: Any, kind: type[PluginClass]) -> type[PluginClass]:
+    by_name = classes(kind)
     if not isinstance(name, str):
-        raise InvalidInput(
-            f"{name!r} is no {kind.__name__.lower()}: give a name ({join_names(known)}), a class or an instance."
-        )
-    if name not in known:
-        raise UnknownName(kind.__name__.lower(), name, known)
-    return known[name]
+        what = kind.__name__.lower()
+        raise InvalidInput(f"{what} must be a name ({join_names(by_name)}), a class or an instance, got {name!r}.")
+    if name not in by_name:
+        raise UnknownName(kind.__name__.lower(), name, by_name)
+    return by_name[name]

@@ -1,10 +1,13 @@
-"""Checks that a plugin's classes must pass; write ``check_method(MyMethod())`` or its like in a test."""
+"""Conformance checks for the classes of plugins.
 
-from attribkit.testing.methods import METHOD_CHECKS, check_method
-from attribkit.testing.metrics import METRIC_CHECKS, check_metric
-from attribkit.testing.position import check_position
-from attribkit.testing.state import changes, model_state, tiny_cnn
-from attribkit.testing.visualizers import VISUALIZER_CHECKS, check_visualizer
+Call them in a test, for example ``check_method(MyMethod())``: they raise an AssertionError that describes the first
+violation of the contract.
+"""
+
+from attribkit.testing._methods import METHOD_CHECKS, check_method, check_position
+from attribkit.testing._metrics import METRIC_CHECKS, check_metric
+from attribkit.testing._state import changes, model_state, tiny_cnn
+from attribkit.testing._visualizers import VISUALIZER_CHECKS, check_visualizer
 
 __all__ = [
     "METHOD_CHECKS",

@@ -1,11 +1,15 @@
-"""The built-in visualizers, registered by the hook that any plugin uses."""
+"""The built-in visualizers, registered through the hook that plugins use."""
 
-from attribkit.contracts.visualizer import Visualizer
-from attribkit.hookspecs import hookimpl
-from attribkit.visualizers.activation_maximization import ActivationMaximization
+from attribkit._contracts.visualizer import Visualizer
+from attribkit._hookspecs import hookimpl
+from attribkit.visualizers._activation_maximization import ActivationMaximization
+
+__all__ = [
+    "ActivationMaximization",
+]
 
 
 @hookimpl
 def attribkit_visualizers() -> list[type[Visualizer]]:
-    """Visualizers in the order of tables."""
+    """Return the built-in visualizers, in the order in which tables show them."""
     return [ActivationMaximization]

@@ -1,6 +1,16 @@
-"""The embedded default: scenes whose truth is known and two models trained on them, so that everything runs offline."""
+"""Generated scenes with known ground truth, and two small models trained on them, for use without a network."""
 
-from attribkit.zoo.models import ARCHITECTURES, build, load_zoo_model
-from attribkit.zoo.scenes import SHAPES, SIDE, Scene, SceneObject, scene, scenes
+from attribkit.zoo._models import ARCHITECTURES, build_zoo_model, load_zoo_model
+from attribkit.zoo._scenes import SHAPES, SIDE, Scene, SceneObject, scene, scenes
 
-__all__ = ["ARCHITECTURES", "SHAPES", "SIDE", "Scene", "SceneObject", "build", "load_zoo_model", "scene", "scenes"]
+__all__ = [
+    "ARCHITECTURES",
+    "SHAPES",
+    "SIDE",
+    "Scene",
+    "SceneObject",
+    "build_zoo_model",
+    "load_zoo_model",
+    "scene",
+    "scenes",
+]

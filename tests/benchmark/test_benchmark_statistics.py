@@ -15,21 +15,21 @@ import scipy.stats
 from rich.console import Console
 
 from attribkit import registry
-from attribkit.benchmark.statistics import Summary, summarise
-from attribkit.benchmark.statistics.agreement import (
-    cliques,
+from attribkit._core.errors import InvalidInput, UnreadableFile
+from attribkit.benchmark._statistics import Summary, summarise
+from attribkit.benchmark._statistics.agreement import (
     critical_difference,
     friedman,
     kendall_over_methods,
+    rank_cliques,
     spearman_over_methods,
 )
-from attribkit.benchmark.statistics.bootstrap import Bootstrap, Resamples, combine, intervals
-from attribkit.benchmark.statistics.comparisons import holm, signed_rank
-from attribkit.benchmark.statistics.means import Means
-from attribkit.benchmark.tables.csv_files import write_csv
-from attribkit.benchmark.tables.panels import agreement_tables, cell, panels, ranking_tables
-from attribkit.benchmark.tables.rendering import escaped, latex, tables
-from attribkit.core.errors import InvalidInput, UnreadableFile
+from attribkit.benchmark._statistics.bootstrap import Bootstrap, Resamples, bootstrap_intervals, combine_statistics
+from attribkit.benchmark._statistics.comparisons import holm, signed_rank
+from attribkit.benchmark._statistics.means import Means
+from attribkit.benchmark._tables.csv_files import write_csv
+from attribkit.benchmark._tables.panels import agreement_tables, cell_text, panels, ranking_tables
+from attribkit.benchmark._tables.rendering import escape_latex, latex, tables
 
 pa = pytest.importorskip("pyarrow")
 
@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         ("target", pa.int64()),
         ("label", pa.int64()),
         ("value", pa.float64()),
-        ("tie_share", pa.float32()),
+        ("tie_fraction", pa.float32()),
         ("floor", pa.float32()),
     ]
 )
@@ -115,12 +115,12 @@ def bootstrap(groups, resamples=400, seed=3):
 def test_interval_is_that_of_scipy(images):
     values = np.random.default_rng(images).gamma(15, size=(1, images)).round()  # sums are exact: ties are ties
     drawn = bootstrap(np.arange(images)).means(values)
-    ends, is_bca = intervals(drawn, 0.9)
+    ends, is_bca = bootstrap_intervals(drawn, 0.9)
     for method, level in (("BCa", ends), ("percentile", None)):
         expected = scipy.stats.bootstrap(
             (values[0],), np.mean, n_resamples=400, confidence_level=0.9, method=method, rng=np.random.default_rng(3)
         )
-        np.testing.assert_allclose(drawn.draws[0], expected.bootstrap_distribution, rtol=1e-12)
+        np.testing.assert_allclose(drawn.resampled[0], expected.bootstrap_distribution, rtol=1e-12)
         if level is not None:
             np.testing.assert_allclose(level[0], expected.confidence_interval, rtol=1e-9)
     assert is_bca.all()
@@ -128,14 +128,14 @@ def test_interval_is_that_of_scipy(images):
 
 def test_interval_of_hits_and_misses_is_that_of_scipy():
     values = (np.random.default_rng(0).random((1, 25)) < 0.3).astype(float)
-    ends, _ = intervals(bootstrap(np.arange(25)).means(values), 0.95)
+    ends, _ = bootstrap_intervals(bootstrap(np.arange(25)).means(values), 0.95)
     expected = scipy.stats.bootstrap((values[0],), np.mean, n_resamples=400, rng=np.random.default_rng(3))
     np.testing.assert_allclose(ends[0], expected.confidence_interval, rtol=1e-12)
 
 
 def test_weights_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
     whole = Resamples(50, 1).weights(37)
-    monkeypatch.setattr("attribkit.benchmark.statistics.bootstrap._AT_ONCE", 100)
+    monkeypatch.setattr("attribkit.benchmark._statistics.bootstrap._MAX_WEIGHTS", 100)
     assert (Resamples(50, 1).weights(37) == whole).all()
     assert (whole.sum(1) == 37).all()
 
@@ -150,9 +150,9 @@ def test_groups_are_drawn_whole():
     drawn = sampler.means(values)
     for k, r in itertools.product(range(2), range(60)):
         picked = [v for g, times in enumerate(sampler.weights[r]) for v in np.repeat(values[k, groups == g], times)]
-        assert drawn.draws[k, r] == pytest.approx(np.nanmean(picked), abs=1e-12)
+        assert drawn.resampled[k, r] == pytest.approx(np.nanmean(picked), abs=1e-12)
     for k, g in itertools.product(range(2), range(groups.max() + 1)):
-        assert drawn.left_out[k, g] == pytest.approx(np.nanmean(values[k, groups != g]), abs=1e-12)
+        assert drawn.jackknife[k, g] == pytest.approx(np.nanmean(values[k, groups != g]), abs=1e-12)
 
 
 def test_samples_of_an_image_are_no_independent_evidence():
@@ -170,7 +170,7 @@ def test_intervals_cover():
     rng = np.random.default_rng(0)
     trials, images = 400, 60
     data = rng.gamma(2.0, size=(trials, images))  # mean 2, skewed
-    ends, _ = intervals(bootstrap(np.arange(images), 1000).means(data), 0.9)
+    ends, _ = bootstrap_intervals(bootstrap(np.arange(images), 1000).means(data), 0.9)
     hits = int(((ends[:, 0] <= 2) & (ends[:, 1] >= 2)).sum())
     low, high = scipy.stats.binom.ppf([1e-4, 1 - 1e-4], trials, 0.89)
     assert low <= hits <= high
@@ -180,7 +180,7 @@ def test_cluster_intervals_cover():
     rng = np.random.default_rng(2)
     trials, images, each = 300, 60, 4
     data = np.repeat(rng.normal(size=(trials, images)), each, axis=1) + 0.2 * rng.normal(size=(trials, images * each))
-    ends, _ = intervals(bootstrap(np.repeat(np.arange(images), each), 1000).means(data), 0.9)
+    ends, _ = bootstrap_intervals(bootstrap(np.repeat(np.arange(images), each), 1000).means(data), 0.9)
     hits = int(((ends[:, 0] <= 0) & (ends[:, 1] >= 0)).sum())
     low, high = scipy.stats.binom.ppf([1e-4, 1 - 1e-4], trials, 0.89)
     assert low <= hits <= high
@@ -238,11 +238,11 @@ def test_class_mean_against_a_slow_loop():
     for k in range(2):
         assert drawn.value[k] == pytest.approx(slow(k, everything), abs=1e-12)
         for r in range(50):
-            assert drawn.draws[k, r] == pytest.approx(slow(k, sampler.weights[r].astype(float)), abs=1e-12)
+            assert drawn.resampled[k, r] == pytest.approx(slow(k, sampler.weights[r].astype(float)), abs=1e-12)
         for g in range(len(everything)):
             without = everything.copy()
             without[g] = 0
-            assert drawn.left_out[k, g] == pytest.approx(slow(k, without), abs=1e-12)
+            assert drawn.jackknife[k, g] == pytest.approx(slow(k, without), abs=1e-12)
 
 
 def test_class_mean_tells_categories_that_a_method_lacks():
@@ -402,8 +402,8 @@ def test_methods_that_nothing_tells_apart_are_one_clique():
 
 
 def test_cliques():
-    assert cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(0, 1), (1, 2)]
-    assert cliques(np.array([1.0, 3.0, 5.0]), 1.0) == []
+    assert rank_cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(0, 1), (1, 2)]
+    assert rank_cliques(np.array([1.0, 3.0, 5.0]), 1.0) == []
     assert critical_difference(2, 100, 0.05) == pytest.approx(1.96 / 10, abs=1e-3)
 
 
@@ -499,9 +499,9 @@ def test_normalised_interval_is_that_of_the_ratio():
     values = np.random.default_rng(0).normal([[0.5], [0.2], [0.9]], 0.3, (3, 40))
     found = summary(*(rows_of(v, name) for name, v in zip(("gradcam", "random", "occlusion"), values, strict=True)))
     drawn = bootstrap(np.arange(40), 500, 0).means(values)
-    ratio = combine(lambda m: ((m[0] - m[1]) / (m[2] - m[1]))[None], drawn)
+    ratio = combine_statistics(lambda m: ((m[0] - m[1]) / (m[2] - m[1]))[None], drawn)
     own = score(found, statistic="normalised").estimate
-    np.testing.assert_allclose([own.low, own.high], intervals(ratio, 0.95)[0][0], rtol=1e-9)
+    np.testing.assert_allclose([own.low, own.high], bootstrap_intervals(ratio, 0.95)[0][0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("oracle", [[0.1, 0.9, 0.2, 0.8, 0.5, 0.4], [0.0] * 6])
@@ -510,7 +510,9 @@ def test_not_normalised_where_the_oracle_is_not_better_than_random(oracle):
     own = score(found, statistic="normalised").estimate
     assert math.isnan(own.value)
     assert own.interval == "none"
-    assert found.notes == ("insertion on zoo:cnn: not normalised: 'occlusion' is not told to be better than 'random'",)
+    assert found.notes == (
+        "insertion on zoo:cnn: not normalised: 'occlusion' is not significantly better than 'random'",
+    )
     assert all(not panel.normalised for panel in panels(found))
 
 
@@ -527,8 +529,8 @@ def test_no_oracle_and_no_control_are_told():
     found = summary(rows_of([1, 2, 3]), rows_of([1, 2, 3], metric="mass", kind="localization"))
     assert {each.statistic for each in found.scores} == {"mean"}
     assert found.notes == (
-        "insertion on zoo:cnn: not normalised: no rows of 'random' and 'occlusion'",
-        "mass on zoo:cnn: not normalised: no rows of 'random' and 'truth'",
+        "insertion on zoo:cnn: not normalised: rows of 'random' and 'occlusion' are missing",
+        "mass on zoo:cnn: not normalised: rows of 'random' and 'truth' are missing",
     )
 
 
@@ -556,7 +558,7 @@ def test_failed_sanity_checks_are_in_every_table():
     assert score(found, "rise", metric="insertion").flags == ()
     assert not any(each.best for each in found.scores)  # the winner fails, so that nobody is the best
     for panel in panels(found):
-        assert "fails parameter_randomisation" in panel.methods[0].remarks
+        assert "fails parameter_randomisation" in panel.methods[0].notes
     assert latex(found).count("fails parameter\\_randomisation") == 2
 
 
@@ -626,7 +628,7 @@ def test_a_method_whose_inverse_is_not_worse_is_told():
     assert score(found, "worse").notes == ("worse than its inverse",)
     assert score(found, "fine").notes == ()
     panel = panels(found)[0]
-    assert [line.remarks for line in panel.methods] == [
+    assert [line.notes for line in panel.methods] == [
         (),
         ("insertion: no better than its inverse",),
         ("insertion: worse than its inverse",),
@@ -790,7 +792,7 @@ def test_latex_is_well_formed(rich_summary):
 
 
 def test_latex_escapes():
-    assert escaped("a_b & 5 % {x} #1 $ ~ ^ \\ <|>") == (
+    assert escape_latex("a_b & 5 % {x} #1 $ ~ ^ \\ <|>") == (
         r"a\_b \& 5 \% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{} "
         r"\textless{}\textbar{}\textgreater{}"
     )
@@ -838,7 +840,7 @@ def test_json_round_trip(rich_summary, tmp_path):
     assert same(again, rich_summary)
     assert dataclasses.fields(again) == dataclasses.fields(rich_summary)
     assert math.isnan(Summary.from_json(summary(rows_of([1])).to_json()).scores[0].estimate.low)
-    with pytest.raises(UnreadableFile, match="no summary: scores"):
+    with pytest.raises(UnreadableFile, match="not a summary; scores"):
         Summary.from_json(text.replace('"scores": [', '"scores": 1, "other": ['))
     with pytest.raises(UnreadableFile, match="cannot be read"):
         Summary.load(tmp_path / "none.json")
@@ -889,15 +891,15 @@ def test_models_and_metrics_do_not_mix():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"method_options": "gradcam(relu=False)"}, "method 'gradcam' has several options.*its own label"),
-        ({"metric_options": "other"}, "metric 'insertion' has several options"),
-        ({"higher_is_better": False}, "several directions in these rows, 'lower is better' and 'higher is better'"),
-        ({"kind": "complexity"}, "several kinds"),
-        ({}, "2 rows are of the same model, method, metric and image"),
-        ({"method": "rise", "group": "x"}, "image '000' has several values of 'group'"),
-        ({"method": "rise", "category": "cat"}, "several values of 'category' in these rows, None and 'cat'"),
-        ({"method": None}, "Rows without 'method'"),
-        ({"method": "rise", "image": "007", "subsets": ["all"]}, "subset is called 'all'"),
+        ({"method_options": "gradcam(relu=False)"}, "method 'gradcam' has different options.*a different label"),
+        ({"metric_options": "other"}, "metric 'insertion' has different options"),
+        ({"higher_is_better": False}, "different directions in these rows, 'lower is better' and 'higher is better'"),
+        ({"kind": "complexity"}, "different kinds"),
+        ({}, "2 rows have the same model, method, metric and image"),
+        ({"method": "rise", "group": "x"}, "image '000' has different values of 'group'"),
+        ({"method": "rise", "category": "cat"}, "different values of 'category' in these rows, None and 'cat'"),
+        ({"method": None}, "column 'method' must not contain null, got 1"),
+        ({"method": "rise", "image": "007", "subsets": ["all"]}, "subset name 'all' is reserved"),
     ],
 )
 def test_rows_that_contradict_each_other_are_refused(changed, message):
@@ -908,13 +910,13 @@ def test_rows_that_contradict_each_other_are_refused(changed, message):
 
 
 def test_what_cannot_be_summarised_is_refused():
-    with pytest.raises(InvalidInput, match="no rows to summarise"):
+    with pytest.raises(InvalidInput, match="There are no rows to summarise"):
         summary([])
-    with pytest.raises(InvalidInput, match="no column floor; they have"):
+    with pytest.raises(InvalidInput, match="lack the column floor; they have"):
         summarise(table(rows_of([1])).drop_columns(["floor"]))
-    with pytest.raises(InvalidInput, match="confidence=1"):
+    with pytest.raises(InvalidInput, match=r"confidence must be between 0 and 1, .* got 1\.5"):
         summary(rows_of([1]), confidence=1.5)
-    with pytest.raises(InvalidInput, match="resamples=0"):
+    with pytest.raises(InvalidInput, match=r"resamples must be a positive integer, .* got 0"):
         summary(rows_of([1]), resamples=0)
 
 
@@ -928,18 +930,18 @@ def test_one_image_of_one_method():
 
 def test_no_negative_zero_and_no_noise_in_tables():
     found = summary(rows_of([-1e-9, 1e-10, 0, 0, 0, 0]), rows_of([0.3] * 6, "rise"), rows_of([0.1, 0.5] * 3, "b"))
-    assert [cell(score(found, name), 3)[0] for name in ("gradcam", "rise")] == ["0.000", "0.300"]
+    assert [cell_text(score(found, name), 3)[0] for name in ("gradcam", "rise")] == ["0.000", "0.300"]
     (column,) = panels(summary(rows_of([0.3] * 7))).pop().columns
     assert column.decimals == 3
 
 
 def test_a_cell_without_any_number_tells_that():
     found = summary(rows_of([float("nan")] * 7), rows_of([0.3, 0.4] * 3 + [0.1], method="rise"))
-    assert cell(score(found, "gradcam"), 3) == ("-", "0 of 7")
-    assert cell(None, 3) == ("-", "")
+    assert cell_text(score(found, "gradcam"), 3) == ("-", "0 of 7")
+    assert cell_text(None, 3) == ("-", "")
 
 
 def test_the_caption_tells_what_an_interval_without_width_is():
     varied = rows_of([0.3, 0.4] * 3 + [0.1], method="rise")
-    assert "No width: all images have the same number" in panels(summary(rows_of([1.0] * 7), varied))[0].caption
-    assert "No width" not in panels(summary(varied))[0].caption
+    assert "Zero width: all images have the same value" in panels(summary(rows_of([1.0] * 7), varied))[0].caption
+    assert "Zero width" not in panels(summary(varied))[0].caption

@@ -33,14 +33,31 @@ def photo(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     output = run("demo", "--scenes", 3, "--output", tmp_path).output
     for name in ("cnn", "vit", "gradcam", "saliency", "relevance_mass ↑", "pointing_game ↑", "forwards", "seconds"):
         assert name in output
-    width, height = Image.open(tmp_path / "demo.png").size
-    assert width > 1000
-    assert height > 600
-    assert (tmp_path / "demo.pdf").read_bytes().startswith(b"%PDF")
+    slow = ("scorecam", "integrated_gradients", "rise")
+    assert f"left out, since each costs more than 75 forwards: {', '.join(slow)}; `attribkit demo --all`" in output
+    assert {path.name for path in tmp_path.iterdir()} == {f"demo_{number}.png" for number in range(1, 6)}
+    for path in tmp_path.iterdir():
+        width, height = Image.open(path).size
+        assert 800 < width < 2400
+        assert 700 < height < 2400
+
+
+def test_the_demo_draws_at_most_eight_methods_in_a_figure():
+    from dataclasses import replace
+
+    from attribkit.cli import _demo_scenes as demo_scenes
+
+    stages = [demo_scenes.stage("cnn", 3, 0, "cpu")]
+    (row,) = demo_scenes.rows(stages, ["gradcam"])
+    figures = demo_scenes.demo_figures(stages, [row, *(replace(row, method=f"mine {i}") for i in range(9))])
+    assert [each.get_suptitle() for each in figures] == ["Class activation maps", "Other methods", "Other methods"]
+    titles = [[ax.get_title().split("\n")[0] for ax in each.axes if "\n" in ax.get_title()] for each in figures]
+    assert titles == [["gradcam"], [f"mine {i}" for i in range(8)], ["mine 8"]]
 
 
 def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
@@ -68,11 +85,12 @@ def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):
     monkeypatch.setattr(
         registry, "methods", lambda: {"gradcam": methods["gradcam"], "later": Later, "refusing": Refusing}
     )
-    monkeypatch.setattr(registry, "offered", lambda kind: registry.methods() if kind is Method else offered(kind))
+    monkeypatch.setattr(registry, "classes", lambda kind: registry.methods() if kind is Method else offered(kind))
     output = run("demo", "--scenes", 3, "--output", tmp_path).output
     assert "later" in output
     assert "pointing_game ↑" in output
     assert "ValueError: not on this model" in output
+    assert "left out" not in output
 
 
 def test_methods_as_json():
@@ -147,25 +165,31 @@ def test_random_weights_are_said(photo, tmp_path):
     [
         (["--method", "grad_cam"], "Did you mean 'gradcam'?"),
         (["--model", "zoo:rnn"], "No zoo model is named 'rnn'"),
-        (["--model", "timm:resnet10t", "--model-arg", "depth"], "not of the form KEY=VALUE"),
-        (["--model", "timm:resnet10t", "--model-arg", "depht=3"], "cannot be made with these arguments"),
-        (["--target", "8"], "There is no class 8: the model has 8 classes, 0 to 7."),
+        (
+            ["--model", "timm:resnet10t", "--model-arg", "depth"],
+            "--model-arg must be of the form KEY=VALUE, got 'depth'",
+        ),
+        (["--model", "timm:resnet10t", "--model-arg", "depht=3"], "cannot be created with these arguments"),
+        (["--target", "8"], "The class index 8 is out of range: the model has 8 classes, 0 to 7."),
         (["--target", "stars"], "Did you mean 'star'?"),
-        (["--top", "9"], "top=9"),
+        (["--top", "9"], "top must be from 1 to the number of classes, 8, got 9"),
         (["--device", "warp"], "device='warp' cannot be used"),
-        (["--mean", "a,b"], "no list of numbers"),
-        (["--weights", "nowhere.safetensors"], "There are no weights"),
-        (["-o", "out.docx"], "no ending of a figure"),
-        (["-o", "ending"], "no ending of a figure"),
-        (["-o", "/proc/nowhere/out.png"], "cannot be made"),
-        (["--target", "star", "--top", "2"], "give it or --target, not both"),
+        (["--mean", "a,b"], "--mean must be a list of numbers like 0.5,0.5,0.5, got 'a,b'"),
+        (["--weights", "nowhere.safetensors"], "Weights file 'nowhere.safetensors' does not exist"),
+        (["-o", "out.docx"], "does not have a supported file extension"),
+        (["-o", "ending"], "does not have a supported file extension"),
+        (["-o", "/proc/nowhere/out.png"], "cannot be created"),
+        (["--target", "star", "--top", "2"], "cannot be combined with --target: use one of them"),
         (["--target=--5"], "No label is named '--5'"),
         (["--mean", "0.5"], "must have a number for each"),
-        (["--resize", "8"], "smaller than the crop"),
+        (["--resize", "8"], "resize must be at least the crop size (128, 128), got 8"),
         (["--device", "meta"], "device='meta' cannot be used"),
-        (["--model", "timm:resnet10t", "--model-arg", "in_chans=1"], "3 channels"),
-        (["--model", "timm:resnet10t", "--model-arg", "pretrained=True"], "has an option of its own"),
-        (["no-such-image.png"], "There is no image 'no-such-image.png'"),
+        (
+            ["--model", "timm:resnet10t", "--model-arg", "in_chans=1"],
+            "in_chans must be 3, the channels of photographs, got 1",
+        ),
+        (["--model", "timm:resnet10t", "--model-arg", "pretrained=True"], "--model-arg does not accept pretrained"),
+        (["no-such-image.png"], "Image 'no-such-image.png' does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(photo, tmp_path, monkeypatch, arguments, words):
@@ -181,7 +205,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(photo, tmp_path, monkeypatch,
 
 def test_a_truncated_image(photo, tmp_path):
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:3000])
-    assert "no image that can be read" in run("explain", tmp_path / "cut.png", code=2).stderr
+    assert "cannot be read as an image" in run("explain", tmp_path / "cut.png", code=2).stderr
 
 
 def test_layers_of_an_unknown_model():

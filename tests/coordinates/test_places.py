@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attribkit.coordinates.tracking import track_coordinates
+from attribkit._coordinates.tracking import track_coordinates
 
 
 def image(side=8, images=2):
@@ -45,7 +45,7 @@ def test_values_that_are_places_stay_so(name):
     x = image()
     with track_coordinates(x) as places:
         y = REARRANGEMENTS[name](x)
-    number, row, column = places.of(y).rows
+    number, row, column = places.of(y).positions
     in_rows = ((y - row).abs() < 1e-6).float()
     in_columns = ((y - column).abs() < 1e-6).float()
     assert ((in_rows + in_columns) >= 1).all()  # each value is one of its two coordinates
@@ -65,11 +65,11 @@ def test_class_tokens_padding_and_what_mixes_everything_come_from_no_place():
         mixed = F.linear(tokens[:, 1:].transpose(1, 2), torch.randn(64, 64)).transpose(1, 2)
         residual = tokens[:, 1:] + mixed
         unknown = torch.cumsum(x, 2)
-    assert places.of(tokens).rows[1][0, :, 0].isnan().tolist() == [True] + 64 * [False]
-    assert places.of(padded).rows[2][0, 0, 0].isnan().tolist() == 8 * [False] + 3 * [True]
-    assert places.of(mean).rows[1].isnan().all()
-    assert places.of(mixed).rows[1].isnan().all()
-    assert torch.equal(places.of(residual).rows[2], places.of(tokens).rows[2][:, 1:])
+    assert places.of(tokens).positions[1][0, :, 0].isnan().tolist() == [True] + 64 * [False]
+    assert places.of(padded).positions[2][0, 0, 0].isnan().tolist() == 8 * [False] + 3 * [True]
+    assert places.of(mean).positions[1].isnan().all()
+    assert places.of(mixed).positions[1].isnan().all()
+    assert torch.equal(places.of(residual).positions[2], places.of(tokens).positions[2][:, 1:])
     assert places.of(unknown) is None
 
 
@@ -78,8 +78,8 @@ def test_two_places_that_disagree_are_no_place():
     with track_coordinates(x) as places:
         y = x + x.roll(4, 3)
         z = x + 2 * x
-    assert places.of(y).rows[2].isnan().all()
-    assert torch.equal(places.of(z).rows[2], places.of(x).rows[2])
+    assert places.of(y).positions[2].isnan().all()
+    assert torch.equal(places.of(z).positions[2], places.of(x).positions[2])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_strided_lies_at_its_cells_centres(shrink):
     with track_coordinates(x) as places:
         y = shrink(x)
     centres = (torch.arange(4) + 0.5) / 4
-    _, row, column = places.of(y).rows
+    _, row, column = places.of(y).positions
     assert torch.allclose(row, centres[:, None].expand(y.shape))
     assert torch.allclose(column, centres.expand(y.shape))
 
@@ -105,7 +105,7 @@ def test_what_is_enlarged_lies_at_its_cells_centres(grow):
     with track_coordinates(x) as places:
         y = grow(x)
     side = y.shape[-1]
-    assert torch.allclose(places.of(y).rows[2], ((torch.arange(side) + 0.5) / side).expand(y.shape), atol=1e-6)
+    assert torch.allclose(places.of(y).positions[2], ((torch.arange(side) + 0.5) / side).expand(y.shape), atol=1e-6)
 
 
 def test_a_product_of_queries_and_keys_has_the_places_of_both():
@@ -114,12 +114,12 @@ def test_a_product_of_queries_and_keys_has_the_places_of_both():
         tokens = F.linear(x.flatten(2).transpose(1, 2), torch.randn(6, 2)).unflatten(2, (2, 3)).transpose(1, 2)
         weights = ((tokens * 0.5) @ tokens.flip(2).transpose(-2, -1) + torch.randn(2, 64, 64)).softmax(-1)
         gathered = weights @ tokens
-    place = places.of(x).rows[2][0, 0].flatten()
+    place = places.of(x).positions[2][0, 0].flatten()
     found = places.of(weights)
-    assert torch.equal(found.rows[2][1, 0, :, 5], place)
-    assert torch.equal(found.columns[2][1, 0, 7], place.flip(0))
-    assert torch.equal(places.of(gathered).rows[2][0, 1, :, 2], place)
-    assert places.of(gathered).columns is None
+    assert torch.equal(found.positions[2][1, 0, :, 5], place)
+    assert torch.equal(found.key_positions[2][1, 0, 7], place.flip(0))
+    assert torch.equal(places.of(gathered).positions[2][0, 1, :, 2], place)
+    assert places.of(gathered).key_positions is None
 
 
 @pytest.mark.parametrize("bias", [torch.randn(64, 64), torch.randn(3, 64, 64)], ids=["alike", "of each head"])
@@ -131,9 +131,9 @@ def test_what_is_done_to_products_leaves_their_places(bias):
         logits = nn.Conv2d(2, 3, 1)(tokens @ tokens.mT)
         logits[:, :, 1:] = logits[:, :, 1:] + bias[..., 1:, :]
         weights = logits.softmax(-1)
-    place = places.of(x).rows[2][0, 0].flatten()
-    assert torch.equal(places.of(weights).rows[2][1, 0, :, 5], place)
-    assert torch.equal(places.of(weights).columns[2][1, 2, 7], place)
+    place = places.of(x).positions[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).positions[2][1, 0, :, 5], place)
+    assert torch.equal(places.of(weights).key_positions[2][1, 2, 7], place)
 
 
 def test_a_product_that_is_told_by_labels():
@@ -143,10 +143,10 @@ def test_a_product_that_is_told_by_labels():
         weights = torch.einsum("bqhd, bkhd -> bhqk", tokens, tokens.flip(1)).softmax(-1)
         gathered = torch.einsum("bhqk,bkhd->bqhd", weights, tokens)
         channels = torch.einsum("bnhd,bnhe->bhde", tokens, tokens)
-    place = places.of(x).rows[2][0, 0].flatten()
-    assert torch.equal(places.of(weights).rows[2][1, 0, :, 5], place)
-    assert torch.equal(places.of(weights).columns[2][1, 0, 7], place.flip(0))
-    assert torch.equal(places.of(gathered).rows[2][0, :, 1, 2], place)
+    place = places.of(x).positions[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).positions[2][1, 0, :, 5], place)
+    assert torch.equal(places.of(weights).key_positions[2][1, 0, 7], place.flip(0))
+    assert torch.equal(places.of(gathered).positions[2][0, :, 1, 2], place)
     assert places.of(channels) is None
 
 
@@ -157,10 +157,10 @@ def test_a_class_tokens_product_with_patches_has_their_places_in_its_columns():
         both = torch.cat([parameter, tokens], 1)
         weights = (both[:, :1] @ tokens.mT).softmax(-1)
         mixed = parameter @ tokens.mT
-    place = places.of(x).rows[2][0, 0].flatten()
-    assert torch.equal(places.of(weights).rows[2][1, 0], place)
-    assert torch.equal(places.of(weights).columns[2][1, 0], place)
-    assert places.of(mixed).columns is None
+    place = places.of(x).positions[2][0, 0].flatten()
+    assert torch.equal(places.of(weights).positions[2][1, 0], place)
+    assert torch.equal(places.of(weights).key_positions[2][1, 0], place)
+    assert places.of(mixed).key_positions is None
 
 
 def test_a_product_at_each_place_has_no_columns():
@@ -169,8 +169,8 @@ def test_a_product_at_each_place_has_no_columns():
     with track_coordinates(x) as places:
         tokens = x.flatten(2).transpose(1, 2)
         found = tokens.unsqueeze(2) @ tokens.unsqueeze(2).expand(-1, -1, 2, -1)
-    assert places.of(found).columns is None
-    assert torch.equal(places.of(found).rows[1][:, :, 0], places.of(tokens).rows[1])
+    assert places.of(found).key_positions is None
+    assert torch.equal(places.of(found).positions[1][:, :, 0], places.of(tokens).positions[1])
 
 
 def test_sums_over_a_narrow_axis_have_the_outputs_shape():
@@ -179,7 +179,7 @@ def test_sums_over_a_narrow_axis_have_the_outputs_shape():
         tokens = F.linear(x.flatten(2).transpose(1, 2), torch.randn(6, 2)).unflatten(2, (2, 3)).transpose(1, 2)
         weights = (tokens @ tokens.mT).softmax(-1)
         sums = weights.sum(dim=-1).unsqueeze(-1)
-    assert places.of(sums).rows[1].shape == sums.shape == (2, 2, 64, 1)
+    assert places.of(sums).positions[1].shape == sums.shape == (2, 2, 64, 1)
 
 
 @pytest.mark.parametrize("side", [8, 16, 10])
@@ -191,8 +191,8 @@ def test_padding_of_windows_that_overlap_moves_nothing(side):
         pooled = F.avg_pool2d(x, 2, 2)
         largest = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2)
         total = convolved + pooled + largest
-    assert torch.equal(places.of(total).rows[1], places.of(pooled).rows[1])
-    assert not places.of(total).rows[1].isnan().any()
+    assert torch.equal(places.of(total).positions[1], places.of(pooled).positions[1])
+    assert not places.of(total).positions[1].isnan().any()
 
 
 def test_fused_attention_gives_each_query_its_place():
@@ -202,16 +202,16 @@ def test_fused_attention_gives_each_query_its_place():
         gathered = F.scaled_dot_product_attention(tokens.roll(3, 1)[:, None], tokens[:, None], tokens[:, None])
         module = nn.MultiheadAttention(2, 1, batch_first=True)
         attended, _ = module(tokens, tokens, tokens)
-    assert torch.equal(places.of(gathered).rows[1][:, 0], places.of(tokens).rows[1].roll(3, 1))
-    assert torch.equal(places.of(attended).rows[1], places.of(tokens).rows[1])
+    assert torch.equal(places.of(gathered).positions[1][:, 0], places.of(tokens).positions[1].roll(3, 1))
+    assert torch.equal(places.of(attended).positions[1], places.of(tokens).positions[1])
 
 
 def test_volumes_have_three_axes():
     x = torch.randn(1, 1, 4, 6, 6)
     with track_coordinates(x) as places:
         y = nn.Conv3d(1, 3, 2, 2)(x).flatten(2)
-    assert [round(each, 3) for each in places.of(y).rows[1].unique().tolist()] == [0.25, 0.75]
-    assert len(places.of(y).rows) == 4
+    assert [round(each, 3) for each in places.of(y).positions[1].unique().tolist()] == [0.25, 0.75]
+    assert len(places.of(y).positions) == 4
 
 
 def test_the_outputs_are_the_models_own():

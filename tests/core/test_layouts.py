@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attribkit.core.layouts import Layout, find_layout
+from attribkit._core.layouts import Layout, find_layout
 
 SQUARE, WIDE = (224, 224), (160, 320)
 

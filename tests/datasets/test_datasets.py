@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from attribkit import AttribkitError, Explainer, GroundTruth, zoo
-from attribkit.core.errors import InvalidInput, UnknownName, UnreadableFile
+from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile
 from attribkit.datasets import (
     DATASETS,
     ItemDataset,
@@ -24,10 +24,10 @@ from attribkit.datasets import (
     make_dataset,
     prepare_sample,
 )
-from attribkit.datasets.coco import outlined
-from attribkit.datasets.sample import Size
-from attribkit.datasets.sources import HeldImage, held_mask
-from attribkit.io.preprocessing import Preprocessing
+from attribkit.datasets._coco import decode_segmentation
+from attribkit.datasets._sample import Size
+from attribkit.datasets._sources import InMemoryImage, mask_from_array
+from attribkit.io._preprocessing import Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 SQUASH = Preprocessing((32, 32), (32, 32), HALF, HALF, "bilinear")
@@ -41,7 +41,7 @@ def photo(path, height=30, width=40, seed=0):
 
 
 def sample(height, width, **told):
-    image = HeldImage(Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)))
+    image = InMemoryImage(Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)))
     return Sample(id="a", group="a", image_source=image, **told)
 
 
@@ -78,7 +78,7 @@ def test_boxes_go_where_the_picture_goes(preprocessing, size):
 def test_masks_go_exactly_where_the_picture_goes(preprocessing, size):
     blob = np.random.default_rng(2).random(size) < 0.01
     blob = binary_dilation(blob, iterations=4)
-    found = prepare_sample(sample(*size, mask_source=held_mask(blob, "a")), preprocessing).mask.numpy()
+    found = prepare_sample(sample(*size, mask_source=mask_from_array(blob, "a")), preprocessing).mask.numpy()
     assert np.array_equal(found, painted(blob, preprocessing))
     assert 0 < found.sum() < found.size
 
@@ -111,17 +111,17 @@ def test_what_is_thinner_than_a_pixel_is_not_lost():
     line[:, 21] = True
     expected = np.zeros((4, 4), dtype=bool)
     expected[:, 2] = True
-    for told in ({"boxes": np.array([[21.0, 0, 22, 40]])}, {"mask_source": held_mask(line, "a")}):
+    for told in ({"boxes": np.array([[21.0, 0, 22, 40]])}, {"mask_source": mask_from_array(line, "a")}):
         assert np.array_equal(prepare_sample(sample(40, 40, **told), small).mask.numpy(), expected)
 
 
 def test_what_the_crop_cuts_away_is_told():
     left_edge = np.zeros((32, 96), dtype=bool)
     left_edge[:, :20] = True
-    for told in ({"boxes": np.array([[0.0, 0, 20, 32]])}, {"mask_source": held_mask(left_edge, "a")}):
+    for told in ({"boxes": np.array([[0.0, 0, 20, 32]])}, {"mask_source": mask_from_array(left_edge, "a")}):
         found = prepare_sample(sample(32, 96, **told), CROP)
         assert not found.mask.any()
-        assert "nothing of the object" in found.notes[0]
+        assert "object is outside the model's input" in found.notes[0]
     assert prepare_sample(sample(32, 96), CROP).mask is None
     assert prepare_sample(sample(32, 96), CROP).notes == ()
 
@@ -143,9 +143,9 @@ def test_sides_of_a_pixel():
 
 
 def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(InvalidInput, match=r"mask of 'a' is \(5, 8\), its image \(8, 8\)"):
-        prepare_sample(sample(8, 8, mask_source=held_mask(np.ones((5, 8), dtype=bool), "a")), SAME)
-    with pytest.raises(InvalidInput, match="Data sets hold photographs"):
+    with pytest.raises(InvalidInput, match=r"mask of 'a' must have the size .* \(8, 8\), got \(5, 8\)"):
+        prepare_sample(sample(8, 8, mask_source=mask_from_array(np.ones((5, 8), dtype=bool), "a")), SAME)
+    with pytest.raises(InvalidInput, match="Data sets contain images, but the preprocessing None does not"):
         prepare_sample(sample(8, 8), None)
 
 
@@ -284,7 +284,7 @@ def given(root):
         {"image": np.zeros((30, 40, 3), dtype=np.uint8), "mask": torch.ones(30, 40, dtype=torch.bool)},
         {"image": lambda: Image.new("L", (40, 30)), "subsets": ["dark"], "group": "first"},
     ]
-    return {"kind": "given", "items": items}
+    return {"kind": "items", "items": items}
 
 
 TREES = {
@@ -295,7 +295,7 @@ TREES = {
     "coco": coco,
     "oxford_pets": pets,
     "boxes": boxes,
-    "given": given,
+    "items": given,
 }
 
 
@@ -325,7 +325,7 @@ def test_the_fingerprint_is_of_the_data_not_of_their_place(tmp_path, kind):
     assert here.fingerprint() == there.fingerprint()
 
 
-@pytest.mark.parametrize("kind", sorted(set(TREES) - {"given"}))
+@pytest.mark.parametrize("kind", sorted(set(TREES) - {"items"}))
 def test_data_sets_travel_to_other_processes(tmp_path, kind):
     data = make_dataset(**TREES[kind](tmp_path))
     copy = pickle.loads(pickle.dumps(data))
@@ -342,7 +342,7 @@ def test_data_sets_travel_to_other_processes(tmp_path, kind):
         ("imagenet", "val/n01443537/ILSVRC2012_val_1.JPEG", {"ILSVRC2012_val_1"}),
         ("image_folder", "cat/a.png", {"cat/a.png"}),
         ("boxes", "images/a.png", {"a.png"}),
-        ("given", "a.png", {"first"}),
+        ("items", "a.png", {"first"}),
     ],
 )
 def test_an_unreadable_image_is_told_when_it_is_asked_for(tmp_path, kind, file, samples):
@@ -402,22 +402,22 @@ def test_broken_annotations_are_told_at_once(tmp_path, kind, file):
 
 def test_what_is_not_there_or_not_known():
     for kind in ("pascal_voc", "oxford_pets", "imagenet", "image_folder"):
-        with pytest.raises(UnreadableFile, match=r"no folder '/nowhere'"):
+        with pytest.raises(UnreadableFile, match=r"folder '/nowhere' does not exist"):
             make_dataset(kind, root="/nowhere")
     with pytest.raises(UnknownName, match=r"No data set is named 'cocoa'. Did you mean 'coco'"):
         make_dataset("cocoa")
     with pytest.raises(UnknownName, match=r"option of the data set 'scenes' is named 'counts'. Did you mean 'count'"):
         make_dataset("scenes", counts=3)
-    with pytest.raises(InvalidInput, match=r"'coco' cannot be made: .*annotations"):
+    with pytest.raises(InvalidInput, match=r"'coco' cannot be created: .*annotations"):
         make_dataset("coco", root="/nowhere")
 
 
 def test_an_empty_data_set_and_ids_that_come_twice_are_refused():
-    with pytest.raises(InvalidInput, match="holds no sample"):
-        make_dataset("given", items=[])
+    with pytest.raises(InvalidInput, match=r"ItemDataset\(.*\) is empty: check its folder"):
+        make_dataset("items", items=[])
     image = np.zeros((4, 4, 3), dtype=np.uint8)
-    with pytest.raises(InvalidInput, match="two samples 'a'"):
-        make_dataset("given", items=[{"image": image, "id": "a"}, {"image": image, "id": "a"}])
+    with pytest.raises(InvalidInput, match="two samples with the id 'a'"):
+        make_dataset("items", items=[{"image": image, "id": "a"}, {"image": image, "id": "a"}])
 
 
 # Each of them
@@ -430,7 +430,7 @@ def test_boxes_that_touch_stay_two_in_the_models_pixels():
     )  # half as large, then columns 34 to 62 and rows 2 to 30
     assert prepared.boxes.tolist() == [[0, 0, 16, 14], [16, 14, 28, 28]]
     drawn = prepare_sample(
-        sample(64, 192, boxes=boxes, mask_source=held_mask(np.ones((64, 192), dtype=bool), "a")), CROP
+        sample(64, 192, boxes=boxes, mask_source=mask_from_array(np.ones((64, 192), dtype=bool), "a")), CROP
     )
     assert drawn.mask.all()
     assert drawn.boxes.tolist() == prepared.boxes.tolist()
@@ -456,20 +456,23 @@ def test_masks_in_files_beside_a_json(tmp_path):
     assert data[0].boxes is None
     assert np.array_equal(data[1].mask, drawn > 0)
     assert data[1].boxes.tolist() == [[0, 0, 5, 5]]
-    for place, words in ((2, "There is no mask"), (3, "has colours: save the mask in grey")):
+    for place, words in (
+        (2, "mask .* does not exist"),
+        (3, "must be a greyscale image, got .*: save it with one channel"),
+    ):
         with pytest.raises(UnreadableFile, match=words):
             _ = data[place].mask
     before = data.fingerprint()
     Image.fromarray(255 - drawn).save(tmp_path / "masks" / "a.png")
     assert make_dataset("boxes", root=tmp_path, annotations=tmp_path / "told.json").fingerprint() != before
-    given = make_dataset("given", items=[{"image": tmp_path / "a.jpg", "mask": str(tmp_path / "masks" / "a.png")}])
+    given = make_dataset("items", items=[{"image": tmp_path / "a.jpg", "mask": str(tmp_path / "masks" / "a.png")}])
     assert np.array_equal(given[0].mask, drawn == 0)
 
 
 def test_an_entry_without_boxes_is_named(tmp_path):
     photo(tmp_path / "a.jpg")
     (tmp_path / "told.json").write_text('{"a.jpg": {"label": 3}}')
-    with pytest.raises(UnreadableFile, match=r"'a.jpg' has neither 'boxes' nor 'mask'; boxes of \[\] say that"):
+    with pytest.raises(UnreadableFile, match=r"'a.jpg' has neither 'boxes' nor 'mask'; write 'boxes': \[\] for"):
         make_dataset("boxes", root=tmp_path, annotations=tmp_path / "told.json")
 
 
@@ -506,7 +509,7 @@ def test_voc(tmp_path):
     assert by_id["000001 cat"].group == by_id["000001 dog"].group == "000001"
     assert by_id["000001 cat"].category == "cat"
     assert by_id["000001 cat"].label is None
-    assert [each.label for each in make_dataset(**voc(tmp_path / "own"), labels="own")] == [7, 11, 14, 18]
+    assert [each.label for each in make_dataset(**voc(tmp_path / "own"), labels="dataset")] == [7, 11, 14, 18]
 
 
 def test_voc_counts_pixels_from_one(tmp_path):
@@ -526,13 +529,13 @@ def test_the_centre_of_the_image_in_the_pointing_game_on_voc(tmp_path):
 def test_a_voc_class_that_is_not_known_and_an_image_of_another_size(tmp_path):
     described = voc(tmp_path)
     photo(tmp_path / "JPEGImages/000001.jpg", 40, 30)
-    with pytest.raises(UnreadableFile, match=r"30x40 upright and its annotations are for 40x30"):
+    with pytest.raises(UnreadableFile, match=r"30x40 upright, but its annotations are for 40x30"):
         prepare_sample(make_dataset(**described)[0], SQUASH)
-    with pytest.raises(UnreadableFile, match=r"000001.xml' names 'cat'"):
+    with pytest.raises(UnreadableFile, match=r"000001.xml' names the class 'cat', which is not one of the 3 classes"):
         make_dataset(**described, classes=["dog", "person", "train"])
 
 
-@pytest.mark.parametrize(("orientation", "told"), [(1, ""), (3, "stored turned"), (6, "30x40 upright")])
+@pytest.mark.parametrize(("orientation", "told"), [(1, ""), (3, "stored rotated"), (6, "30x40 upright")])
 def test_a_turned_image_whose_annotations_may_be_of_either_is_refused(tmp_path, orientation, told):
     described = voc(tmp_path)
     exif = Image.Exif()
@@ -562,11 +565,11 @@ def test_coco_options(tmp_path, as_users_run):
     assert boxed[0].mask is None
     same = Preprocessing((30, 40), (30, 40), HALF, HALF)
     assert prepare_sample(boxed[0], same).mask.sum() == 64 + 30
-    assert [each.label for each in make_dataset(**described, labels="own")] == [0, 1, 1]
+    assert [each.label for each in make_dataset(**described, labels="dataset")] == [0, 1, 1]
     assert [(each.id, each.label) for each in make_dataset(**described, labels={"cat": 281})] == [("1 cat", 281)]
     with pytest.raises(UnknownName, match="'cats'"):
         make_dataset(**described, labels={"cats": 281})
-    with pytest.raises(InvalidInput, match="regions='polygons'"):
+    with pytest.raises(InvalidInput, match="regions must be 'masks' or 'boxes', got 'polygons'"):
         make_dataset(**described, regions="polygons")
 
 
@@ -575,20 +578,20 @@ def test_coco_options(tmp_path, as_users_run):
 def test_run_lengths_there_and_back(shape, share):
     mask = np.random.default_rng(5).random(shape) < share
     for counts in (run_lengths(mask), as_text(run_lengths(mask))):
-        assert np.array_equal(outlined({"size": list(shape), "counts": counts}, Size(*shape)), mask)
+        assert np.array_equal(decode_segmentation({"size": list(shape), "counts": counts}, Size(*shape)), mask)
 
 
 def test_run_lengths_in_text_of_the_format():
     lengths = [6, 1, 40, 4, 5, 4, 5, 4, 21]  # the example in COCO's own documentation of the format
     assert as_text(lengths) == "61X13mN000`0"
-    mask = outlined({"size": [9, 10], "counts": "61X13mN000`0"}, Size(9, 10))
+    mask = decode_segmentation({"size": [9, 10], "counts": "61X13mN000`0"}, Size(9, 10))
     assert run_lengths(mask) == lengths
 
 
 def test_polygons_have_the_pixels_whose_centre_is_inside():
     triangle = [0.0, 0.0, 20.0, 0.0, 0.0, 10.0]
     rows, columns = np.mgrid[:12, :24] + 0.5
-    assert np.array_equal(outlined([triangle], Size(12, 24)), columns / 20 + rows / 10 <= 1)
+    assert np.array_equal(decode_segmentation([triangle], Size(12, 24)), columns / 20 + rows / 10 <= 1)
 
 
 @pytest.mark.parametrize(
@@ -611,9 +614,9 @@ def test_pets(tmp_path):
     assert data[0].mask.sum() == 81
     assert make_dataset(**pets(tmp_path / "wide"), border=True)[0].mask.sum() == 225
     assert data[0].category == "beagle"
-    assert [each.label for each in make_dataset(**pets(tmp_path / "own"), labels="own")] == [1, 0]
+    assert [each.label for each in make_dataset(**pets(tmp_path / "own"), labels="dataset")] == [1, 0]
     Image.fromarray(np.full((30, 40), 255, dtype=np.uint8)).save(tmp_path / "annotations/trimaps/beagle_7.png")
-    with pytest.raises(UnreadableFile, match=r"beagle_7\.png' is no mask of the numbers \[1, 2, 3\]"):
+    with pytest.raises(UnreadableFile, match=r"beagle_7\.png' must have one channel with the values \[1, 2, 3\]"):
         _ = data[0].mask
 
 
@@ -623,10 +626,10 @@ def test_a_trimap_that_is_missing_or_broken_is_told(tmp_path):
     before = data.fingerprint()
     trimap.write_bytes(b"no image")
     assert data.fingerprint() != before
-    with pytest.raises(UnreadableFile, match=r"beagle_7\.png' is no mask that can be read"):
+    with pytest.raises(UnreadableFile, match=r"beagle_7\.png' cannot be read"):
         prepare_sample(data[0], SQUASH)
     trimap.unlink()
-    with pytest.raises(UnreadableFile, match="There is no mask"):
+    with pytest.raises(UnreadableFile, match=r"beagle_7\.png' does not exist"):
         prepare_sample(data[0], SQUASH)
     prepare_sample(data[1], SQUASH)
 
@@ -639,7 +642,7 @@ def test_imagenet(tmp_path):
     assert data[2].boxes is None
     assert make_dataset(**described, per_class=1).ids() == ["ILSVRC2012_val_3", "ILSVRC2012_val_1"]
     (tmp_path / "val/dogs").mkdir()
-    with pytest.raises(InvalidInput, match=r"dogs' is not named by a synset"):
+    with pytest.raises(InvalidInput, match=r"dogs' is not an ImageNet-1k synset ID"):
         make_dataset(**described)
 
 
@@ -648,14 +651,14 @@ def test_image_folder_labels(tmp_path, as_users_run):
     assert make_dataset(**described).ids() == ["cat/a.png", "cat/more/b.png", "dog/a.png"]
     for labels, expected in (
         (None, [None, None, None]),
-        ("own", [0, 0, 1]),
+        ("dataset", [0, 0, 1]),
         (["dog", "cat"], [1, 1, 0]),
         ({"cat": 281}, [281, 281]),
     ):
         assert [each.label for each in make_dataset(**described, labels=labels)] == expected
     for labels, words in (
         ({"cow": 1}, "class of the data set is named 'cow'"),
-        ({"cat": "281"}, "is no class of a model"),
+        ({"cat": "281"}, "must be a class index of the model, 0 or more, got '281'"),
         ("sorted", "must be a mapping"),
     ):
         with pytest.raises(AttribkitError, match=words):
@@ -670,7 +673,7 @@ def test_boxes(tmp_path):
     assert data[1].subsets == {"off-centre"}
     assert prepare_sample(data[1], Preprocessing((30, 30), (30, 30), HALF, HALF)).pixel.tolist() == [2.0, 4.0]
     for wrong, words in (
-        ({"boxes": [[5, 5, 1, 1]]}, "is no box"),
+        ({"boxes": [[5, 5, 1, 1]]}, "must be \\[left, top, right, bottom\\]"),
         ({"boxes": [[1, 2, 3]]}, "reshape"),
         ({"boxes": [], "lable": 3}, "'lable'"),
         ({"boxes": [], "label": "3"}, "TypeError"),
@@ -694,23 +697,26 @@ def test_given(tmp_path):
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ({"label": 1}, "no dict with an 'image'"),
-        ({"image": 3}, "image of item '0' is a int"),
+        ({"label": 1}, "Item 0 must be a dict with an 'image' key, got the keys \\['label'\\]"),
+        ({"image": 3}, "image of item '0' must be .*, got int"),
         ({"image": "a.png", "lable": 3}, "Did you mean 'label'"),
-        ({"image": "a.png", "label": 1.5}, "label of item '0' is 1.5"),
+        ({"image": "a.png", "label": 1.5}, "label of item '0' must be a class index of the model, got 1.5"),
         ({"image": "a.png", "boxes": [[3, 3, 1, 1]]}, "boxes of item '0'"),
         ({"image": "a.png", "mask": np.ones((3, 3))}, "try mask > 0"),
-        ({"image": "a.png", "subsets": "small"}, "subsets of item '0' are none: subsets='small' is no list"),
-        ({"image": "a.png", "subsets": ["all"]}, "list of names other than 'all'"),
+        (
+            {"image": "a.png", "subsets": "small"},
+            "subsets of item '0' are invalid: subsets='small' must be a list of names",
+        ),
+        ({"image": "a.png", "subsets": ["all"]}, "list of names, and 'all' is reserved"),
     ],
 )
 def test_items_that_are_wrong(item, words):
     with pytest.raises(AttribkitError, match=words):
-        make_dataset("given", items=[item])
+        make_dataset("items", items=[item])
 
 
 def test_a_category_may_be_a_number():
-    (sample,) = make_dataset("given", items=[{"image": "a.png", "category": 3}])
+    (sample,) = make_dataset("items", items=[{"image": "a.png", "category": 3}])
     assert sample.category == "3"
 
 
@@ -757,7 +763,7 @@ def test_mosaics():
 def test_mosaics_go_by_the_label_where_it_is_known():
     images, probabilities = sure_images(4)
     images[0] = replace(images[0], label=3)  # the model says 0: it is wrong, and the image is left out
-    with pytest.raises(InvalidInput, match=r"need as many classes .* got 3"):
+    with pytest.raises(InvalidInput, match=r"at least 4 classes must have an image .* got 3"):
         grid_mosaics(images, probabilities, cells=2)
     with pytest.raises(InvalidInput, match="3 rows"):
         grid_mosaics(images, probabilities[:3], cells=1)
@@ -767,6 +773,7 @@ def test_mosaics_go_by_the_label_where_it_is_known():
 # Photographs
 
 
+@pytest.mark.slow
 def test_boxed_photographs(assets, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from boxed_photographs import boxed_photographs

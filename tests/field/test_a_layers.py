@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from attribkit import AttribkitError, BroadcastInput, Explainer, Region, registry
+from tests.cases import few
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -102,7 +103,10 @@ def assert_same(one, other, what):
     assert float((one - other).abs().max()) <= limit, what
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    few(METHODS, "saliency", "guided_backprop", "cam", "gradcam", "ablationcam", "occlusion", "gradient_rollout"),
+)
 @pytest.mark.parametrize("name", BUILD)
 def test_one_explainer_gives_what_fresh_ones_give(name, method):
     model, x = build(name), images()
@@ -195,7 +199,7 @@ def test_a_head_that_is_initialised_later_is_no_longer_refused():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_heads=3, num_classes=5)
     nn.init.zeros_(model.head.weight)
     explainer = Explainer(model.eval())
-    with pytest.raises(AttribkitError, match="head untrained"):
+    with pytest.raises(AttribkitError, match="untrained head"):
         explainer.attribute(images())
     nn.init.normal_(model.head.weight.data)
     assert_same(explainer.attribute(images()).heatmap(), Explainer(model).attribute(images()).heatmap(), "")
@@ -312,8 +316,8 @@ def test_entries_count_from_the_end_too():
 def test_a_plain_name_of_several_maps_is_noted():
     explainer, x = Explainer(Pyramid(used=0).eval()), images(1)
     found = explainer.attribute(x, target=1, layer="backbone")
-    note = next(note for note in found.notes if "several maps" in note)
-    assert "'backbone[0]' was read" in note
+    note = next(note for note in found.notes if "returns several spatial maps" in note)
+    assert "'backbone[0]' was used" in note
     assert torch.equal(explainer.attribute(x, target=1, layer="backbone[0]").scores, found.scores)
 
 
@@ -368,6 +372,7 @@ def test_inputs_that_decide_the_order_of_tokens_are_seen():
         assert torch.equal(found, fresh)
 
 
+@pytest.mark.slow
 def test_a_forward_that_loops_over_its_images_is_explained_image_by_image():
     class Looping(nn.Module):
         def __init__(self):

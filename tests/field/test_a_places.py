@@ -14,7 +14,7 @@ from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, Unit, registry
 from attribkit.testing import check_position
-from attribkit.testing.position import bright_patch, bright_patch_detector, centre_of
+from attribkit.testing._methods import bright_patch, bright_patch_detector, centre_of
 
 SIDE = 32
 BACK = torch.arange(SIDE - 1, -1, -1)
@@ -210,7 +210,7 @@ def test_a_random_permutation_is_undone_where_each_cell_is_a_pixel_and_refused_w
     expected = layer_scores(model.net, x @ matrix, "1").scores @ matrix.T
     assert torch.allclose(layer_scores(model, x, "net.1").scores, expected, atol=1e-4)
     for layer in ("net.3", None):  # cells of two columns that lie far apart
-        with pytest.raises(AttribkitError, match="do not lie on the image as its shape suggests"):
+        with pytest.raises(AttribkitError, match="is not in the spatial order that its shape suggests"):
             layer_scores(model, x, layer)
 
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_followed_and_has_no_order_is_refused():
     def move(x):
         return torch.func.vmap(lambda each: each @ matrix)(x)
 
-    with pytest.raises(AttribkitError, match="do not lie on the image as its shape suggests"):
+    with pytest.raises(AttribkitError, match="is not in the spatial order that its shape suggests"):
         layer_scores(Moved(move), noise(1, 3, SIDE, SIDE), "net.3")
 
 
@@ -288,7 +288,7 @@ def test_cells_of_shifted_windows_are_drawn_where_they_lie(name):
     centre = [(heatmap.sum(1 - axis) * axes).sum() / heatmap.sum() for axis in (0, 1)]
     assert centre == pytest.approx([14, 17], abs=0.6)
     assert border == 0 or not heatmap[:border].any()
-    assert any("has cells at" in note for note in found.notes)
+    assert any("the heatmap is zero elsewhere" in note for note in found.notes)
 
 
 def test_an_extent_is_kept(tmp_path):
@@ -527,7 +527,10 @@ def test_a_patch_is_found_behind(name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_cells_in_an_order_that_cannot_be_told_are_refused_behind(name):
-    with pytest.raises(AttribkitError, match=r"do not lie on the image|none puts out a map of the image"):
+    with pytest.raises(
+        AttribkitError,
+        match=r"is not in the spatial order that its shape suggests|none of its layers returns a spatial map",
+    ):
         Explainer(Before(REFUSED[name]).eval()).attribute(bright_patch((8, 24)), "gradcam", target=1)
 
 

@@ -78,9 +78,11 @@ def test_a_side_is_saved_and_loaded(tmp_path):
 def test_targets_that_a_single_output_does_not_have():
     explainer, x = Explainer(Ended(ONE["(b, 1)"], classes=1)), images()
     for target in (1, -1, [0, 1, 0], Probability(1), Counterfactual(1), MultiLabel((0, 1))):
-        with pytest.raises(AttribkitError, match=r"the model has one output, whose index is 0\. Use index 0 .* Binary"):
+        with pytest.raises(
+            AttribkitError, match=r"is out of range: the model has one output, with index 0\. Use index 0 .* Binary"
+        ):
             explainer.attribute(x, "saliency", target=target)
-    with pytest.raises(AttribkitError, match="no two classes to compare"):
+    with pytest.raises(AttribkitError, match="compares two classes, but the model has one output"):
         explainer.attribute(x, "saliency", target=Contrast(0, 0))
 
 
@@ -118,7 +120,7 @@ def test_class_scores_that_are_squeezed_for_a_single_image():
 
 
 def test_a_loss_beside_the_scores_is_no_score():
-    with pytest.raises(AttribkitError, match="not class scores"):
+    with pytest.raises(AttribkitError, match="instead of class scores"):
         Explainer(Ended(lambda y: (y.sum(), y))).attribute(images(1), "saliency")
 
 
@@ -201,7 +203,7 @@ def test_a_probability_that_the_model_returns_is_read_as_it_is(end):
         masked = explainer.attribute(x, "occlusion", target=Probability(3), patch=16, stride=16, baseline="zero")
         whole = first(model(torch.zeros_like(x)))[:, 3]
     torch.testing.assert_close(masked.scores[:, 0, 0, 0], p[:, 3] - whole, rtol=1e-4, atol=1e-6)
-    assert "the model returns probabilities, which are scored as they are" in masked.notes
+    assert "the model returns probabilities, which are used as scores without conversion" in masked.notes
     if end != "cut from the graph":
         found = explainer.attribute(x, "input_x_gradient", target=Probability(3))
         expected = x * gradient_of(lambda x: first(model(x))[:, 3], x)
@@ -218,7 +220,7 @@ def test_a_sigmoid_is_read_as_it_is(end, classes):
     c = classes - 1
     found = Explainer(model).attribute(x, "input_x_gradient", target=Probability(c))
     torch.testing.assert_close(found.scores, x * gradient_of(lambda x: model(x)[:, c], x))
-    assert "the model returns probabilities, which are scored as they are" in found.notes
+    assert "the model returns probabilities, which are used as scores without conversion" in found.notes
 
 
 @pytest.mark.parametrize("end", SIGMOID)
@@ -243,7 +245,7 @@ def test_log_probabilities(several):
     torch.testing.assert_close(found.scores, x * gradient_of(lambda x: model(x).exp()[:, 1], x))
     found = explainer.attribute(x, "input_x_gradient", target=1)
     torch.testing.assert_close(found.scores, x * gradient_of(lambda x: model(x)[:, 1], x))
-    assert "the model returns log-probabilities, which are scored as they are" in found.notes
+    assert "the model returns log-probabilities, which are used as scores without conversion" in found.notes
 
 
 def test_a_probability_of_nearly_zero():
@@ -261,7 +263,7 @@ def test_a_probability_of_nearly_zero():
 
 
 def test_a_saturated_probability_is_noted():
-    told = "the probability is nearly 0 or 1, so that its gradient nearly vanishes: explain the logits"
+    told = "the probability is nearly 0 or 1, so its gradient nearly vanishes: explain the logits"
     sharp, x = Ended(lambda y: y.softmax(1), sharper=3000.0).eval(), images()
     assert any(note.startswith(told) for note in Explainer(sharp).attribute(x, "occlusion", patch=8, stride=8).notes)
     mild = Ended(lambda y: y.softmax(1), sharper=0.1)
@@ -337,7 +339,7 @@ def test_maps_of_probabilities():
     x, mask = images(), torch.ones(1, 16, 16, dtype=torch.bool)
     found = Explainer(model).attribute(x, "input_x_gradient", target=Region(2, mask))
     torch.testing.assert_close(found.scores, x * gradient_of(lambda x: model(x)[:, 2].sum((1, 2)), x))
-    assert "the model returns probabilities, which are summed as they are" in found.notes
+    assert "the model returns probabilities, which are summed without conversion" in found.notes
 
 
 def test_rise_masks_the_probability_and_not_its_softmax():
@@ -464,5 +466,5 @@ def test_metrics_of_maps_without_a_target():
     found = backbone.attribute(x, "edges")
     assert backbone.evaluate(found, "complexity").isfinite().all()
     assert backbone.evaluate(found, "max_sensitivity").isfinite().all()
-    with pytest.raises(AttribkitError, match="not class scores"):
+    with pytest.raises(AttribkitError, match="instead of class scores"):
         backbone.evaluate(found, "deletion")

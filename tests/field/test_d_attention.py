@@ -95,15 +95,19 @@ def test_a_detection_token_is_read_by_its_number():
     model, x = yolos(), torch.randn(2, 3, 32, 48)
     layer = Explainer(model).attention(x)[-1]
     weights = own_weights(model, x)[-1]
-    torch.testing.assert_close(layer.of(27).flatten(2), weights[:, :, 27, 1:25], rtol=0, atol=1e-5)
-    torch.testing.assert_close(layer.of(0).flatten(2), weights[:, :, 0, 1:25], rtol=0, atol=1e-5)
-    torch.testing.assert_close(layer.of((2, 3)).flatten(2), weights[:, :, 1 + 2 * 6 + 3, 1:25], rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer.attention_from(27).flatten(2), weights[:, :, 27, 1:25], rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer.attention_from(0).flatten(2), weights[:, :, 0, 1:25], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        layer.attention_from((2, 3)).flatten(2), weights[:, :, 1 + 2 * 6 + 3, 1:25], rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(layer.received().flatten(2), weights.mean(2)[..., 1:25], rtol=0, atol=1e-5)
     assert (layer.keys.prefix, layer.keys.suffix, layer.keys.count) == (1, 5, 30)
-    assert layer.queries.places[0, 25:].isnan().all()
+    assert layer.queries.positions[0, 25:].isnan().all()
     for query in (1, 24, 30, -1):
-        with pytest.raises(AttribkitError, match=r"no token .*there are 1 prefix \+ 4x6 \+ 5 suffix"):
-            layer.of(query)
+        with pytest.raises(
+            AttribkitError, match=r"Token .* does not exist\. The tokens are 1 prefix \+ 4x6 \+ 5 suffix"
+        ):
+            layer.attention_from(query)
 
 
 def test_a_rollout_of_a_detection_tokens_score():
@@ -165,7 +169,7 @@ def test_tokens_without_a_place_wherever_they_stand(join, order, told):
     torch.testing.assert_close(layer.weights, weights.detach()[:, :, order][..., order])
     torch.testing.assert_close(layer.weights.sum(-1), torch.ones(2, 2, 9))
     cells = slice(layer.keys.prefix, layer.keys.prefix + 6)
-    torch.testing.assert_close(layer.of(8).flatten(2), layer.weights[:, :, 8, cells])
+    torch.testing.assert_close(layer.attention_from(8).flatten(2), layer.weights[:, :, 8, cells])
 
 
 class PaddedWindow(nn.Module):
@@ -222,14 +226,14 @@ def test_a_text_tower_is_left_out_by_name(name):
     layers = Explainer(model).attention(x, {"input_ids": BroadcastInput(ids)})
     assert all(layer.name.startswith("model.vision_model.") for layer in layers)
     names = ", ".join(f"model.text_model.encoder.layers.{i}.self_attn" for i in range(2))
-    assert layers.notes == (f"left out, since the images do not reach it: {names}",)
+    assert layers.notes == (f"left out because it does not depend on the images: {names}",)
 
 
 @pytest.mark.parametrize("method", ["attention", "attention_rollout", "gradient_rollout"])
 def test_a_text_tower_does_not_block(method):
     (model, ids), x = joint("CLIPModel"), torch.randn(2, 3, 32, 32)
     attribution = Explainer(model).attribute(x, method, target=1, inputs={"input_ids": BroadcastInput(ids)})
-    assert any("the images do not reach it: model.text_model." in note for note in attribution.notes)
+    assert any("it does not depend on the images: model.text_model." in note for note in attribution.notes)
     with torch.no_grad():
         text = model.model.get_text_features(input_ids=ids)
     text = getattr(text, "pooler_output", text)
@@ -266,7 +270,9 @@ def test_a_pooling_head_that_the_score_does_not_depend_on_is_left_out_by_name():
     expected = {"attention_rollout": rollout.mean(1), "attention": weights[-1].mean((1, 2))}
     for method in ("attention", "attention_rollout", "gradient_rollout"):
         attribution = Explainer(model).attribute(x, method, target=target)
-        assert any("the target's score does not depend on it: head.attention" in note for note in attribution.notes)
+        assert any(
+            "left out because the score does not depend on it: head.attention" in note for note in attribution.notes
+        )
         if method in expected:
             torch.testing.assert_close(attribution.scores[:, 0].flatten(1), expected[method], rtol=0, atol=1e-5)
     with pytest.raises(AttribkitError, match="needs the same tokens in every layer"):
@@ -290,7 +296,7 @@ def test_an_unused_head_beside_class_scores_is_left_out_by_name(method):
     torch.manual_seed(0)
     model, x = Unused().eval(), torch.randn(2, 3, 32, 32)
     attribution = Explainer(model).attribute(x, method, target=lambda outputs: outputs[0][:, 1])
-    assert "left out, since the target's score does not depend on it: pool_attn" in attribution.notes
+    assert "left out because the score does not depend on it: pool_attn" in attribution.notes
     expected = Explainer(model.vit).attribute(x, method, target=1)
     torch.testing.assert_close(attribution.scores, expected.scores)
     model.forward = lambda x: Unused.forward(model, x)[0]
@@ -312,7 +318,7 @@ def test_attention_that_does_not_run_is_left_out_by_name(method):
     model.pool_attn = timm.models.xcit.XCA(24, num_heads=3)
     attribution = Explainer(model).attribute(x, method, target=1)
     assert torch.equal(attribution.scores, expected.scores)
-    assert "left out, since it did not run: pool_attn" in attribution.notes
+    assert "left out because it did not run: pool_attn" in attribution.notes
 
 
 class Beside(nn.Module):
@@ -343,5 +349,5 @@ class Beside(nn.Module):
 )
 def test_a_rollout_past_attention_that_the_images_reach_is_refused(told, method):
     """However the images reach it; what cannot be followed counts as reached."""
-    with pytest.raises(AttribkitError, match="the weights of every layer, but no weights are shown of text_attn"):
+    with pytest.raises(AttribkitError, match="the weights of every layer, but the weights of text_attn are missing"):
         Explainer(Beside(told).eval()).attribute(torch.randn(2, 3, 32, 32), method, target=1)

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 
 from attribkit import zoo
-from attribkit.benchmark import Configuration, benchmark, ray_cluster, work, write_summary
-from attribkit.benchmark.ray_actors import GroupWorker
-from attribkit.benchmark.ray_cluster import WorkerPool, WorkerShare, connect, worker_capacity, worker_share
-from attribkit.core.errors import AttribkitError, InvalidInput
-from attribkit.core.tensors import describe_device
-from attribkit.methods.gradients import Saliency
+from attribkit._core.errors import AttribkitError, InvalidInput
+from attribkit._core.tensors import describe_device
+from attribkit.benchmark import Configuration, benchmark, write_summary
+from attribkit.benchmark import _ray_cluster as ray_cluster
+from attribkit.benchmark import _work as work
+from attribkit.benchmark._ray_actors import TaskWorker
+from attribkit.benchmark._ray_cluster import Resources, WorkerPool, connect, worker_capacity, worker_resources
+from attribkit.methods._gradients import Saliency
 
 NICENESS = "RAY_worker_niceness"  # as Ray reads it
 MEASURED = ["milliseconds", "peak_mib"]  # of the rows: other numbers each time
@@ -66,6 +68,7 @@ def seen(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_has_the_threads_of_its_configuration(tmp_path, threads, seen):
     """Whatever the process has, also where the run goes on in another process; the process gets its own back."""
     rows = []
@@ -110,7 +113,7 @@ def test_rows_of_several_processors_are_noted(tmp_path, monkeypatch):
     assert torch.backends.cpu.get_cpu_capability() in first.store.provenance(unit)["device"]
     next(tmp_path.rglob("*.parquet")).unlink()
     own = describe_device(torch.device("cpu"))
-    monkeypatch.setattr(work, "told_device", lambda device: "Another, AVX1024")
+    monkeypatch.setattr(work, "describe_device", lambda device: "Another, AVX1024")
     again = benchmark(configured(tmp_path))
     (note,) = again.notes
     assert note.startswith("The rows were computed on 2 kinds of devices (")
@@ -131,14 +134,14 @@ def machine(cpus, gpus=0, alive=True):
 @pytest.mark.parametrize(
     ("nodes", "taken", "expected"),
     [
-        ([machine(2)], WorkerShare(1.0, 0.0), 2),
-        ([machine(3), machine(3)], WorkerShare(2.0, 0.0), 2),  # a worker does not lie across machines
-        ([machine(8, 2)], WorkerShare(1.0, 0.5), 4),
-        ([machine(3, 8)], WorkerShare(1.0, 1.0), 3),
-        ([machine(1)], WorkerShare(0.1, 0.0), 10),  # 1 / 0.1 and 0.3 / 0.1, which is 2.9999999999999996, are whole
-        ([machine(0.3)], WorkerShare(0.1, 0.0), 3),
-        ([machine(8)], WorkerShare(1.0, 1.0), 0),
-        ([machine(8, alive=False), machine(1)], WorkerShare(1.0, 0.0), 1),
+        ([machine(2)], Resources(1.0, 0.0), 2),
+        ([machine(3), machine(3)], Resources(2.0, 0.0), 2),  # a worker does not lie across machines
+        ([machine(8, 2)], Resources(1.0, 0.5), 4),
+        ([machine(3, 8)], Resources(1.0, 1.0), 3),
+        ([machine(1)], Resources(0.1, 0.0), 10),  # 1 / 0.1 and 0.3 / 0.1, which is 2.9999999999999996, are whole
+        ([machine(0.3)], Resources(0.1, 0.0), 3),
+        ([machine(8)], Resources(1.0, 1.0), 0),
+        ([machine(8, alive=False), machine(1)], Resources(1.0, 0.0), 1),
     ],
 )
 def test_room_for_workers(nodes, taken, expected):
@@ -148,18 +151,18 @@ def test_room_for_workers(nodes, taken, expected):
 @pytest.mark.parametrize(
     ("settings", "nodes", "expected"),
     [
-        ({"ray": {"workers": 2, "cpus": 1}}, [machine(2)], WorkerShare(1.0, 0.0)),
-        ({}, [machine(16)], WorkerShare(4.0, 0.0)),  # a CPU for each thread
-        ({"threads": 6}, [machine(16)], WorkerShare(6.0, 0.0)),
-        ({}, [machine(2)], WorkerShare(2.0, 0.0)),  # or as there is room
-        ({"ray": {"workers": 2}}, [machine(2)], WorkerShare(1.0, 0.0)),
-        ({"ray": {"workers": 2}}, [machine(1), machine(1)], WorkerShare(1.0, 0.0)),
-        ({"device": "cuda"}, [machine(16, 8)], WorkerShare(1.0, 1.0)),
-        ({"device": "cuda", "ray": {"gpus": 0.5, "cpus": 4}}, [machine(16, 8)], WorkerShare(4.0, 0.5)),
+        ({"ray": {"workers": 2, "cpus": 1}}, [machine(2)], Resources(1.0, 0.0)),
+        ({}, [machine(16)], Resources(4.0, 0.0)),  # a CPU for each thread
+        ({"threads": 6}, [machine(16)], Resources(6.0, 0.0)),
+        ({}, [machine(2)], Resources(2.0, 0.0)),  # or as there is room
+        ({"ray": {"workers": 2}}, [machine(2)], Resources(1.0, 0.0)),
+        ({"ray": {"workers": 2}}, [machine(1), machine(1)], Resources(1.0, 0.0)),
+        ({"device": "cuda"}, [machine(16, 8)], Resources(1.0, 1.0)),
+        ({"device": "cuda", "ray": {"gpus": 0.5, "cpus": 4}}, [machine(16, 8)], Resources(4.0, 0.5)),
     ],
 )
 def test_what_a_worker_takes(settings, nodes, expected):
-    assert worker_share(configured("out", **settings), nodes) == expected
+    assert worker_resources(configured("out", **settings), nodes) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_what_a_worker_takes(settings, nodes, expected):
             {"ray": {"workers": 3, "cpus": 1}},
             [machine(2)],
             "3 workers of 1 CPU and 0 GPUs do not fit into the Ray cluster, which has room for 2 of them (1 machine: 1 "
-            "with 2 CPUs and 0 GPUs): lower workers, cpus or gpus of [ray], or add machines.",
+            "with 2 CPUs and 0 GPUs). Lower workers, cpus or gpus of [ray], or add machines.",
         ),
         ({"ray": {"cpus": 8}}, [machine(4)] * 9, "A worker of 8 CPUs and 0 GPUs does not fit into the Ray cluster, wh"),
         ({"ray": {"workers": 5}}, [machine(2), machine(2)], "5 workers of 1 CPU and 0 GPUs do not fit into the Ray cl"),
@@ -179,12 +182,15 @@ def test_what_a_worker_takes(settings, nodes, expected):
 )
 def test_workers_that_can_never_fit_are_refused(settings, nodes, expected):
     with pytest.raises(InvalidInput, match=re.escape(expected)):
-        worker_share(configured("out", **settings), nodes)
+        worker_resources(configured("out", **settings), nodes)
 
 
 @pytest.mark.parametrize("setting", ["cpus", "gpus"])
 def test_parts_of_several_cpus_are_refused(setting):
-    with pytest.raises(InvalidInput, match=r"a part of one GPU or CPU, or whole ones, not 1\.5"):
+    with pytest.raises(
+        InvalidInput,
+        match=rf"ray\.{setting}: The number for each worker must be at most 1, or a whole number, got 1\.5",
+    ):
         configured("out", ray={setting: 1.5})
 
 
@@ -219,7 +225,7 @@ class FakeRay:
         self.made += 1
         actor = SimpleNamespace(number=self.made)
         actor.ready = SimpleNamespace(remote=lambda: (self.made, "start", self._next(self.starts)))
-        actor.do = SimpleNamespace(remote=lambda place: self._given(actor, place))
+        actor.run = SimpleNamespace(remote=lambda place: self._given(actor, place))
         self.alive.add(actor.number)
         return actor
 
@@ -252,13 +258,13 @@ class FakeRay:
 
 def crew_of(ray, monkeypatch, workers=2, timeout=300.0):
     monkeypatch.setattr(ray_cluster, "time", SimpleNamespace(monotonic=lambda: ray.now))
-    return WorkerPool(ray, ray.make, lambda: workers, WorkerShare(1.0, 0.0), timeout)
+    return WorkerPool(ray, ray.make, lambda: workers, Resources(1.0, 0.0), timeout)
 
 
 def test_a_crew_does_every_place_once(monkeypatch):
     ray = FakeRay()
     crew = crew_of(ray, monkeypatch)
-    states = [(crew.done, crew.up, crew.starting) for _ in crew.work(5)]
+    states = [(crew.finished, crew.busy, crew.starting) for _ in crew.run(5)]
     assert sorted(ray.done) == [0, 1, 2, 3, 4]
     assert states[0] == (0, 0, 2)
     assert states[-1] == (5, 0, 0)
@@ -269,14 +275,14 @@ def test_a_crew_does_every_place_once(monkeypatch):
 
 def test_no_more_workers_than_places(monkeypatch):
     ray = FakeRay()
-    list(crew_of(ray, monkeypatch, workers=8).work(3))
+    list(crew_of(ray, monkeypatch, workers=8).run(3))
     assert ray.made == 3
 
 
 def test_a_place_whose_worker_is_lost_is_done_by_another(monkeypatch):
     ray = FakeRay(places={1: [Lost("killed"), Lost("killed")]})
     crew = crew_of(ray, monkeypatch)
-    list(crew.work(3))
+    list(crew.run(3))
     assert sorted(ray.done) == [0, 1, 2]
     assert not crew.given_up
     assert ray.made == 4
@@ -285,50 +291,50 @@ def test_a_place_whose_worker_is_lost_is_done_by_another(monkeypatch):
 def test_a_place_at_which_three_workers_are_lost_is_given_up_and_costs_no_other(monkeypatch):
     ray = FakeRay(places={1: [Lost("first"), Lost("second"), Lost("The worker\n\nran out of memory.\n")]})
     crew = crew_of(ray, monkeypatch)
-    list(crew.work(3))
+    list(crew.run(3))
     assert sorted(ray.done) == [0, 2]
-    assert crew.given_up == {1: "3 workers were lost at this shard, the last one so: ran out of memory."}
-    assert crew.done == 3
+    assert crew.given_up == {1: "3 workers failed on this shard; the last failure: ran out of memory."}
+    assert crew.finished == 3
 
 
 def test_what_a_worker_raises_stops_the_run_with_its_own_sentence(monkeypatch):
     ray = FakeRay(places={1: [Raised(InvalidInput("There is no folder."))], 0: ["never"]})
     crew = crew_of(ray, monkeypatch)
     with pytest.raises(AttribkitError, match=r"^A worker stopped: There is no folder\.\nStart the same run again"):
-        list(crew.work(3))
+        list(crew.run(3))
     crew.end()
     assert len(ray.alive) == 1, "the one that raised is Ray's own to end"
     with pytest.raises(AttribkitError, match=r"^A worker stopped: KeyError: 'x'\n"):
-        list(crew_of(FakeRay(places={0: [Raised(KeyError("x"))]}), monkeypatch).work(1))
+        list(crew_of(FakeRay(places={0: [Raised(KeyError("x"))]}), monkeypatch).run(1))
 
 
 def test_workers_that_do_not_come_up_end_in_a_sentence(monkeypatch, caplog):
     ray = FakeRay(starts=["never", "never"])
     with pytest.raises(AttribkitError) as error:
-        list(crew_of(ray, monkeypatch, timeout=90.0).work(5))
+        list(crew_of(ray, monkeypatch, timeout=90.0).run(5))
     assert str(error.value) == (
-        "No Ray worker has come up within 91 s: 2 of 1 CPU and 0 GPUs each are asked for. The cluster has 1 machine: 1 "
-        "with 2 CPUs and 0 GPUs, of which 0.5 CPUs and 0 GPUs are free now. Free some, lower workers, cpus or gpus of "
-        "[ray], or raise its start_timeout where the machines are only slow. Start the same run again; what is "
-        "finished is kept."
+        "No Ray worker has started within 91 s: 2 of 1 CPU and 0 GPUs each are requested. The cluster has 1 machine: 1 "
+        "with 2 CPUs and 0 GPUs, of which 0.5 CPUs and 0 GPUs are free. Free some, lower workers, cpus or gpus of "
+        "[ray], or increase its start_timeout if the machines are slow to start. Start the same run again; finished "
+        "units are kept."
     )
     (record,) = caplog.records  # once, in the middle
-    assert record.message.startswith("No Ray worker has come up within 46 s")
+    assert record.message.startswith("No Ray worker has started within 46 s")
 
 
 def test_one_worker_that_comes_up_is_enough(monkeypatch):
     ray = FakeRay(starts=["never"])
     crew = crew_of(ray, monkeypatch, timeout=90.0)
-    list(crew.work(4))
+    list(crew.run(4))
     assert sorted(ray.done) == [0, 1, 2, 3]
 
 
 def test_workers_that_end_while_they_start_end_in_a_sentence(monkeypatch):
     ray = FakeRay(starts=[Lost("x"), Lost("y"), Lost("died:\nModuleNotFoundError: No module named 'attribkit'")] * 2)
     with pytest.raises(
-        AttribkitError, match=r"^Ray's workers end while they start: ModuleNotFoundError: No module nam"
+        AttribkitError, match=r"^Ray workers exited while they were starting: ModuleNotFoundError: No module nam"
     ):
-        list(crew_of(ray, monkeypatch).work(5))
+        list(crew_of(ray, monkeypatch).run(5))
     assert ray.made <= 6
 
 
@@ -342,20 +348,20 @@ def worker_of(folder, identity_of=lambda identity: identity, **changes):
     for path in folder.rglob("*.parquet"):
         path.unlink()
     store = replace(results.store, identity=identity_of(results.store.identity))
-    groups = results.plan.groups(results.plan.units())
-    return GroupWorker((configuration, results.plan, store, groups)), results
+    groups = results.plan.tasks(results.plan.units())
+    return TaskWorker((configuration, results.plan, store, groups)), results
 
 
 def test_a_worker_does_a_place_once_with_the_threads_of_the_run(tmp_path, threads, seen):
     worker, results = worker_of(tmp_path)
     threads(1)
     seen.clear()
-    worker.do(1)
-    worker.do(1)
+    worker.run(1)
+    worker.run(1)
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
     assert seen == [4, 4], "to get warm, and the map"
     assert torch.get_num_threads() == 1
-    worker.do(0)
+    worker.run(0)
     assert certain(benchmark(results.configuration).rows) == certain(results.rows)
 
 
@@ -363,9 +369,9 @@ def test_a_worker_with_other_weights_than_the_run_is_refused(tmp_path):
     """As random ones are on another processor."""
     worker, _ = worker_of(tmp_path, lambda identity: identity | {"models": {"zoo:cnn": "weights 123"}})
     with pytest.raises(
-        InvalidInput, match=r"The model 'zoo:cnn' is another on .* than where the run was started \(wei"
+        InvalidInput, match=r"The model 'zoo:cnn' on .* differs from the model where the run was started \(wei"
     ):
-        worker.do(0)
+        worker.run(0)
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -421,6 +427,7 @@ def test_a_cluster_that_does_not_start_is_told(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one after the other
 @pytest.mark.filterwarnings("default")  # of Ray's own
 def test_two_workers_of_one_cpu_run_with_the_niceness_and_the_threads_of_the_run(tmp_path):
     pytest.importorskip("ray")
@@ -431,9 +438,9 @@ def test_two_workers_of_one_cpu_run_with_the_niceness_and_the_threads_of_the_run
         return Image.fromarray(zoo.scene(0).image)
 
     items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(4)]
-    expected = benchmark(configured(tmp_path / "serial", data={"kind": "given", "options": {"items": items}}))
+    expected = benchmark(configured(tmp_path / "serial", data={"kind": "items", "options": {"items": items}}))
     items[0]["image"] = told
-    changes = {"data": {"kind": "given", "options": {"items": items}}, "executor": "ray"}
+    changes = {"data": {"kind": "items", "options": {"items": items}}, "executor": "ray"}
     results = benchmark(configured(tmp_path / "ray", ray={"workers": 2, "cpus": 1}, **changes))
     assert not results.failures
     assert certain(results.rows) == certain(expected.rows)
@@ -442,6 +449,7 @@ def test_two_workers_of_one_cpu_run_with_the_niceness_and_the_threads_of_the_run
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one after the other
 @pytest.mark.filterwarnings("default")  # of Ray's own
 def test_a_cluster_without_room_is_told_within_the_time(tmp_path):
     ray = pytest.importorskip("ray")
@@ -459,7 +467,7 @@ def test_a_cluster_without_room_is_told_within_the_time(tmp_path):
         other = ray.remote(Other).options(num_cpus=1).remote()
         assert ray.get(other.here.remote())
         start = time.monotonic()
-        with pytest.raises(AttribkitError, match=r"No Ray worker has come up within \d+ s: 1 of 1 CPU .* are free now"):
+        with pytest.raises(AttribkitError, match=r"No Ray worker has started within \d+ s: 1 of 1 CPU .* are free\."):
             benchmark(configured(tmp_path, executor="ray", ray={"start_timeout": 3}))
         assert time.monotonic() - start > 3
         ray.kill(other)

@@ -3,6 +3,7 @@
 
 import os
 import random
+import re
 import time
 
 import numpy as np
@@ -47,15 +48,16 @@ def noted(model, x=None, method="saliency", target=1, **options):
 
 OWN = torch.Generator()
 GENERATOR = np.random.default_rng()
+NUMPY, PYTHON, UNKNOWN = "NumPy's global generator", "Python's random module", "from an unknown source"
 RANDOM = {
-    "torch": (lambda x: F.dropout(x, 0.3), "torch's, as functional dropout"),
-    "random": (lambda x: x * (1 + 0.1 * random.random()), "Python's random"),
-    "numpy": (lambda x: x + 0.1 * torch.from_numpy(np.random.standard_normal(x.shape)).float(), "NumPy's global"),
-    "both": (lambda x: x * (random.random() + np.random.rand()), "generator and those of Python's"),
-    "default_rng": (lambda x: x + 0.1 * torch.from_numpy(GENERATOR.standard_normal(x.shape)).float(), "no global"),
-    "urandom": (lambda x: x * (1 + os.urandom(1)[0] / 255), "no global"),
-    "time": (lambda x: x * (1 + time.perf_counter_ns() % 1000 / 1000), "no global"),
-    "own generator": (lambda x: x + 0.1 * torch.randn(x.shape, generator=OWN), "no global"),
+    "torch": (lambda x: F.dropout(x, 0.3), "torch's global generator, as functional dropout does"),
+    "random": (lambda x: x * (1 + 0.1 * random.random()), PYTHON),
+    "numpy": (lambda x: x + 0.1 * torch.from_numpy(np.random.standard_normal(x.shape)).float(), NUMPY),
+    "both": (lambda x: x * (random.random() + np.random.rand()), f"{NUMPY} and {PYTHON}"),
+    "default_rng": (lambda x: x + 0.1 * torch.from_numpy(GENERATOR.standard_normal(x.shape)).float(), UNKNOWN),
+    "urandom": (lambda x: x * (1 + os.urandom(1)[0] / 255), UNKNOWN),
+    "time": (lambda x: x * (1 + time.perf_counter_ns() % 1000 / 1000), UNKNOWN),
+    "own generator": (lambda x: x + 0.1 * torch.randn(x.shape, generator=OWN), UNKNOWN),
 }  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def test_randomness_is_told_by_attribute(name, count):
     before, source = RANDOM[name]
     for method, options in (("saliency", {}), ("gradcam", {}), ("rise", {"masks": 16, "cells": 4})):
         (note,) = noted(Through(before), images(count), method, **options)
-        assert note.startswith("two forwards of the same images differ")
+        assert note.startswith("two forward passes of the same images gave scores that differ")
         assert "draws random numbers in evaluation mode" in note
         assert source in note
         assert "average several explanations" in note
@@ -77,8 +79,8 @@ def test_the_note_on_randomness_says_by_how_much_scores_differ():
     model = Through(after=lambda scores: scores + next(calls) % 2)
     alone = model.body.eval()(images(1))[0, 1].item()
     (note,) = noted(model, images(1))
-    assert " by up to 1: " in note
-    assert f"scores of {max(abs(alone), abs(alone + 1)):.2g} " in note
+    assert " differ by up to 1, " in note
+    assert f"scores of magnitude {max(abs(alone), abs(alone + 1)):.2g}: " in note
 
 
 def test_randomness_is_told_by_compare_measure_and_check():
@@ -88,7 +90,7 @@ def test_randomness_is_told_by_compare_measure_and_check():
         assert len(findings(attribution.notes)) == 1
     (measured,) = explainer.measure(attributions[:1], ["deletion"])
     assert len(findings(measured.notes)) == 1
-    assert [str(finding).startswith("note: two forwards") for finding in explainer.check(x, 1)] == [True]
+    assert [str(finding).startswith("note: two forward passes") for finding in explainer.check(x, 1)] == [True]
 
 
 def seeded(x):
@@ -109,7 +111,7 @@ def test_numbers_that_are_drawn_without_a_difference_are_told(draw):
         return x
 
     (note,) = noted(Through(before))
-    assert "though forwards of one image gave the same score" in note
+    assert "although two forward passes of the same images gave the same scores" in note
     assert [finding.text for finding in Explainer(Through(before)).check(images(), 1)] == [note]
 
 
@@ -153,7 +155,7 @@ def test_a_score_that_depends_on_the_batch_is_told_by_attribute(name, count):
     for method, options in (("saliency", {}), ("gradcam", {}), ("rise", {"masks": 16, "cells": 4})):
         (note,) = noted(Through(BATCH[name]), x, method, **options)
         assert "changes by up to" in note
-        assert "explain images one by one, Explainer(model, batch_size=1)" in note
+        assert "explain the images one at a time with Explainer(model, batch_size=1)" in note
 
 
 @pytest.mark.parametrize("name", BATCH)
@@ -278,15 +280,14 @@ def test_a_gradient_that_is_not_the_derivative_is_found_and_repeated(name):
     assert findings(explainer.attribute(images(side=20), "saliency", target=1).notes) == []  # of another size
 
 
-def test_the_note_on_gradients_says_both_rates():
+def test_the_note_on_gradients_says_both_slopes():
     model = Through(Scaled.apply)
     (finding,) = Explainer(model).check(images(), 1)
-    words = finding.text.split()
-    measured, by_gradient = (
-        float(words[words.index("rate") + 2].strip(",")),
-        float(words[words.index("gradient", 5) + 2]),
+    slopes = re.search(
+        r"the slope of the score is (\S+) by finite differences, but (\S+) by the gradient", finding.text
     )
-    assert measured == pytest.approx(3 * by_gradient, rel=0.15)
+    by_differences, by_gradient = map(float, slopes.groups())
+    assert by_differences == pytest.approx(3 * by_gradient, rel=0.15)
 
 
 class Own(torch.autograd.Function):

@@ -102,6 +102,7 @@ NETWORKS = {"convolutions": net, "transformer": small_vit}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_torchs_default_type_and_device_change_nothing(name):
     mask = torch.zeros(2, 32, 32, dtype=torch.bool)
     mask[:, 8:20, 10:28] = True
@@ -152,7 +153,7 @@ def test_a_layer_without_a_graph_is_refused_or_does_not_matter(name, layer, arou
     x = images()
     found = scores_or_refusal(net(around=around), x, name, layer=layer)
     if isinstance(found, str):
-        assert "o gradient leads from the score to" in found
+        assert "has no gradient with respect to layer" in found or "gradient of the score does not reach" in found
         assert layer is None or name not in ("eigencam", "scorecam", "ablationcam")
     else:
         torch.testing.assert_close(found, scores_or_refusal(net(), x, name, layer=layer))

@@ -19,10 +19,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attribkit import AttribkitError, Complexity, Explainer, Method, Requirements, registry
+from attribkit._core.errors import UnsupportedModel
+from attribkit._state import concurrency, freeze, hooks, randomness, snapshot
+from attribkit._state.hooks import frozen
 from attribkit.cli import app
-from attribkit.core.errors import UnsupportedModel
-from attribkit.state import concurrency, freeze, hooks, randomness, snapshot
-from attribkit.state.hooks import frozen
 from attribkit.testing import changes, model_state, tiny_cnn
 
 QUICK = {"rise": {"masks": 16, "cells": 4}, "occlusion": {"patch": 8, "stride": 8}}
@@ -465,7 +465,7 @@ def test_an_interrupt_at_every_line(do):
         assert changes(before, model_state(model)) == [], (number, place.last, threading.enumerate())
         assert [list(vars(module)) for module in model.modules()] == names, number
         assert not concurrency._CLAIMS, number
-        assert not concurrency._ASKING, number
+        assert not concurrency._EAGER_USERS, number
         assert not concurrency._STANCE, number
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, number
         assert torch.is_grad_enabled(), number
@@ -609,7 +609,7 @@ WRITES = {
 def test_a_method_that_writes_into_the_images_is_refused(how):
     x = images()
     mine, explainer = x.clone(), Explainer(tiny_cnn())
-    with pytest.raises(AttribkitError, match=r"Writing\(how='.*'\) wrote into the images x.*tensor\.clone\(\)"):
+    with pytest.raises(AttribkitError, match=r"Writing\(how='.*'\) modified the images x in place.*tensor\.clone\(\)"):
         explainer.attribute(mine, Writing(how))
     assert torch.equal(mine, x)
     expected = explainer.attribute(x, "input_x_gradient")
@@ -650,7 +650,7 @@ def test_a_target_that_writes_into_the_outputs_is_refused(how):
         return outputs[:, 1]
 
     explainer = Explainer(tiny_cnn())
-    with pytest.raises(AttribkitError, match=r"wrote into the outputs of the model.*outputs\.clone\(\)"):
+    with pytest.raises(AttribkitError, match=r"modified the outputs of the model in place.*outputs\.clone\(\)"):
         explainer.attribute(images(), "occlusion", target=target, **QUICK["occlusion"])
     compared = explainer.compare(images(), ["saliency"], targets=[target, 2], errors="note")
     torch.testing.assert_close(compared[0].scores, explainer.attribute(images(), "saliency", target=2).scores)
@@ -722,7 +722,7 @@ def test_a_method_that_cannot_read_does_not_cost_those_that_can():
 
 @pytest.mark.usefixtures("as_users_run")
 def test_errors_is_one_of_two_words():
-    with pytest.raises(AttribkitError, match=r"errors='ignore' is neither 'raise' nor 'note'"):
+    with pytest.raises(AttribkitError, match=r"errors must be 'raise' or 'note', got 'ignore'"):
         Explainer(tiny_cnn()).compare(images(), ["gradcam"], errors="ignore")
 
 

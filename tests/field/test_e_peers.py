@@ -30,7 +30,7 @@ from attribkit import (
     Unit,
     registry,
 )
-from attribkit.methods.gradients import Saliency
+from attribkit.methods._gradients import Saliency
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -277,7 +277,7 @@ def test_of_two_cells_eigencam_shows_the_one_of_the_larger_mean_and_says_where_t
         found = Explainer(model).attribute(images, "eigencam", layer="0")
         assert found.scores.flatten().argmax() == place
         assert found.scores.flatten()[1 - place] == 0
-        assert any("nor its largest values tell" in note for note in found.notes) == noted
+        assert any("nor the values of largest magnitude determine" in note for note in found.notes) == noted
 
 
 PEERS_CAMS = {"gradcam": "GradCAM", "hirescam": "HiResCAM", "layercam": "LayerCAM", "xgradcam": "XGradCAM"}
@@ -561,27 +561,33 @@ def test_hooks_modes_and_gradients_are_as_they_were(call, method):
 
 WRONG = {
     "a layer that is not there": ({"layer": "3"}, "No layer is named '3'. Known: 0,"),
-    "a number for a layer": ({"layer": 3}, "layer=3 must be a text"),
-    "a list of numbers": ({"layer": [3]}, r"layer=\(3,\) must be a text"),
-    "no layers": ({"layer": []}, r"layer=\(\) must be a text that is not empty"),
-    "a module of another model": ({"layer": nn.ReLU()}, "is no layer of this model"),
-    "a layer behind the pooling": ({"layer": "0.4"}, "is a single cell, which tells no place"),
+    "a number for a layer": ({"layer": 3}, "layer must be a string .* or None, got 3"),
+    "a list of numbers": ({"layer": [3]}, r"layer must be a string .* or None, got \(3,\)"),
+    "no layers": (
+        {"layer": []},
+        r"layer must be a string that is not empty, a non-empty tuple of these or None, got \(\)",
+    ),
+    "a module of another model": ({"layer": nn.ReLU()}, "is not a layer of this model"),
+    "a layer behind the pooling": ({"layer": "0.4"}, "is a single cell .*, without spatial information"),
     "a layer without space": ({"layer": "2"}, "does not have a grid"),
-    "a class below zero": ({"target": -1}, "There is no class -1: the model has 3 classes, 0 to 2"),
-    "a class below zero in a list": ({"target": [-1]}, "There is no class -1"),
-    "a class too many": ({"target": 3}, "There is no class 3"),
+    "a class below zero": ({"target": -1}, "The class index -1 is out of range: the model has 3 classes, 0 to 2"),
+    "a class below zero in a list": ({"target": [-1]}, "The class index -1 is out of range"),
+    "a class too many": ({"target": 3}, "The class index 3 is out of range"),
     "two classes for one image": ({"target": [0, 1]}, "2 targets for 1 images"),
-    "a class that is a text": ({"target": "0"}, "this model's labels are not known"),
-    "a truth value": ({"target": True}, "target=True is no class"),
+    "a class that is a text": ({"target": "0"}, "the labels of this model are unknown"),
+    "a truth value": ({"target": True}, "target must be a class index, a label, .* got True"),
     "an option of another library": ({"target_layer": "0.3"}, "No option of 'gradcam' is named 'target_layer'"),
     "a function that returns two scores": (
         {"target": lambda y: y[:, :2]},
-        r"it must return one score per image, \(b,\)",
+        r"must return one score per image, a tensor of shape \(b,\), got a tensor of shape \(1, 2\)",
     ),
-    "a function that returns a number": ({"target": lambda y: 1}, "returned int; it must return one score"),
-    "a score without a gradient": ({"target": lambda y: y[:, 0].detach()}, "no gradient leads from the score"),
+    "a function that returns a number": ({"target": lambda y: 1}, "must return one score per image, .* got int"),
+    "a score without a gradient": (
+        {"target": lambda y: y[:, 0].detach()},
+        "the gradient of the score does not reach any spatial map",
+    ),
     "the name of no method": ({"method": "gradcan"}, "Did you mean 'gradcam'"),
-    "a class that is no method": ({"method": nn.Module}, "is no method"),
+    "a class that is no method": ({"method": nn.Module}, "method must be a name"),
 }
 
 
@@ -594,10 +600,10 @@ def test_wrong_arguments_are_refused_in_a_sentence(case):
 
 BAD_IMAGES = {
     "no tensor": (lambda x: None, "Images must be a torch.Tensor"),
-    "whole numbers": (lambda x: x.byte(), "are raw pixels: convert them to floats"),
+    "whole numbers": (lambda x: x.byte(), "got torch.uint8: convert raw pixels to floats"),
     "no batch": (lambda x: x[0], "The batch axis is missing"),
     "no images": (lambda x: x[:0], "no images|empty|at least one"),
-    "not a number": (lambda x: x.log() * math.nan, "hold NaN or infinite values"),
+    "not a number": (lambda x: x.log() * math.nan, "have NaN or infinite values"),
     "another precision": (lambda x: x.float(), "pass x.to"),
     "a tuple": (lambda x: (x, x), "got tuple of 2 entries"),
 }
@@ -814,10 +820,13 @@ def test_a_map_that_is_not_a_number_is_refused_before_it_is_measured():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"steps": 1.5}, "steps=1.5"),
-        ({"substrate": 0}, "substrate=0"),
-        ({"substrate": torch.zeros(3, 3)}, r"The given images are \(3, 3\), those to explain \(1, 1, 2, 2\)"),
+        ({"steps": 0}, "steps must be .*, got 0"),
+        ({"steps": 1.5}, "steps must be .*, got 1.5"),
+        ({"substrate": 0}, "substrate must be .*, got 0"),
+        (
+            {"substrate": torch.zeros(3, 3)},
+            r"images of an option have shape \(3, 3\), but the explained images have shape \(1, 1, 2, 2\)",
+        ),
     ],
 )
 def test_steps_and_substrates_that_make_no_sense_are_refused(options, told):
@@ -1062,7 +1071,7 @@ def test_integrated_gradients_of_formulas_are_exact(case, steps):
 
 
 def test_a_model_without_parameters_is_refused():
-    with pytest.raises(AttribkitError, match="no floating-point parameters: there is nothing in it to explain"):
+    with pytest.raises(AttribkitError, match="does not have floating-point parameters: pass the network"):
         Explainer(nn.Sequential(nn.ReLU(), nn.Flatten()))
 
 
@@ -1268,18 +1277,18 @@ def test_baselines_for_all_and_for_each_are_those_of_captum(baseline):
 
 
 WINDOWS = {
-    "a window for one axis of two": ({"patch": (2,)}, r"patch=\(2,\)"),
-    "a window for three axes of two": ({"patch": (1, 2, 2)}, r"patch=\(1, 2, 2\)"),
-    "a stride for one axis of two": ({"patch": 2, "stride": (1,)}, r"stride=\(1,\)"),
-    "a stride for three axes of two": ({"patch": 2, "stride": (1, 1, 1)}, r"stride=\(1, 1, 1\)"),
-    "a stride above the window": ({"patch": (1, 2), "stride": 2}, "to leave no pixel out"),
-    "a stride above the window along one axis": ({"patch": (4, 2), "stride": (2, 3)}, "to leave no pixel out"),
-    "a text for a window": ({"patch": "two"}, "patch='two'"),
-    "a set for a window": ({"patch": {3}}, r"patch=\{3\}"),
-    "texts for a window": ({"patch": ("a", "b")}, r"patch=\('a', 'b'\)"),
-    "a text for a stride": ({"patch": 2, "stride": "two"}, "stride='two'"),
-    "a set for a stride": ({"patch": 2, "stride": {3}}, r"stride=\{3\}"),
-    "a window of nothing": ({"patch": 0}, "patch=0"),
+    "a window for one axis of two": ({"patch": (2,)}, r"patch must be .*, got \(2,\)"),
+    "a window for three axes of two": ({"patch": (1, 2, 2)}, r"patch must be .*, got \(1, 2, 2\)"),
+    "a stride for one axis of two": ({"patch": 2, "stride": (1,)}, r"stride must be .*, got \(1,\)"),
+    "a stride for three axes of two": ({"patch": 2, "stride": (1, 1, 1)}, r"stride must be .*, got \(1, 1, 1\)"),
+    "a stride above the window": ({"patch": (1, 2), "stride": 2}, "leaves pixels uncovered"),
+    "a stride above the window along one axis": ({"patch": (4, 2), "stride": (2, 3)}, "leaves pixels uncovered"),
+    "a text for a window": ({"patch": "two"}, "patch must be .*, got 'two'"),
+    "a set for a window": ({"patch": {3}}, r"patch must be .*, got \{3\}"),
+    "texts for a window": ({"patch": ("a", "b")}, r"patch must be .*, got \('a', 'b'\)"),
+    "a text for a stride": ({"patch": 2, "stride": "two"}, "stride must be .*, got 'two'"),
+    "a set for a stride": ({"patch": 2, "stride": {3}}, r"stride must be .*, got \{3\}"),
+    "a window of nothing": ({"patch": 0}, "patch must be .*, got 0"),
 }
 
 
@@ -1295,7 +1304,7 @@ def test_windows_and_strides_that_do_not_fit_are_refused(case):
 def test_models_in_which_no_hook_fires_are_refused(kind):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     model = torch.jit.script(net) if kind == "scripted" else torch.jit.trace(net, COUNT)
-    with pytest.raises(AttribkitError, match="a traced or scripted module: hooks never fire in it"):
+    with pytest.raises(AttribkitError, match="a traced or scripted module: hooks do not run in it"):
         Explainer(model)
 
 
@@ -1306,14 +1315,16 @@ def test_a_model_on_several_devices_is_explained_as_the_one_inside():
 
 def test_vectors_need_a_declaration_and_have_no_map_of_a_layer():
     x = torch.tensor([[20.0, 50, 30]])
-    with pytest.raises(AttribkitError, match=r'declare a series as ModelSpec\(axes="bn"\)'):
+    with pytest.raises(AttribkitError, match=r'for series, pass ModelSpec\(axes="bn"\)'):
         Explainer(Layers()).attribute(x, "saliency", target=0)
-    with pytest.raises(AttribkitError, match="none puts out a map of the image, a grid of two cells or more"):
+    with pytest.raises(
+        AttribkitError, match=r"none of its layers returns a spatial map \(a grid of at least two cells\)"
+    ):
         Explainer(Layers(), spec=SERIES).attribute(x, "gradcam", target=0)
 
 
 def test_whole_numbers_are_refused_as_raw_pixels():
-    with pytest.raises(AttribkitError, match="raw pixels: convert them to floats"):
+    with pytest.raises(AttribkitError, match="convert raw pixels to floats"):
         Explainer(OneConvolution()).attribute(COUNT.long(), "occlusion", target=0)
 
 
@@ -1418,7 +1429,7 @@ def test_a_patch_of_the_whole_image_gives_every_pixel_the_fall_of_the_score(base
     found = Explainer(model).attribute(x, "occlusion", target=2, patch=6, stride=6, baseline=start)
     fall = (model(x) - model(start[None]))[:, 2].detach()
     close(found.scores, fall.view(2, 1, 1, 1).expand(2, 1, 6, 6))
-    assert any("one region covers all" in note for note in found.notes)
+    assert any("one region covers the whole" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("rule", ["guided_backprop", "deconvnet"])

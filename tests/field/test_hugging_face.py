@@ -328,7 +328,10 @@ def test_clips_have_their_frames_before_their_colours(name, declared):
     torch.testing.assert_close(saliency.scores, gradient.abs().amax(2, keepdim=True), rtol=1e-4, atol=1e-7)
     assert saliency.heatmap().shape == (2, 4, 32, 32)
     assert torch.equal(saliency.x, x)
-    assert any("are read as (b, t, c, h, w)" in note for note in saliency.notes) is not declared
+    assert (
+        any("inferred from the first layer with weights: (b, t, c, h, w)" in note for note in saliency.notes)
+        is not declared
+    )
     product = explainer.attribute(x, "input_x_gradient", target=1)
     torch.testing.assert_close(product.scores, x * gradient, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(product.heatmap(), (x * gradient).sum(2), rtol=1e-4, atol=1e-6)
@@ -354,7 +357,7 @@ def test_detection_tokens_are_queries_that_can_be_asked_for():
         returned = eager(pixel_values=x, output_attentions=True).attentions
     for layer, expected in zip(Explainer(case.model()).attention(x), returned, strict=True):
         for query in (0, 25, 27, 30):  # the class token, the first detection, others
-            torch.testing.assert_close(layer.of(query), expected[:, :, query, 1:25].unflatten(2, (4, 6)))
+            torch.testing.assert_close(layer.attention_from(query), expected[:, :, query, 1:25].unflatten(2, (4, 6)))
 
 
 @pytest.mark.parametrize("name", ["CLIP", "SigLIP"])

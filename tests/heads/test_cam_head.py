@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from attribkit import AttribkitError, Explainer, cam_head, train_head
-from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
-from attribkit.heads.body import StoppedForward
-from attribkit.io.preprocessing import Preprocessing
+from attribkit._core.errors import InvalidInput, UnknownName, UnsupportedModel
+from attribkit._heads.body import StoppedForward
+from attribkit.io._preprocessing import Preprocessing
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +94,7 @@ def test_the_body_is_the_model_up_to_its_last_map(family):
         assert made(x).shape == (2, 5)
     attribution = Explainer(made).attribute(x, "gradcam")
     assert attribution.scores.shape == (2, 1, *grid)
-    assert attribution.notes[0].startswith("layer='head.relu': the last map")
+    assert attribution.notes[0].startswith("layer='head.relu': the last spatial map")
 
 
 def cam(model, x, label):
@@ -207,7 +207,9 @@ class Counting(nn.Module):
 
 
 def test_what_cannot_be_proven_equal_is_refused():
-    with pytest.raises(UnsupportedModel, match=r"No copy of a part of this Counting puts out .* 'conv'.*Sequential"):
+    with pytest.raises(
+        UnsupportedModel, match=r"A copy of this Counting up to layer 'conv' does not reproduce.*Sequential"
+    ):
         cam_head(Counting(), 2, x=torch.randn(2, 3, 32, 32))
     made = cam_head(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2)), 2, layer="0", x=torch.randn(2, 3, 32, 32))
     assert made.layer == "0"
@@ -241,7 +243,7 @@ def test_the_given_model_stays_as_it_was(training):
 def test_facts_are_kept(cnn):
     labels = ("dog", "cat", "cow")
     made = cam_head(cnn, labels, channels=8)
-    assert Preprocessing.of_timm(made) == Preprocessing.of_timm(cnn)
+    assert Preprocessing.from_timm(made) == Preprocessing.from_timm(cnn)
     x = torch.randn(2, 3, 128, 128)
     assert Explainer(made).attribute(x, target="cow").target.index == 2
     with pytest.raises(UnknownName, match="horse"):
@@ -266,13 +268,13 @@ def test_a_layer_can_be_named_and_half_precision_kept(cnn):
     ("change", "kind", "message"),
     [
         ({"classes": 1}, InvalidInput, "at least two"),
-        ({"classes": True}, InvalidInput, "neither a number of classes nor their names"),
-        ({"classes": "cat"}, InvalidInput, "neither a number of classes nor their names"),
-        ({"classes": ("a", "b", "a")}, InvalidInput, "Of the 3 names of classes only 2 differ"),
-        ({"channels": 0}, InvalidInput, "channels=0 is no number of maps"),
+        ({"classes": True}, InvalidInput, "a number of classes or a sequence of their names"),
+        ({"classes": "cat"}, InvalidInput, "a number of classes or a sequence of their names"),
+        ({"classes": ("a", "b", "a")}, InvalidInput, "must be unique, got 3 names, only 2 of them distinct"),
+        ({"channels": 0}, InvalidInput, "channels must be a positive integer, got 0"),
         ({"layer": "layer9"}, UnknownName, "Did you mean 'layer"),
-        ({"layer": "fc"}, UnsupportedModel, "'fc', which is no map of these images"),
-        ({"x": torch.randn(1, 1, 64, 64)}, InvalidInput, "images of 3 channels, got 1"),
+        ({"layer": "fc"}, UnsupportedModel, "'fc', which does not return a spatial map of these images"),
+        ({"x": torch.randn(1, 1, 64, 64)}, InvalidInput, "images with 3 channels, got 1"),
         ({"x": "dog.jpg"}, InvalidInput, "must be a torch.Tensor"),
         ({"model": "resnet18"}, UnsupportedModel, "torch.nn.Module, got str"),
     ],
@@ -283,9 +285,11 @@ def test_what_a_head_cannot_be_made_of(cnn, change, kind, message, as_users_run)
 
 
 def test_tokens_and_unknown_sizes_are_refused(vit):
-    with pytest.raises(UnsupportedModel, match="is a row of tokens, and the convolution of a CAM head needs a grid"):
+    with pytest.raises(
+        UnsupportedModel, match="returns a sequence of tokens, but the convolution of a CAM head requires a grid"
+    ):
         cam_head(vit, 3)
-    with pytest.raises(InvalidInput, match=r"noise of \(3, 224, 224\) is none of them \(.*pass some, x"):
+    with pytest.raises(InvalidInput, match=r"does not accept noise of shape \(3, 224, 224\) \(.*Pass images as x"):
         cam_head(Volumes(), 2)
 
 
@@ -452,15 +456,15 @@ def test_flags_are_put_back_also_after_an_exception(mode):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"mode": "fixd"}, InvalidInput, "mode='fixd' is no way to train; known: fixed, finetune"),
-        ({"epochs": 0}, InvalidInput, "epochs=0 is no number of passes"),
-        ({"learning_rate": -1}, InvalidInput, "must be above 0"),
-        ({"loader": []}, InvalidInput, "loader gave no images"),
-        ({"validation": []}, InvalidInput, "validation gave no images"),
-        ({"loader": iter([])}, InvalidInput, "an iterator, which can be gone through once"),
+        ({"mode": "fixd"}, InvalidInput, "mode must be one of 'fixed', 'finetune', got 'fixd'"),
+        ({"epochs": 0}, InvalidInput, "epochs must be a positive integer, got 0"),
+        ({"learning_rate": -1}, InvalidInput, "must be above 0, got -1"),
+        ({"loader": []}, InvalidInput, "loader did not yield any images"),
+        ({"validation": []}, InvalidInput, "validation did not yield any images"),
+        ({"loader": iter([])}, InvalidInput, "an iterator, which can be iterated only once"),
         ({"loader": [torch.randn(2, 3, 32, 32)]}, InvalidInput, "two tensors, images"),
-        ({"labels": torch.tensor([0, 3])}, InvalidInput, "the class 3, and the model tells 3 apart, from 0 to 2"),
-        ({"labels": torch.tensor([-1, 2])}, InvalidInput, "the class -1"),
+        ({"labels": torch.tensor([0, 3])}, InvalidInput, "must be from 0 to 2 for a model of 3 classes, got 3"),
+        ({"labels": torch.tensor([-1, 2])}, InvalidInput, "for a model of 3 classes, got -1"),
         (
             {"labels": torch.tensor([0.0, 1.0])},
             InvalidInput,
@@ -471,9 +475,9 @@ def test_flags_are_put_back_also_after_an_exception(mode):
         (
             {"x": torch.full((2, 3, 32, 32), torch.nan)},
             AttribkitError,
-            "loss became nan in epoch 1: lower learning_rate",
+            "loss became nan in epoch 1. Lower learning_rate",
         ),
-        ({"model": torchvision.models.squeezenet1_1()}, UnsupportedModel, r"SqueezeNet has no head that cam_head made"),
+        ({"model": torchvision.models.squeezenet1_1()}, UnsupportedModel, r"must be a CAMModel, got SqueezeNet"),
     ],
 )
 def test_what_cannot_be_trained(change, kind, message, as_users_run):
@@ -484,7 +488,7 @@ def test_what_cannot_be_trained(change, kind, message, as_users_run):
 
 
 def test_half_floats_are_refused_and_doubles_trained():
-    with pytest.raises(InvalidInput, match="float16 cannot be trained"):
+    with pytest.raises(InvalidInput, match="float16 model cannot be trained"):
         train_head(small().half(), [], epochs=1)
     model, (x, labels, _) = small().double(), squares(8)
     train_head(model, [(x, labels.to(torch.uint8))], epochs=1)

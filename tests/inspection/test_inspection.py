@@ -9,11 +9,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attribkit import Explainer, ModelSpec, zoo
+from attribkit._core.errors import InvalidInput, UnknownName
+from attribkit._inspection.feature_maps import Filters
 from attribkit.cli import app
-from attribkit.core.errors import InvalidInput, UnknownName
 from attribkit.figures import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
-from attribkit.figures.grid import tiled
-from attribkit.inspection.feature_maps import Filters
+from attribkit.figures._grid import tile_pictures
 from attribkit.testing import changes, model_state, tiny_cnn
 
 
@@ -55,13 +55,13 @@ def test_filters_of_a_patch_embedding():
 
 def test_layers_without_filters_are_refused():
     explainer = Explainer(tiny_cnn())
-    with pytest.raises(InvalidInput, match=r"'2' has none\. Convolutions: 0, 3\."):
+    with pytest.raises(InvalidInput, match=r"'2' does not contain a convolution\. Convolutions of the model: 0, 3\."):
         explainer.filters("2")
     with pytest.raises(UnknownName, match="No layer is named '9'"):
         explainer.filters("9")
-    with pytest.raises(InvalidInput, match=r"'' holds 2 of them: 0, 3"):
+    with pytest.raises(InvalidInput, match=r"'' contains 2: 0, 3"):
         explainer.filters("")
-    with pytest.raises(InvalidInput, match="is no layer of this model"):
+    with pytest.raises(InvalidInput, match="is not a layer of this model"):
         explainer.filters(nn.Conv2d(1, 1, 1))
 
 
@@ -126,13 +126,13 @@ def test_a_layer_without_a_grid():
 def test_noise_of_the_models_size_stands_for_images():
     explainer = Explainer(tiny_cnn(), spec=ModelSpec(input_size=(3, 16, 16)))
     assert explainer.receptive_field("3").effective.shape == (16, 16)
-    with pytest.raises(InvalidInput, match="pass some, x of shape"):
+    with pytest.raises(InvalidInput, match="pass images as x, of shape"):
         Explainer(tiny_cnn()).receptive_field("3")
 
 
 def test_tiles_are_in_rows_and_whole():
     tiles = [np.full((2, 3, 3), 10 * i, np.uint8) for i in range(5)]
-    picture = tiled(tiles)
+    picture = tile_pictures(tiles)
     levels, counts = np.unique(picture[..., 0], return_counts=True)
     assert levels.tolist() == [0, 10, 20, 30, 40, 255]
     assert len(set(counts[:5])) == 1  # all of one size
@@ -149,17 +149,17 @@ def test_filters_are_drawn_each_in_its_own_scale():
 
 
 def test_how_many_filters_are_left_out_is_said():
-    ax = draw_filters(Filters("conv", torch.randn(100, 16, 3, 3)), most=30).get_axes()[0]
+    ax = draw_filters(Filters("conv", torch.randn(100, 16, 3, 3)), max_filters=30).get_axes()[0]
     assert ax.get_title() == "30 of 100 filters"
     picture = ax.get_images()[0].get_array()
     assert (picture[..., 0] == picture[..., 2]).all()  # grey
-    with pytest.raises(InvalidInput, match="tiles show those of two axes"):
+    with pytest.raises(InvalidInput, match="Only kernels with two spatial axes can be drawn"):
         draw_filters(Filters("conv", torch.randn(4, 1, 3, 3, 3)))
 
 
 def test_feature_maps_are_drawn_strongest_first():
     found = Explainer(tiny_cnn()).feature_maps(torch.randn(2, 3, 16, 16), "3")
-    drawn = draw_feature_maps(found, most=3)
+    drawn = draw_feature_maps(found, max_channels=3)
     for row in range(2):
         shown = [int(ax.get_title().split()[1]) for ax in drawn.get_axes()[4 * row + 1 : 4 * row + 4]]
         means = found.values[row].mean((1, 2))
@@ -182,9 +182,9 @@ def test_the_analytic_field_frames_the_effective_one():
 def test_volumes_are_not_drawn():
     explainer = Explainer(nn.Sequential(nn.Conv3d(1, 4, 3, padding=1)))
     x = torch.randn(1, 1, 6, 8, 8)
-    with pytest.raises(InvalidInput, match="has 3 axes of space"):
+    with pytest.raises(InvalidInput, match="fields with two spatial axes can be drawn, got 3 axes"):
         draw_receptive_field(explainer.receptive_field("0", x))
-    with pytest.raises(InvalidInput, match="A figure shows feature maps of images"):
+    with pytest.raises(InvalidInput, match="Only feature maps of images"):
         draw_feature_maps(explainer.feature_maps(x, "0"))
 
 
@@ -192,7 +192,7 @@ def test_all_in_a_row(cnn):
     explainer, x = Explainer(cnn), torch.randn(1, 3, 128, 128)
     maps, field = explainer.feature_maps(x, "conv1"), explainer.receptive_field("conv1", x)
     titles = [ax.get_title() for ax in draw_inspection(maps, field, explainer.filters("conv1")).get_axes()]
-    assert titles == ["image", "64 filters", "the 36 strongest of 64 feature maps", "what unit 32, 32 sees"]
+    assert titles == ["image", "64 filters", "the 36 strongest of 64 feature maps", "receptive field of unit 32, 32"]
     assert len(draw_inspection(maps, field).get_axes()) == 3
 
 
@@ -227,9 +227,9 @@ def test_inspect_a_photograph_by_the_default_layer(tmp_path):
         (["zoo:cnn", "conv2"], "Did you mean 'conv1'?"),
         (["zoo:cnn", "fc"], "does not have a grid"),
         (["zoo:rnn"], "No zoo model is named 'rnn'"),
-        (["zoo:cnn", "--image", "nowhere.png"], "There is no image 'nowhere.png'"),
-        (["zoo:cnn", "-o", "out.npz"], "no ending of a figure"),
-        (["zoo:cnn", "--weights", "nowhere.pt"], "There are no weights"),
+        (["zoo:cnn", "--image", "nowhere.png"], "Image 'nowhere.png' does not exist"),
+        (["zoo:cnn", "-o", "out.npz"], "does not have a supported file extension"),
+        (["zoo:cnn", "--weights", "nowhere.pt"], "Weights file 'nowhere.pt' does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, arguments, words):

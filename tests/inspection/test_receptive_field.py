@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from attribkit import Explainer
-from attribkit.core.errors import InvalidInput, UnknownName, UnsupportedModel
+from attribkit._core.errors import InvalidInput, UnknownName, UnsupportedModel
 from attribkit.testing import changes, model_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -44,6 +44,7 @@ def changed_box(model, layer, unit, size, channels=3):
     return tuple(zip(places.amin(0).tolist(), (places.amax(0) + 1).tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_alexnet_and_vgg():
     """195 and 212: Araujo, Norris and Sim, Distill 2019, table of known architectures."""
     alexnet = field(torchvision.models.alexnet(), "features", 224, images=1)
@@ -71,6 +72,7 @@ def test_resnet50_by_where_its_strides_are():
     assert (resnet.size, resnet.stride) == ((427, 427), (32, 32))
 
 
+@pytest.mark.slow
 def test_inception_and_mobilenet():
     """1311 for Inception v3 (Araujo et al., 2019); MobileNet v2 by its 3x3 convolutions."""
     inception = field(torchvision.models.inception_v3(init_weights=False), "Mixed_7c", 128, images=1)
@@ -152,7 +154,10 @@ def test_channels_that_see_differently_leave_a_note():
     found = field(Shuffle(nn.ReLU()), "end", 16)
     assert found.size == (7, 7)
     assert tuple(b - a for a, b in found.support) == (3, 3)
-    assert found.notes == ("the analytic field is an upper bound: Slice takes some of channels that see differently",)
+    assert found.notes == (
+        "the analytic field is an upper bound: Slice selects some channels, and the channels have "
+        "different receptive fields",
+    )
     mixed = field(Shuffle(nn.Conv2d(4, 4, 1)), "end", 16)
     assert mixed.notes == ()
     assert mixed.support == mixed.box
@@ -230,7 +235,7 @@ def test_the_whole_image_and_through_what(function, operation):
 
 def test_a_dense_mixture_of_all_cells_has_no_grid():
     """Its units lie nowhere on the image; they had a field, the whole image, when the shape alone made them a grid."""
-    with pytest.raises(UnsupportedModel, match="do not lie on the image"):
+    with pytest.raises(UnsupportedModel, match="grid of layer 'after' is not in the spatial order"):
         field(Gated(mixed), "after", 32, images=1)
 
 
@@ -314,7 +319,7 @@ def test_the_effective_field_by_its_closed_form():
     sums = expected.flatten().sort(descending=True).values.cumsum(0)
     assert found.pixels(0.95) == 1 + int((sums < 0.95).sum()) < 81
     assert found.pixels(1.0 - 1e-12) == 81
-    with pytest.raises(InvalidInput, match="share=0"):
+    with pytest.raises(InvalidInput, match="fraction must be above 0 and at most 1, got 0"):
         found.pixels(0.0)
 
 

@@ -30,10 +30,10 @@ def test_arguments_reach_the_constructor():
         ("timm:resnet1", {}, ["No timm model is named 'resnet1'", "Did you mean"]),
         ("timm:resnet18.a1_in2k", {}, ["No timm model is named 'resnet18.a1_in2k'", "Did you mean 'resnet18.a1_in1k'"]),
         ("torchvision:resnet1", {}, ["No torchvision model", "Did you mean 'resnet1"]),
-        ("torchvision:deeplabv3_resnet50", {}, ["no image classifier"]),
+        ("torchvision:deeplabv3_resnet50", {}, ["not an image or video classifier"]),
         ("zoo:rnn", {}, ["No zoo model is named 'rnn'", "cnn, vit"]),
-        ("zoo:cnn", {"depth": 3}, ["takes no arguments"]),
-        ("timm:resnet10t", {"depht": 3}, ["cannot be made with these arguments", "depht"]),
+        ("zoo:cnn", {"depth": 3}, ["does not take arguments, got depth"]),
+        ("timm:resnet10t", {"depht": 3}, ["cannot be created with these arguments", "depht"]),
     ],
 )
 def test_models_that_are_not_there(name, arguments, words):
@@ -73,11 +73,11 @@ def test_weights_that_do_not_fit(tmp_path):
     cases = {
         "three.safetensors": ["do not fit timm:resnet10t", "of another shape", "(3, 512) for (1000, 512)"],
         "other.safetensors": ["do not fit", "missing", "1 not in the model (some.weight)"],
-        "pickle.pt": ["more than tensors"],
-        "list.pt": ["no weights"],
-        "cut.safetensors": ["no weights that can be read"],
-        "cut.pt": ["no weights that can be read"],
-        "missing.pt": ["There are no weights"],
+        "pickle.pt": ["objects other than tensors"],
+        "list.pt": ["must contain a state_dict(), got list"],
+        "cut.safetensors": ["cannot be read as weights"],
+        "cut.pt": ["cannot be read as weights"],
+        "missing.pt": ["Weights file", "does not exist"],
     }
     for name, words in cases.items():
         with pytest.raises(AttribkitError) as error:
@@ -93,5 +93,5 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
 
     monkeypatch.setattr("timm.create_model", unreachable)
     for name, pretrained in (("timm:resnet10t", True), ("hf-hub:nobody/nothing", False)):
-        with pytest.raises(AttribkitError, match=r"(?s)could not be fetched.*no route to the hub.*weights="):
+        with pytest.raises(AttribkitError, match=r"(?s)could not be downloaded.*no route to the hub.*weights="):
             load_model(name, pretrained=pretrained)

@@ -10,7 +10,7 @@ from skimage import data
 from timm.data import create_transform, resolve_model_data_config
 
 from attribkit import AttribkitError, load_model
-from attribkit.io.preprocessing import Preprocessing, read_image
+from attribkit.io._preprocessing import Preprocessing, read_image
 
 PHOTO = Image.fromarray(data.astronaut()[40:460, 10:500])
 
@@ -21,13 +21,13 @@ PHOTO = Image.fromarray(data.astronaut()[40:460, 10:500])
 def test_equals_timm(name):
     model = timm.create_model(name)
     expected = create_transform(**resolve_model_data_config(model), is_training=False)(PHOTO)
-    torch.testing.assert_close(Preprocessing.of_timm(model)(PHOTO), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(Preprocessing.from_timm(model)(PHOTO), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "swin_t", "efficientnet_b0"])
 def test_equals_torchvision(name):
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    torch.testing.assert_close(Preprocessing.of_torchvision(preset)(PHOTO), preset(PHOTO), rtol=0, atol=2e-6)
+    torch.testing.assert_close(Preprocessing.from_torchvision(preset)(PHOTO), preset(PHOTO), rtol=0, atol=2e-6)
 
 
 def test_the_picture_is_what_the_model_sees():
@@ -48,7 +48,7 @@ def test_a_configuration_that_is_not_supported_is_refused():
     model = timm.create_model("resnet18")
     model.pretrained_cfg["crop_mode"] = "border"
     with pytest.raises(AttribkitError, match="crop_mode='border'"):
-        Preprocessing.of_timm(model)
+        Preprocessing.from_timm(model)
 
 
 def test_images_are_turned_upright(tmp_path):
@@ -71,7 +71,7 @@ def test_sixteen_bits_are_scaled_and_floats_refused(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"std": (0.0,)}, {"mean": (0.5, 0.5)}, {"resize": 16}])
 def test_settings_that_cannot_be(wrong):
-    with pytest.raises(AttribkitError, match=r"must have a number|is smaller than the crop"):
+    with pytest.raises(AttribkitError, match=r"must have a number|must be at least the crop size"):
         Preprocessing(**{"size": (32, 32), "resize": 32, "mean": (0.5,), "std": (0.5,), **wrong})
 
 
@@ -80,11 +80,11 @@ def test_images_that_cannot_be_read(tmp_path):
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
     (tmp_path / "text.png").write_text("no image")
     for name, words in (
-        ("missing.jpg", "There is no image"),
+        ("missing.jpg", "does not exist: check the path"),
         ("cut.jpg", "truncated"),
-        ("text.png", "no image that can be read"),
+        ("text.png", "cannot be read as an image"),
     ):
         with pytest.raises(AttribkitError, match=words):
             read_image(tmp_path / name)
-    with pytest.raises(AttribkitError, match="no image that can be read"):
+    with pytest.raises(AttribkitError, match="cannot be read as an image"):
         read_image(tmp_path)

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec
-from attribkit.methods.gradcam import GradCAM
+from attribkit.methods._gradcam import GradCAM
+from tests.cases import few
 
 
 class Head(nn.Module):
@@ -110,7 +111,7 @@ PEERS = {
 }
 
 
-@pytest.fixture(params=PEERS)
+@pytest.fixture(params=few(PEERS, "vit_tiny"))
 def peer(request):
     make, layer, reshape = PEERS[request.param]
     model, x = make().eval(), torch.randn(2, 3, 224, 224)
@@ -177,7 +178,7 @@ def test_a_layer_named_twice_counts_once():
     [
         ("features.nope", ["features.nope", "Known", "layers()"]),
         ("classifier", ["'classifier'", "does not have a grid", "(2, 4)"]),
-        (nn.Linear(2, 2), ["Linear", "no layer of this model"]),
+        (nn.Linear(2, 2), ["Linear", "is not a layer of this model"]),
     ],
 )
 def test_a_wrong_layer_is_one_sentence(layer, words):

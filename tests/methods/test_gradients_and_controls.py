@@ -7,7 +7,7 @@ from scipy import ndimage
 from torch import nn
 
 from attribkit import Explainer
-from attribkit.methods.controls import Centre, Random
+from attribkit.methods._controls import Centre, Random
 from attribkit.testing import tiny_cnn
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attribkit import AttribkitError, Explainer
-from attribkit.methods.integrated_gradients import IntegratedGradients
+from attribkit.methods._integrated_gradients import IntegratedGradients
 from attribkit.testing import tiny_cnn
 
 
@@ -27,12 +27,12 @@ def test_complete_on_a_smooth_model(baseline):
     ).double()
     x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
     attribution = Explainer(model).attribute(x, "integrated_gradients", target=1, baseline=baseline)
-    from attribkit.core.substrates import substrate
+    from attribkit._core.substrates import substrate_images
 
     with torch.no_grad():
-        wanted = (model(x) - model(substrate(x, baseline)))[:, 1]
+        wanted = (model(x) - model(substrate_images(x, baseline)))[:, 1]
     torch.testing.assert_close(attribution.scores.sum((1, 2, 3)), wanted, rtol=1e-6, atol=1e-9)
-    assert "completeness: the scores miss f(x) - f(baseline) by at most 0.00%" in attribution.notes
+    assert "completeness: the sum of the scores differs from f(x) - f(baseline) by at most 0.00%" in attribution.notes
 
 
 def test_a_gap_is_told():
@@ -51,7 +51,8 @@ def test_forwards_are_packed_and_no_larger_than_they_should_be(images):
     explainer.attribute(torch.randn(images, 3, 16, 16), "saliency", target=0)  # the first call costs more
     sizes.clear()
     explainer.attribute(torch.randn(images, 3, 16, 16), IntegratedGradients(steps=40), target=0)
-    path = sizes[:-2]  # the last two are for the completeness
+    assert sizes[:2] == [images, images]  # the images and the baselines, for the completeness
+    path = sizes[2:]
     assert sum(path) == 40 * images
     assert max(path) == max(images, 16 // images * images)
 
@@ -97,9 +98,10 @@ def test_a_given_baseline_equals_captums(cnn, shape):
     attribution = Explainer(cnn).attribute(x, "integrated_gradients", target=3, steps=12, baseline=baseline)
     theirs = captum.IntegratedGradients(cnn).attribute(x, baseline.expand(2, -1, -1, -1), 3, n_steps=12)
     torch.testing.assert_close(attribution.scores, theirs.float(), rtol=0, atol=1e-5 * float(theirs.abs().max()))
-    assert re.search(r"baseline=Given\(.*crc32=[0-9a-f]{8}\)", repr(attribution.method))
+    assert re.search(r"baseline=GivenImages\(.*crc32=[0-9a-f]{8}\)", repr(attribution.method))
 
 
+@pytest.mark.slow
 def test_auto_takes_as_many_steps_as_the_tolerance_asks_for(cnn):
     x = torch.stack([torch.randn(3, 128, 128), 0.05 * torch.randn(3, 128, 128), torch.randn(3, 128, 128)])
     loose, strict = (
@@ -129,13 +131,28 @@ def test_an_image_does_not_take_more_steps_for_its_neighbours(cnn):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps=0 must be 'auto' or a whole number from 1"),
-        ({"steps": "many"}, "steps='many' must be 'auto' or"),
-        ({"baseline": ()}, r"baseline=\(\) must be one of .* or a tuple of one or more of these"),
+        ({"steps": 0}, "steps must be 'auto' or an integer >= 1, got 0"),
+        ({"steps": "many"}, "steps must be 'auto' or an integer >= 1, got 'many'"),
+        ({"baseline": ()}, r"baseline must be one of .* or a non-empty tuple of these, got \(\)"),
         ({"baseline": "grey"}, "No substrate is named 'grey'. Known: zero, mean, blur, noise"),
-        ({"baseline": torch.zeros(3, 5, 5)}, r"given images are \(3, 5, 5\), those to explain \(1, 3, 128, 128\)"),
+        (
+            {"baseline": torch.zeros(3, 5, 5)},
+            r"shape \(3, 5, 5\), but the explained images have shape \(1, 3, 128, 128\)",
+        ),
     ],
 )
 def test_bad_options(cnn, options, message):
     with pytest.raises(AttribkitError, match=message):
         Explainer(cnn).attribute(torch.randn(1, 3, 128, 128), "integrated_gradients", **options)
+
+
+def test_the_images_are_run_once_if_the_target_is_the_predicted_class():
+    model, explainer_images = tiny_cnn(), torch.randn(2, 3, 16, 16)
+    runs = []
+    model.register_forward_pre_hook(lambda _module, args: runs.append(args[0].detach().clone()))
+    explainer = Explainer(model)
+    explainer.attribute(explainer_images, "integrated_gradients", steps=4)  # the first call also traces the model
+    runs.clear()
+    explainer.attribute(explainer_images, "integrated_gradients", steps=4)
+    assert sum(torch.equal(run, explainer_images) for run in runs) == 1
+    assert sum(map(len, runs)) == 2 * (4 + 2)

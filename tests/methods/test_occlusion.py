@@ -7,7 +7,7 @@ from skimage.segmentation import slic
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, Probability, zoo
-from attribkit.core.substrates import inpainted
+from attribkit._core.substrates import inpaint
 from attribkit.testing import tiny_cnn
 
 
@@ -24,10 +24,10 @@ def test_equals_captum(patch, stride):
 
 @pytest.mark.parametrize("baseline", ["zero", "mean", "blur"])
 def test_equals_a_slow_loop(baseline):
-    from attribkit.core.substrates import substrate
+    from attribkit._core.substrates import substrate_images
 
     model, x = tiny_cnn().eval(), torch.randn(1, 3, 10, 13)
-    cover = substrate(x, baseline)
+    cover = substrate_images(x, baseline)
     total, count = torch.zeros(10, 13), torch.zeros(10, 13)
     with torch.no_grad():
         for top in (0, 3, 6):
@@ -63,7 +63,7 @@ def test_a_volume_is_covered_in_blocks():
 
 
 def test_strides_that_leave_pixels_out_are_refused():
-    with pytest.raises(AttribkitError, match="stride=5 must be from 1 to patch=4"):
+    with pytest.raises(AttribkitError, match="stride=5 must be at most patch=4"):
         Explainer(tiny_cnn()).attribute(torch.randn(1, 3, 16, 16), "occlusion", patch=4, stride=5)
 
 
@@ -106,7 +106,7 @@ def test_inpainting_fills_a_patch_from_around_it(cnn):
     assert scores[0].abs().max() < 1e-5
     hole = torch.zeros(1, 1, 128, 128, dtype=torch.bool)
     hole[..., 32:64, 32:64] = True
-    filled = inpainted(x, hole)
+    filled = inpaint(x, hole)
     assert filled[1].abs().max() < 1e-5
     assert torch.equal(filled[~hole.expand_as(x)], x[~hole.expand_as(x)])
 
@@ -119,7 +119,7 @@ def test_inpainting_equals_opencv_itself(cnn):
     hole[30:70, 20:50] = 1
     expected = cv2.inpaint(scene, hole, 3, cv2.INPAINT_TELEA).astype(np.float32) / 255
     x = torch.from_numpy(scene).movedim(-1, 0)[None] / 255
-    ours = inpainted(x, torch.from_numpy(hole)[None, None].bool())[0].movedim(0, -1)
+    ours = inpaint(x, torch.from_numpy(hole)[None, None].bool())[0].movedim(0, -1)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
 
 
@@ -141,8 +141,12 @@ def test_a_given_image_covers(cnn):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels=0 must be a whole number from 1 or None"),
-        ((1, 2, 16, 16), {"baseline": "inpaint"}, r"Inpainting takes images \(b, 1 or 3, h, w\), got \(1, 2, 16, 16\)"),
+        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels must be an integer >= 1 or None, got 0"),
+        (
+            (1, 2, 16, 16),
+            {"baseline": "inpaint"},
+            r"Inpainting requires images \(b, c, h, w\) with 1 or 3 channels, got shape \(1, 2, 16, 16\)",
+        ),
     ],
 )
 def test_bad_options(shape, options, message):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attribkit import Explainer, ModelSpec
-from attribkit.contracts.attribution import resize_map
+from attribkit._contracts.attribution import resize_map
 
 
 def small_cnn():
@@ -148,8 +148,8 @@ def test_ablationcam_says_where_zero_is_no_absence():
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     signed = Explainer(small_vit()).attribute(x, "ablationcam", target=1)
     rectified = Explainer(small_cnn()).attribute(x, "ablationcam", target=1, layer="3")
-    assert any("absence only behind a ReLU" in note for note in signed.notes)
-    assert not any("absence only behind a ReLU" in note for note in rectified.notes)
+    assert any("removes a feature only after a ReLU" in note for note in signed.notes)
+    assert not any("removes a feature only after a ReLU" in note for note in rectified.notes)
 
 
 def test_what_comes_before_the_layer_is_computed_once():

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from attribkit import Explainer, load_model, registry
-from attribkit.core.errors import UnsupportedModel
-from attribkit.io.preprocessing import read_image
+from attribkit._core.errors import UnsupportedModel
+from attribkit.io._preprocessing import read_image
 
 MODELS = {
     "mobilenetv2": (

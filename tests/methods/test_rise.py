@@ -9,7 +9,7 @@ from skimage.transform import resize
 from torch import nn
 
 from attribkit import AttribkitError, Explainer
-from attribkit.methods.rise import RISE
+from attribkit.methods._rise import RISE
 
 
 def test_its_masks_are_the_papers():
@@ -56,6 +56,7 @@ def test_finds_the_only_pixels_that_matter():
     assert column >= 48
 
 
+@pytest.mark.slow
 def test_a_constant_score_gives_how_often_each_pixel_is_seen(cnn):
     scores = Explainer(cnn).attribute(torch.randn(1, 3, 128, 128), "rise", target=lambda y: 0 * y[:, 0] + 1, masks=600)
     assert abs(float(scores.scores.mean()) - 1) < 0.02
@@ -65,6 +66,6 @@ def test_a_constant_score_gives_how_often_each_pixel_is_seen(cnn):
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("options", [{"masks": 0}, {"cells": 0}, {"probability": 0.0}, {"probability": 1.0}])
 def test_bad_options(cnn, options):
-    words = "must be a number above 0 and below 1" if "probability" in options else "must be a whole number from 1"
+    words = "must be a finite number > 0 and < 1" if "probability" in options else "must be an integer >= 1"
     with pytest.raises(AttribkitError, match=words):
         Explainer(cnn).attribute(torch.randn(1, 3, 128, 128), "rise", **options)

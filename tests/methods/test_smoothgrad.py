@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attribkit import Explainer
-from attribkit.methods.gradients import SmoothGrad
+from attribkit.methods._gradients import SmoothGrad
 from attribkit.testing import tiny_cnn
 
 

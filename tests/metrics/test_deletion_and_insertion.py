@@ -14,11 +14,11 @@ from scipy.signal import convolve2d
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Imputer, Probability
-from attribkit.contracts.metric import Metric
-from attribkit.core.errors import AttribkitError, InvalidInput
-from attribkit.core.substrates import FoldedBlur, GaussianBlur, substrate
-from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.curve_engine import PixelOrder, Stops, area_weights, ranked
+from attribkit._contracts.metric import Metric
+from attribkit._core.errors import AttribkitError, InvalidInput
+from attribkit._core.substrates import FoldedBlur, GaussianBlur, substrate_images
+from attribkit.methods._gradcam import GradCAM
+from attribkit.metrics._curve_engine import PixelOrder, Stops, area_weights, rank_units
 from attribkit.registry import make
 
 FOUR = ("deletion", "insertion", "insertion_minus_deletion", "aopc")
@@ -490,7 +490,7 @@ def test_zero_has_no_sign():
     zeros = torch.zeros(2, 40)
     signed = zeros * torch.where(torch.rand(2, 40) < 0.5, -1.0, 1.0)
     for ties in TIES:
-        assert torch.equal(ranked(signed, ties)[0], ranked(zeros, ties)[0])
+        assert torch.equal(rank_units(signed, ties)[0], rank_units(zeros, ties)[0])
 
 
 @pytest.mark.parametrize("name", FOUR)
@@ -502,7 +502,7 @@ def test_maps_of_one_value_have_one_number_whatever_the_value(name, dtype):
     found = Explainer(small_cnn().float()).measure(maps, [name])[0]
     assert found.values.isfinite().all()
     assert (found.values == found.values[0]).all()
-    assert (found.details["tie_share"] == 1).all()
+    assert (found.details["tie_fraction"] == 1).all()
 
 
 @pytest.mark.parametrize(("space", "sides"), [((7,), (3,)), ((7, 8), (3, 4)), ((5, 6, 7), (2, 9, 3))])
@@ -524,16 +524,16 @@ def test_patches_are_ranked_by_the_mean_over_the_pixels_that_they_have(space, si
 
 def test_ties():
     scores = torch.tensor([[1.0, 3, 1, 3, 0]])
-    assert ranked(scores, "first")[0].tolist() == [[2, 0, 3, 1, 4]]
-    assert ranked(scores, "last")[0].tolist() == [[3, 1, 2, 0, 4]]
+    assert rank_units(scores, "first")[0].tolist() == [[2, 0, 3, 1, 4]]
+    assert rank_units(scores, "last")[0].tolist() == [[3, 1, 2, 0, 4]]
     flipped = np.flip(np.argsort(scores[0].numpy(), kind="stable"))
-    assert ranked(scores, "last")[0][0, torch.tensor(flipped.copy())].tolist() == [0, 1, 2, 3, 4]
-    assert ranked(scores, "first")[1].tolist() == pytest.approx([0.8])
-    assert ranked(torch.rand(2, 1), "random")[1].tolist() == [0, 0]
+    assert rank_units(scores, "last")[0][0, torch.tensor(flipped.copy())].tolist() == [0, 1, 2, 3, 4]
+    assert rank_units(scores, "first")[1].tolist() == pytest.approx([0.8])
+    assert rank_units(torch.rand(2, 1), "random")[1].tolist() == [0, 0]
 
 
 def test_random_ties_are_the_same_for_all_images_and_fair():
-    ranks = torch.cat([ranked(torch.zeros(2, 16), "random", seed)[0] for seed in range(400)])
+    ranks = torch.cat([rank_units(torch.zeros(2, 16), "random", seed)[0] for seed in range(400)])
     assert torch.equal(ranks[::2], ranks[1::2])
     assert (ranks.sort(1).values == torch.arange(16)).all()
     assert (ranks.double().mean(0) - 7.5).abs().max() < 4 * ((16**2 - 1) / 12 / 400) ** 0.5
@@ -594,9 +594,9 @@ def test_the_order_of_ties_is_drawn_once(monkeypatch):
     drawn, draw = [], torch.randperm
     monkeypatch.setattr(torch, "randperm", lambda *a, **k: drawn.append(a) or draw(*a, **k))
     with torch.inference_mode():
-        made_here, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+        made_here, _ = rank_units(torch.zeros(2, 61), "random", seed=7)
     for _ in range(3):
-        found, _ = ranked(torch.zeros(2, 61), "random", seed=7)
+        found, _ = rank_units(torch.zeros(2, 61), "random", seed=7)
         assert torch.equal(found, made_here)
         assert not found.is_inference()
     assert drawn == [(61,)]
@@ -625,13 +625,13 @@ def test_details():
         [of(torch.randint(0, 9, (2, 8, 8)).float(), x)] * 3, ["deletion", "insertion_minus_deletion"]
     )
     deletion, difference = (each.details for each in found)
-    assert list(deletion) == ["curve", "fractions", "tie_share"]
-    assert list(difference) == ["deletion_curve", "insertion_curve", "fractions", "tie_share"]
+    assert list(deletion) == ["curve", "fractions", "tie_fraction"]
+    assert list(difference) == ["deletion_curve", "insertion_curve", "fractions", "tie_fraction"]
     assert torch.equal(deletion["curve"], difference["deletion_curve"])
     assert deletion["curve"].shape == deletion["fractions"].shape == (3, 2, 23)
     area = torch.trapezoid(deletion["curve"], deletion["fractions"])
     torch.testing.assert_close(area, found[0].values)
-    assert (deletion["tie_share"] == 1).all()
+    assert (deletion["tie_fraction"] == 1).all()
 
 
 # Targets, substrates, spaces, precisions ----------------------------------------------------------------------------
@@ -671,7 +671,7 @@ def test_the_folded_blur_is_that_of_rise():
     )
     image = torch.randn(2, 3, 20, 17).double()
     expected = np.stack([rise_blur(each) for each in image.numpy()])
-    torch.testing.assert_close(substrate(image, "folded_blur"), torch.tensor(expected), rtol=0, atol=1e-12)
+    torch.testing.assert_close(substrate_images(image, "folded_blur"), torch.tensor(expected), rtol=0, atol=1e-12)
     one = np.zeros((7, 7))
     one[3, 3] = 1
     np.testing.assert_allclose(
@@ -683,15 +683,15 @@ def test_the_gaussian_blur_is_that_of_torchvision():
     from torchvision.transforms import GaussianBlur as Peer
 
     image = torch.randn(2, 3, 20, 17)
-    torch.testing.assert_close(substrate(image, GaussianBlur(15, 5.0)), Peer(15, 5.0)(image))
-    with pytest.raises(InvalidInput, match="give a smaller kernel"):
-        substrate(image[..., :7], GaussianBlur(15, 5.0))
+    torch.testing.assert_close(substrate_images(image, GaussianBlur(15, 5.0)), Peer(15, 5.0)(image))
+    with pytest.raises(InvalidInput, match="Use a smaller kernel"):
+        substrate_images(image[..., :7], GaussianBlur(15, 5.0))
 
 
 def test_other_substrates():
     x = torch.randn(2, 3, 6, 6)
-    assert torch.equal(substrate(x, "minimum")[:, 0, 0, 0], x.flatten(1).amin(1))
-    noise = substrate(x, "uniform", 3)
+    assert torch.equal(substrate_images(x, "minimum")[:, 0, 0, 0], x.flatten(1).amin(1))
+    noise = substrate_images(x, "uniform", 3)
     assert torch.equal(noise[0], noise[1])
     assert noise.abs().amax() < 1
     assert noise.std() > 0.4
@@ -725,7 +725,7 @@ def test_imputers_see_what_is_removed():
         found = Explainer(model).measure([of(heatmaps, x)], [metric])[0]
         np.testing.assert_allclose(found.details["curve"][0, 0].detach(), expected, atol=1e-9)
     for option in ("substrate", "insertion_substrate"):
-        with pytest.raises(InvalidInput, match="whole pixels"):
+        with pytest.raises(InvalidInput, match="fills all channels of a pixel and cannot be combined with channels="):
             registered("insertion_minus_deletion", channels="apart", **{option: MeanOfTheRest()})
 
 
@@ -773,14 +773,14 @@ def test_a_gpu_has_the_numbers_of_the_cpu(name):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"steps": 0}, "steps=0 must be a whole number from 1"),
-        ({"steps": 5, "per_step": 3}, "say the same in two ways"),
+        ({"steps": 0}, "steps must be an integer >= 1 or None, got 0"),
+        ({"steps": 5, "per_step": 3}, "steps=5 and per_step=3 cannot be combined"),
         ({"preset": "rise", "steps": 5}, "set one of them to None"),
-        ({"fractions": (0.5, 0.2)}, "must rise"),
-        ({"fractions": (0, 1), "steps": 3}, "set steps, per_step and until to None"),
-        ({"ties": "middle"}, "ties='middle' must be one of 'random', 'first', 'last'"),
-        ({"score": "energy"}, "score='energy' must be one of 'probability', 'logit'"),
-        ({"last_step": "equal", "per_step": 4}, "leaves a shorter one"),
+        ({"fractions": (0.5, 0.2)}, "must be strictly increasing"),
+        ({"fractions": (0, 1), "steps": 3}, "cannot be combined with steps, per_step or until"),
+        ({"ties": "middle"}, "ties must be one of 'random', 'first', 'last', got 'middle'"),
+        ({"score": "energy"}, "score must be one of 'probability', 'logit', got 'energy'"),
+        ({"last_step": "equal", "per_step": 4}, "set per_step to None"),
         ({"substrate": "black"}, "No substrate is named 'black'. Known: zero, mean"),
         ({"patch": (3, 3, 3)}, "one for each of the 2 axes"),
     ],
@@ -795,7 +795,5 @@ def test_what_cannot_be_is_refused(options, told):
 @pytest.mark.parametrize("patch", [0, -1, (2, 0), (), 1.5])
 @pytest.mark.parametrize("name", FOUR)
 def test_a_patch_of_no_image_is_refused_before_there_is_one(name, patch):
-    with pytest.raises(
-        InvalidInput, match=r"patch=.* must be a whole number from 1 or a tuple of one or more of these"
-    ):
+    with pytest.raises(InvalidInput, match=r"patch must be an integer >= 1 or a non-empty tuple of these, got .*"):
         make(name, Metric, patch=patch)

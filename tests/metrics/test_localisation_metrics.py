@@ -9,14 +9,22 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, GroundTruth, registry
-from attribkit.contracts.attribution import resize_map
-from attribkit.contracts.metric import Localization
-from attribkit.core.errors import InvalidInput
-from attribkit.core.ground_truth import as_ground_truth, filled_boxes
-from attribkit.methods.gradients import Saliency
-from attribkit.metrics import pointing
-from attribkit.metrics.localization import BoxIoU, LocalizationAUC, RelevanceMass, RelevanceRank, TopKIntersection
-from attribkit.metrics.pointing import EnergyPointingGame, PointingGame, boxes_of, overlaps
+from attribkit._contracts.attribution import resize_map
+from attribkit._contracts.metric import Localization
+from attribkit._core.errors import InvalidInput
+from attribkit._core.ground_truth import as_ground_truth, filled_boxes
+from attribkit.methods._gradients import Saliency
+from attribkit.metrics import _object_geometry as object_geometry
+from attribkit.metrics._localization import (
+    BoxIoU,
+    EnergyPointingGame,
+    LocalizationAUC,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    TopKIntersection,
+)
+from attribkit.metrics._object_geometry import box_overlaps, connected_parts
 from attribkit.testing import tiny_cnn
 from tests.maps import NAN, check_that_images_do_not_meet, of, same, square
 
@@ -107,9 +115,9 @@ def test_the_polygon_of_64_corners_that_stands_for_the_disc():
 
 
 def test_a_polygon_is_for_photographs(as_users_run):
-    with pytest.raises(InvalidInput, match="corners=64 draws on photographs"):
+    with pytest.raises(InvalidInput, match="corners=64 needs maps"):
         PointingGame(corners=64)(of(torch.zeros(4, 4, 4)), square(4, 4, 4))
-    with pytest.raises(InvalidInput, match="corners=2 must be a whole number from 3 or None"):
+    with pytest.raises(InvalidInput, match="corners must be an integer >= 3 or None, got 2"):
         PointingGame(corners=2)
 
 
@@ -149,8 +157,8 @@ def test_few_points_and_many_are_as_near(space, monkeypatch):
     for tolerance in (0.0, 0.7, 2.0, 40.0):
         found = []
         for few in (0, points.numel()):
-            monkeypatch.setattr(pointing, "_FEW", few)
-            found.append(pointing.is_near_object(truth, points, tolerance, closed=True))
+            monkeypatch.setattr(object_geometry, "_FEW_POINTS", few)
+            found.append(object_geometry.is_near_object(truth, points, tolerance, closed=True))
         assert torch.equal(*found)
         assert found[0].any()
 
@@ -258,7 +266,7 @@ def test_energy_counts_in_the_box():
     uniform = of(torch.ones(6, 6))
     assert EnergyPointingGame()(uniform, GroundTruth(mask)).item() == pytest.approx(10 / 36)
     assert RelevanceMass()(uniform, GroundTruth(mask)).item() == pytest.approx(4 / 36)
-    same(EnergyPointingGame(largest=0.25)(uniform, GroundTruth(mask)), [NAN])
+    same(EnergyPointingGame(max_coverage=0.25)(uniform, GroundTruth(mask)), [NAN])
 
 
 def test_energy_from_the_smallest_value():
@@ -276,8 +284,8 @@ def test_boxes_are_those_of_opencv():
         mask = np.random.default_rng(seed).random((17, 23)) < 0.2
         _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         expected = sorted((y, y + h, x, x + w, size) for x, y, w, h, size in stats[1:].tolist())
-        found = boxes_of(torch.from_numpy(mask))
-        rows = [(*place.ravel().tolist(), size) for place, size in zip(found.places, found.sizes.tolist(), strict=True)]
+        found = connected_parts(torch.from_numpy(mask))
+        rows = [(*place.ravel().tolist(), size) for place, size in zip(found.boxes, found.sizes.tolist(), strict=True)]
         assert sorted(rows) == expected
 
 
@@ -338,7 +346,7 @@ def test_overlaps_count_pixels():
     for own, box in zip(filled, boxes, strict=True):
         own[tuple(slice(*axis) for axis in box)] = True
     expected = [[(a & b).sum() / (a | b).sum() for b in filled] for a in filled]
-    np.testing.assert_allclose(overlaps(boxes, boxes), expected, rtol=1e-12)
+    np.testing.assert_allclose(box_overlaps(boxes, boxes), expected, rtol=1e-12)
 
 
 def test_the_box_of_the_largest_bright_part_or_of_every_one():
@@ -410,7 +418,7 @@ def test_options_that_make_no_sense_are_refused(as_users_run):
         ("pointing_game", {"tolerance": -1}),
         ("pointing_game", {"tolerance": NAN}),
         ("pointing_game", {"maxima": "last"}),
-        ("energy_pointing_game", {"largest": 0}),
+        ("energy_pointing_game", {"max_coverage": 0}),
         ("top_k_intersection", {"k": 0}),
         ("box_iou", {"threshold": 1.5}),
         ("box_iou", {"boxes": "best"}),

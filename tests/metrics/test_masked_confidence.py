@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Contrast, Explainer, Probability
-from attribkit.contracts.records import Recorded
-from attribkit.core.errors import InvalidInput, UnknownName
-from attribkit.methods.gradcam import GradCAM
-from attribkit.methods.gradients import InputXGradient
-from attribkit.metrics.masked import AverageDCC, AverageDrop, AverageGain, IncreaseInConfidence, stretched_to_one
-from attribkit.targets.resolution import PerImageTargets
-from attribkit.targets.target import FunctionTarget
+from attribkit._contracts.records import Recorded
+from attribkit._core.errors import InvalidInput, UnknownName
+from attribkit._targets.resolution import PerImageTargets
+from attribkit._targets.target import FunctionTarget
+from attribkit.methods._gradcam import GradCAM
+from attribkit.methods._gradients import InputXGradient
+from attribkit.metrics._masked import AverageDCC, AverageDrop, AverageGain, IncreaseInConfidence, scale_to_unit_range
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import check_precision
 
@@ -113,7 +113,7 @@ def test_what_is_not_defined_is_nan():
 def test_the_mask_goes_from_0_to_1():
     maps = doubles(4, 5, 6)
     expected = [(each - each.min()) / (each.max() - each.min()) for each in maps]
-    torch.testing.assert_close(stretched_to_one(maps), torch.stack(expected), **EXACT)
+    torch.testing.assert_close(scale_to_unit_range(maps), torch.stack(expected), **EXACT)
 
 
 # Slow loops
@@ -175,7 +175,7 @@ def test_adcc_is_0_where_one_of_its_parts_is():
 def test_a_method_from_a_file_cannot_be_run_again(cnn, as_users_run):
     scores, x = doubles(1, 1, 4, 4), doubles(1, 3, 16, 16)
     loaded = Attribution(scores, x, ClassLogit(0), Recorded("gradcam", "GradCAM(layer='4')"))
-    with pytest.raises(InvalidInput, match=r"GradCAM\(layer='4'\) of .* comes from a file"):
+    with pytest.raises(InvalidInput, match=r"GradCAM\(layer='4'\) for .* was loaded from a file"):
         Explainer(cnn).evaluate(loaded, "adcc")
     assert Explainer(cnn).evaluate(loaded, "average_drop").isfinite().all()
 
@@ -205,7 +205,7 @@ def test_average_drop_and_increase_are_those_of_torchcam(preset, cnn):
     model, x, scores = cnn.eval(), doubles(6, 3, 16, 16), doubles(6, 1, 16, 16)
     nn.init.constant_(model[-1].bias, 3)  # positive logits: torch-cam divides by negative ones too
     theirs = torchcam.ClassificationMetric(
-        Extractor(model, stretched_to_one(scores[:, 0])), None if preset else lambda logits: logits.softmax(-1)
+        Extractor(model, scale_to_unit_range(scores[:, 0])), None if preset else lambda logits: logits.softmax(-1)
     )
     theirs.update(x, class_idx=[1, 0, 3, 2, 4, 1])
     attribution = of(scores, x, (1, 0, 3, 2, 4, 1))
@@ -221,7 +221,7 @@ def test_drop_and_increase_are_those_of_pytorch_grad_cam(cnn):
     targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     model, x, classes = cnn.float().eval(), torch.randn(4, 3, 16, 16), (1, 0, 3, 2)
     attribution = of(torch.randn(4, 1, 16, 16), x, classes)
-    cams = stretched_to_one(attribution.heatmap()).numpy()
+    cams = scale_to_unit_range(attribution.heatmap()).numpy()
     asked = [targets.ClassifierOutputTarget(each) for each in classes]
     ours = Explainer(model).evaluate(attribution, "average_drop", preset="pytorch_grad_cam")
     assert ours.tolist() == pytest.approx(peer.DropInConfidence()(x, cams, asked, model), abs=1e-5)

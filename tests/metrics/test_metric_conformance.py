@@ -7,8 +7,8 @@ import torch
 
 from attribkit import Complexity, Faithfulness, registry
 from attribkit.testing import METRIC_CHECKS, check_metric, tiny_cnn
-from attribkit.testing.metrics import check_metric_counts_forwards, check_metric_of_an_image_alone
-from attribkit.testing.state import images
+from attribkit.testing._metrics import check_metric_counts_forwards, check_metric_of_an_image_alone
+from attribkit.testing._state import images
 
 OPTIONS = {"sensitivity_n": {"sizes": 3, "subsets": 20}}  # for a quick answer
 
@@ -45,12 +45,12 @@ class Wasteful(Faithfulness):
 
 
 def test_a_number_that_depends_on_the_batch_is_found():
-    with pytest.raises(AssertionError, match="images measured together and alone"):
+    with pytest.raises(AssertionError, match="values of images scored together and alone differ by"):
         check_metric_of_an_image_alone(OfTheBatch(), tiny_cnn(), images())
 
 
 def test_a_metric_that_shares_nothing_is_found():
-    with pytest.raises(AssertionError, match="one map took 3 images through the model, two took 6"):
+    with pytest.raises(AssertionError, match="one map needs 3 images through the model, two maps need 6"):
         check_metric_counts_forwards(Wasteful(), tiny_cnn(), images())
 
 

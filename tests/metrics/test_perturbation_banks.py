@@ -14,15 +14,15 @@ from scipy import stats
 from torch import nn
 
 from attribkit import Attribution, ClassLogit, Explainer, Probability, registry
-from attribkit.contracts.metric import Metric
-from attribkit.core.errors import InvalidInput
-from attribkit.core.substrates import GivenImages
-from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.correlation import average_ranks
-from attribkit.metrics.infidelity import Infidelity, InfidelityUnderNoise
-from attribkit.metrics.subset_bank import GivenCells, Independent, OfSize, Partition, Single, SubsetMetric, labels_of
-from attribkit.metrics.subset_metrics import FaithfulnessCorrelation, MuFidelity, SensitivityN, SingleDeletion
-from attribkit.targets.target import FunctionTarget
+from attribkit._contracts.metric import Metric
+from attribkit._core.errors import InvalidInput
+from attribkit._core.substrates import GivenImages
+from attribkit._targets.target import FunctionTarget
+from attribkit.methods._gradcam import GradCAM
+from attribkit.metrics._correlation import average_ranks
+from attribkit.metrics._infidelity import Infidelity, InfidelityUnderNoise
+from attribkit.metrics._subset_bank import GivenCells, Independent, OfSize, Partition, Single, SubsetMetric, cell_labels
+from attribkit.metrics._subset_metrics import FaithfulnessCorrelation, MuFidelity, SensitivityN, SingleDeletion
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import sensitive_cnn
 
@@ -159,7 +159,7 @@ def test_infidelity_of_a_quadratic_model_under_noise():
 def test_infidelity_of_a_linear_model_under_removal():
     model, x, map_ = linear(3, 2, 4), doubles(1, 3, 2, 4), doubles(1, 1, 2, 4)
     told = contributions(model, x)
-    metric = Infidelity(cells=None, share=0.3, samples=600, factor=None)
+    metric = Infidelity(cells=None, removal_probability=0.3, samples=600, factor=None)
     (found,) = Explainer(model).measure([of(told, x), of(map_, x)], [metric])
     assert found.values[0].item() == pytest.approx(0, abs=1e-9)
     wrong = (map_ - told).flatten()
@@ -192,7 +192,7 @@ def test_a_map_that_points_the_wrong_way_has_the_infidelity_of_zeros():
     slopes_falls = (noise * weights[0]).flatten(1).sum(1).expand(2, -1)
     falls = told.flatten(1) @ Independent(0.3, 40)(8, 0).double().mT
     for metric, right, fallen in (
-        (Infidelity(cells=None, share=0.3, samples=40), told, falls),
+        (Infidelity(cells=None, removal_probability=0.3, samples=40), told, falls),
         (InfidelityUnderNoise(samples=40), weights, slopes_falls),
     ):
         maps = [of(each, x) for each in (right, 5 * right, -right, -0.1 * right, 0 * right)]
@@ -222,7 +222,7 @@ def test_correlations_against_a_loop(score):
     options = {"cells": (5, 4), "substrate": instead, "score": score}
     metrics = [
         FaithfulnessCorrelation(size=6, subsets=25, **options),
-        MuFidelity(share=0.4, samples=25, **options),
+        MuFidelity(removal_probability=0.4, samples=25, **options),
         SingleDeletion(**options),
     ]
     drawn = [OfSize(6, 25), Independent(0.4, 25), Single()]
@@ -273,7 +273,7 @@ def test_infidelity_is_that_of_captum(factor):
         return each, repeated - each
 
     removal = Infidelity(cells=4, samples=25, factor=factor)
-    masks = Independent(0.2, 25)(16, 0)[:, labels_of((4, 4), (16, 16))[0]][:, None].double()
+    masks = Independent(0.2, 25)(16, 0)[:, cell_labels((4, 4), (16, 16))[0]][:, None].double()
 
     def remove(repeated):
         each = masks.repeat(len(x), 3, 1, 1)
@@ -451,7 +451,7 @@ def test_sensitivity_n_remembers_what_its_details_are(monkeypatch, sixteen):
 
 def test_cells_are_counted_where_no_device_is_waited_for():
     for cells in ((4, 5), GivenCells(torch.arange(256).reshape(16, 16) // 13)):
-        labels, count = labels_of(cells, (16, 16))
+        labels, count = cell_labels(cells, (16, 16))
         assert labels.device.type == "cpu"
         assert count == 20 == len(labels.unique())
 
@@ -526,32 +526,32 @@ def test_one_subset_is_random_and_the_next_another():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SensitivityN(sizes=0), "sizes=0"),
-        (lambda: SensitivityN(sizes=()), "a whole number from 1 or a tuple of one or more of these"),
-        (lambda: SensitivityN(sizes=2.5), "sizes=2.5"),
-        (lambda: SensitivityN(sizes=(3, 0)), r"sizes=\(3, 0\)"),
-        (lambda: SensitivityN(subsets=1), "a whole number from 2"),
-        (lambda: FaithfulnessCorrelation(size=0), "size=0 must be a whole number from 1"),
-        (lambda: FaithfulnessCorrelation(size=2.5), "size=2.5 must be a whole number"),
-        (lambda: MuFidelity(share=1.0), "share=1.0"),
-        (lambda: MuFidelity(share=1.5), "share=1.5"),
-        (lambda: MuFidelity(share=math.nan), "share=nan"),
-        (lambda: MuFidelity(samples=1), "a whole number from 2"),
-        (lambda: MuFidelity(cells=0), "cells=0"),
-        (lambda: MuFidelity(cells=(4, 0)), r"cells=\(4, 0\)"),
-        (lambda: MuFidelity(cells=()), "cells="),
-        (lambda: MuFidelity(cells=2.5), "cells=2.5 must be a whole number from 1"),
+        (lambda: SensitivityN(sizes=0), "sizes must be .*, got 0"),
+        (lambda: SensitivityN(sizes=()), "an integer >= 1 or a non-empty tuple of these"),
+        (lambda: SensitivityN(sizes=2.5), "sizes must be .*, got 2.5"),
+        (lambda: SensitivityN(sizes=(3, 0)), r"sizes must be .*, got \(3, 0\)"),
+        (lambda: SensitivityN(subsets=1), "an integer >= 2"),
+        (lambda: FaithfulnessCorrelation(size=0), "size must be an integer >= 1, got 0"),
+        (lambda: FaithfulnessCorrelation(size=2.5), "size must be an integer >= 1, got 2.5"),
+        (lambda: MuFidelity(removal_probability=1.0), "removal_probability must be .*, got 1.0"),
+        (lambda: MuFidelity(removal_probability=1.5), "removal_probability must be .*, got 1.5"),
+        (lambda: MuFidelity(removal_probability=math.nan), "removal_probability must be .*, got nan"),
+        (lambda: MuFidelity(samples=1), "an integer >= 2"),
+        (lambda: MuFidelity(cells=0), "cells must be .*, got 0"),
+        (lambda: MuFidelity(cells=(4, 0)), r"cells must be .*, got \(4, 0\)"),
+        (lambda: MuFidelity(cells=()), "cells must be "),
+        (lambda: MuFidelity(cells=2.5), "cells must be an integer >= 1, a non-empty tuple of these, .*, got 2.5"),
         (lambda: SingleDeletion(score="loss"), "'loss'"),
         (lambda: SingleDeletion(cells=torch.full((16, 16), 2)), "numbered from 0"),
-        (lambda: SingleDeletion(cells=torch.zeros(16, 16)), "whole numbers"),
-        (lambda: Infidelity(samples=0), "a whole number from 2"),
-        (lambda: Infidelity(share=0), "share=0"),
-        (lambda: Infidelity(factor="negative"), "factor='negative' must be one of 'positive', 'any', or None"),
-        (lambda: InfidelityUnderNoise(factor=True), "factor=True"),
-        (lambda: InfidelityUnderNoise(samples=1), "a whole number from 2"),
-        (lambda: InfidelityUnderNoise(sigma=0.0), "sigma=0.0 must be a number above 0"),
-        (lambda: InfidelityUnderNoise(sigma=-1.0), "sigma=-1.0"),
-        (lambda: InfidelityUnderNoise(sigma=math.nan), "sigma=nan"),
+        (lambda: SingleDeletion(cells=torch.zeros(16, 16)), "must be a tensor of integers"),
+        (lambda: Infidelity(samples=0), "an integer >= 2"),
+        (lambda: Infidelity(removal_probability=0), "removal_probability must be .*, got 0"),
+        (lambda: Infidelity(factor="negative"), "factor must be one of 'positive', 'any', or None, got 'negative'"),
+        (lambda: InfidelityUnderNoise(factor=True), "factor must be .*, got True"),
+        (lambda: InfidelityUnderNoise(samples=1), "an integer >= 2"),
+        (lambda: InfidelityUnderNoise(sigma=0.0), "sigma must be a finite number > 0, got 0.0"),
+        (lambda: InfidelityUnderNoise(sigma=-1.0), "sigma must be .*, got -1.0"),
+        (lambda: InfidelityUnderNoise(sigma=math.nan), "sigma must be .*, got nan"),
         (lambda: InfidelityUnderNoise(score="loss"), "'loss'"),
     ],
 )
@@ -563,10 +563,10 @@ def test_options_that_suit_no_image_are_refused_before_there_is_one(make, words,
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
-        (FaithfulnessCorrelation(cells=3, size=10), "Subsets of 10 of 9 cells"),
-        (SensitivityN(cells=3, sizes=(3, 10)), "Subsets of 10 of 9 cells"),
+        (FaithfulnessCorrelation(cells=3, size=10), "Subset size 10 is larger than the 9 cells"),
+        (SensitivityN(cells=3, sizes=(3, 10)), "Subset size 10 is larger than the 9 cells"),
         (MuFidelity(cells=(2, 2, 2)), "2 axes"),
-        (SingleDeletion(cells=torch.zeros(3, 3).long()), "3x3 labels for 16x16 pixels"),
+        (SingleDeletion(cells=torch.zeros(3, 3).long()), "one label for each of the 16x16 pixels, got 3x3"),
     ],
 )
 def test_what_does_not_fit_the_images_is_refused(metric, words, as_users_run):

@@ -13,8 +13,14 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from attribkit import AttribkitError, Contrast, Explainer, Probability, load_model, registry, zoo
-from attribkit.contracts.metric import Robustness
-from attribkit.metrics.sanity import ClassRandomisation, ParameterRandomisation, RandomCopy, similarity, stages_of
+from attribkit._contracts.metric import Robustness
+from attribkit.metrics._sanity import (
+    ClassRandomisation,
+    ParameterRandomisation,
+    RandomCopy,
+    randomisation_stages,
+    similarity,
+)
 from attribkit.testing import changes, model_state, tiny_cnn
 from tests.maps import NAN, check_precision, check_that_images_do_not_meet, same
 from tests.metrics.test_robustness import Gradient
@@ -43,7 +49,7 @@ class Tangled(nn.Module):
 
     def forward(self, x):
         x = x + self.position
-        x = self.stem(x) - self.fork(2 * x)
+        x = self.stem(x) - self.again(2 * x)
         return self.head(self.aside["inner"](self.norm(x).relu()).mean((2, 3)))
 
 
@@ -72,7 +78,7 @@ def hooked(model, x):
 
 
 def test_stages_go_from_the_output_to_the_input():
-    stages = stages_of(hooked(Tangled().eval(), x := images(2, 3, 8, 8)), x, None)
+    stages = randomisation_stages(hooked(Tangled().eval(), x := images(2, 3, 8, 8)), x, None)
     assert [set(names) for names in stages] == [
         {"head.weight", "head.bias"},
         {"aside.inner.scale", "aside.inner.child.weight", "aside.inner.child.bias"},
@@ -86,7 +92,7 @@ def test_stages_go_from_the_output_to_the_input():
 @pytest.mark.parametrize("most", [1, 2, 4, 6, 50])
 def test_stages_can_be_few(most):
     model = hooked(Tangled().eval(), x := images(2, 3, 8, 8))
-    stages, every = stages_of(model, x, most), stages_of(model, x, None)
+    stages, every = randomisation_stages(model, x, most), randomisation_stages(model, x, None)
     assert joined(stages) == joined(every)
     assert len(stages) == min(most, 6)
 
@@ -94,7 +100,7 @@ def test_stages_can_be_few(most):
 def test_all_that_was_learnt_becomes_random_and_can_be_what_it_was():
     model = hooked(module := Tangled().eval(), x := images(1, 3, 8, 8))
     copy = RandomCopy(model, seed=3)
-    names = joined(stages_of(model, x, None))
+    names = joined(randomisation_stages(model, x, None))
     copy.randomise(names)
     mine, own = copy.model.module.state_dict(), module.state_dict()
     same_as_before = {name for name in own if torch.equal(mine[name], own[name])}
@@ -202,8 +208,8 @@ def test_the_other_class_depends_on_the_class_alone_and_may_be_any():
     asked = set()
     for seed in range(40):
         metric = ClassRandomisation(seed=seed)
-        first, second = (metric._other(Probability((3, 0, 3, 1)), model, x, which).index for which in (0, 1))
-        assert first[0] == first[2] == metric._other(Probability(3), model, x, 0).index
+        first, second = (metric._other_target(Probability((3, 0, 3, 1)), model, x, which).index for which in (0, 1))
+        assert first[0] == first[2] == metric._other_target(Probability(3), model, x, 0).index
         assert all(len({a, b, c}) == 3 for a, b, c in zip((3, 0, 3, 1), first, second, strict=True))
         asked.add(first[0])
     assert asked == {0, 1, 2, 4}
@@ -228,7 +234,7 @@ def test_one_logit_has_the_opposite_map():
 def test_what_is_no_class_is_refused():
     explainer = Explainer(tiny_cnn())
     attribution = explainer.attribute(images(2, 3, 16, 16), "gradcam", target=Contrast(1, 2))
-    with pytest.raises(AttribkitError, match=r"'class_randomisation' asks about another class, and Contrast\("):
+    with pytest.raises(AttribkitError, match=r"'class_randomisation' requires a class target, .* got Contrast\("):
         explainer.evaluate(attribution, "class_randomisation")
 
 
@@ -303,10 +309,10 @@ def test_constant_maps_cannot_be_compared():
 
 def test_maps_that_a_similarity_cannot_read_are_refused():
     small, volume = torch.randn(1, 9, 9), torch.randn(1, 50, 50, 50)
-    with pytest.raises(AttribkitError, match="windows of 11 pixels"):
+    with pytest.raises(AttribkitError, match="needs maps of at least 11 pixels"):
         similarity("ssim", small, small)
     for maps in (small, volume):
-        with pytest.raises(AttribkitError, match="'hog' takes maps of images from 48 pixels"):
+        with pytest.raises(AttribkitError, match="'hog' requires maps with two spatial axes of at least 48 pixels"):
             similarity("hog", maps, maps)
 
 
@@ -325,7 +331,9 @@ def test_options_that_make_no_sense_are_refused(as_users_run):
 def test_a_stage_that_cannot_change_is_none():
     """Constant tensors have no other order: a map that reads all weights would still get 1 for them."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
-    assert [sorted(names) for names in stages_of(hooked(model, images(1, 3, 16, 16)), images(1, 3, 16, 16), None)] == [
+    assert [
+        sorted(names) for names in randomisation_stages(hooked(model, images(1, 3, 16, 16)), images(1, 3, 16, 16), None)
+    ] == [
         ["3.bias", "3.weight"],
         ["0.bias", "0.weight"],
     ]
@@ -359,6 +367,6 @@ class Fused(nn.Module):
 def test_statistics_are_random_and_preprocessing_is_not():
     model = nn.Sequential(Normalize(), nn.Conv2d(3, 4, 3), Fused(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
     x = images(1, 3, 16, 16)
-    names = set(joined(stages_of(hooked(model, x), x, None)))
+    names = set(joined(randomisation_stages(hooked(model, x), x, None)))
     assert {"2.weight", "2.running_mean", "2.running_var"} < names
     assert not {"0.mean", "0.std"} & names

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import bootstrap
 
 from attribkit import Explainer, load_model, zoo
-from attribkit.metrics.curves import InsertionMinusDeletion
+from attribkit.metrics._curves import InsertionMinusDeletion
 
 pytestmark = pytest.mark.slow
 

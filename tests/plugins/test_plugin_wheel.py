@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import site
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 
 import attribkit
 from attribkit import Explainer
-from attribkit.targets.logits import ClassLogit
+from attribkit._targets.logits import ClassLogit
 from attribkit.testing import METHOD_CHECKS, tiny_cnn
 
 PLUGINS = Path(attribkit.__file__).parents[1] / "plugins"
@@ -52,6 +53,7 @@ def environment(tmp_path_factory):
     return python
 
 
+@pytest.mark.slow
 def test_it_is_found_by_its_entry_point(environment):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ATTRIBKIT_PLUGINS")}
     done = subprocess.run(
@@ -67,6 +69,7 @@ def test_it_is_found_by_its_entry_point(environment):
     assert "blurig" not in done.stdout
 
 
+@pytest.mark.slow
 def test_an_imputer_is_found_by_its_name(environment):
     code = """
 import torch
@@ -93,7 +96,8 @@ def blurig():
 
 
 def test_it_is_small():
-    assert len((PLUGIN / "attribkit_blurig.py").read_text().splitlines()) <= 30
+    code = re.sub('""".*?"""', "", (PLUGIN / "attribkit_blurig.py").read_text(), flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 25
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -13,15 +13,14 @@ from scipy.sparse.linalg import spsolve
 from torch import nn
 
 import attribkit
-from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Probability
-from attribkit.methods.gradcam import GradCAM
-from attribkit.metrics.subset_metrics import SingleDeletion
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, Probability, rank_pixels
+from attribkit.methods._gradcam import GradCAM
+from attribkit.metrics._subset_metrics import SingleDeletion
 from attribkit.testing import changes, model_state, tiny_cnn
 
 sys.path.append(str(Path(attribkit.__file__).parents[1] / "plugins" / "attribkit-road"))
 plugin = importlib.import_module("attribkit_road")
 NoisyLinear, Road = plugin.NoisyLinear, plugin.Road
-ranks = importlib.import_module("attribkit_road.road").ranks
 
 EXACTLY = NoisyLinear(noise=0, tolerance=1e-13)
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -155,8 +154,8 @@ def test_the_noise_is_seeded_and_the_same_for_every_image():
 
 
 def test_a_tolerance_that_is_not_reached_is_told(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("attribkit_road.conjugate_gradients"), "_PATIENCE", 1)
-    with pytest.raises(AttribkitError, match=r"tolerance=1e-12 is not reached in 32 steps of torch.float32"):
+    monkeypatch.setattr(importlib.import_module("attribkit_road.conjugate_gradients"), "_MAX_STEPS_PER_PIXEL", 1)
+    with pytest.raises(AttribkitError, match=r"tolerance=1e-12 was not reached in 32 steps in torch.float32"):
         NoisyLinear(tolerance=1e-12)(torch.randn(1, 1, 16, 16), some(0.7, 1, 1, 16, 16))
 
 
@@ -179,18 +178,18 @@ def relu_map(*shape):
 @pytest.mark.parametrize("make", [doubles, relu_map, torch.zeros, torch.ones], ids=lambda make: make.__name__)
 def test_each_pixel_has_a_place_of_its_own(make):
     heatmaps = make(3, 9, 11)
-    places = ranks(heatmaps, 0)
+    places = rank_pixels(heatmaps)
     for heatmap, place in zip(heatmaps, places, strict=True):
         assert sorted(place.flatten().tolist()) == list(range(99))
         ordered = heatmap.flatten()[place.flatten().argsort()]
         assert (ordered.diff() <= 0).all()
-    assert torch.equal(places, ranks(heatmaps, 0))
+    assert torch.equal(places, rank_pixels(heatmaps, seed=0))
 
 
 def test_ties_are_in_a_random_order_the_same_for_every_image():
-    first, second = ranks(torch.zeros(2, 20, 20), 0)
+    first, second = rank_pixels(torch.zeros(2, 20, 20), seed=0)
     assert torch.equal(first, second)
-    assert not torch.equal(first, ranks(torch.zeros(1, 20, 20), 1)[0])
+    assert not torch.equal(first, rank_pixels(torch.zeros(1, 20, 20), seed=1)[0])
     top = (first < 200).float()
     assert abs(top[:10].mean() - 0.5) < 0.15  # neither the upper nor the lower half of the image
 

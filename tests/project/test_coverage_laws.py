@@ -112,13 +112,13 @@ def test_a_name_that_means_another_layer_is_found(monkeypatch):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_architecture_of_each_family_keeps_the_laws(name):
     from coverage_laws import laws
-    from coverage_models import architectures, lively
+    from coverage_models import architectures, initialise
 
     library, name = name.split("/")
     (architecture,) = (each for each in architectures(every=False) if (each.library, each.name) == (library, name))
     model = architecture.make()
     size = architecture.size(model)
-    model, x = lively(model, size), torch.randn(1, *size)
+    model, x = initialise(model, size), torch.randn(1, *size)
     cells = dict(laws(Explainer(model), x, architecture.question))
     assert {
         law: (cell.status, cell.text) for law, cell in cells.items() if cell.status not in ("ok", "not judged")

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from refusals import ANSWERING
 
 from attribkit import (
     BroadcastInput,
@@ -20,8 +19,9 @@ from attribkit import (
     registry,
     zoo,
 )
-from attribkit.contracts.metric import Complexity, Localization, Metric, Robustness
+from attribkit._contracts.metric import Complexity, Localization, Metric, Robustness
 from attribkit.testing import METHOD_CHECKS, METRIC_CHECKS, tiny_cnn
+from tests.refusals import ANSWERING
 
 pytestmark = [
     pytest.mark.cuda,

@@ -1,4 +1,4 @@
-"""Every built-in method and metric is documented: its source, its options, and when it lies."""
+"""Every built-in method and metric is documented: its source, its options, and when it misleads."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from attribkit import Metric, registry
 from attribkit.benchmark import benchmark, example
-from attribkit.registry import discovery
+from attribkit.registry import _discovery as discovery
 from attribkit.testing import check_metric
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
@@ -25,7 +25,7 @@ def test_a_page_for_every_method(cls):
     assert f'`method="{cls.name}"` · {cls.source}' in page
     for option, default in registry.options_of(cls).items():
         assert f"`{option}={default!r}`" in page
-    for heading in ("**Options**", "**Cost**", "**When it lies**"):
+    for heading in ("**Options**", "**Cost**", "**When it misleads**"):
         assert heading in page
     picture = page.rsplit("](", 1)[1].strip(")\n")
     assert (PAGES / picture).resolve().stat().st_size > 5_000
@@ -49,7 +49,7 @@ def of_metric(cls):
 )
 def test_every_metric_is_on_the_page_of_its_family(cls):
     page = of_metric(cls).replace("'", '"')
-    assert "when it lies" in page.lower()
+    assert "when it misleads" in page.lower()
     for option, default in registry.options_of(cls).items():
         told = f"`{option}={default!r}`".replace("'", '"')
         assert told in page or f"`{option}`" in page, f"{cls.name} does not tell {told}"
@@ -87,10 +87,11 @@ def test_code_of_ones_own_in_a_benchmark():
     results = benchmark("run.toml")
     assert not results.failures
     assert {"gradient_times_input", "gradcam"} < set(results.rows["method"].to_pylist())
-    check_metric(registry.make("negative_share", Metric))
+    check_metric(registry.make("negative_fraction", Metric))
 
 
 @pytest.mark.usefixtures("elsewhere")
+@pytest.mark.slow
 def test_curves_and_maps_are_read_as_the_page_does():
     pytest.importorskip("matplotlib").use("agg")
     (code,) = (code for code in blocks("benchmark.md", "python") if "runs/first-look/rows" in code)
@@ -108,6 +109,7 @@ def test_curves_and_maps_are_read_as_the_page_does():
     names["plt"].close("all")
 
 
+@pytest.mark.slow
 def test_the_grid_pointing_game():
     (code,) = (code for code in blocks("datasets.md", "python") if "grid_mosaics" in code)
     names = {}

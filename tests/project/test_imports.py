@@ -104,21 +104,25 @@ def public():
                 yield f"{info.name}.{name}", value
 
 
-@pytest.mark.parametrize(("name", "value"), list(public()), ids=lambda value: value if isinstance(value, str) else "")
-def test_public_names_are_documented_and_typed(name, value):
-    assert inspect.getdoc(value), name
-    functions = (
-        [value]
-        if inspect.isfunction(value)
-        else [f for n, f in vars(value).items() if inspect.isfunction(f) and not n.startswith("_")]
-    )
-    for function in functions:
-        signature = inspect.signature(function)
-        assert signature.return_annotation is not inspect.Signature.empty, name
-        for parameter in signature.parameters.values():
-            assert parameter.name in ("self", "cls") or parameter.annotation is not inspect.Parameter.empty, (
-                f"{name}({parameter})"
-            )
+def test_public_names_are_documented_and_typed():
+    undocumented, untyped = [], []
+    for name, value in public():
+        if not inspect.getdoc(value):
+            undocumented.append(name)
+        functions = (
+            [value]
+            if inspect.isfunction(value)
+            else [f for n, f in vars(value).items() if inspect.isfunction(f) and not n.startswith("_")]
+        )
+        for function in functions:
+            signature = inspect.signature(function)
+            if signature.return_annotation is inspect.Signature.empty:
+                untyped.append(f"{name}.{function.__name__}: what it returns")
+            for parameter in signature.parameters.values():
+                if parameter.name not in ("self", "cls") and parameter.annotation is inspect.Parameter.empty:
+                    untyped.append(f"{name}.{function.__name__}({parameter})")
+    assert undocumented == []
+    assert untyped == []
 
 
 def test_help_does_without_torch():

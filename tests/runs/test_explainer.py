@@ -4,11 +4,11 @@ import threading
 
 import pytest
 import torch
-from refusals import ANSWERING
 from torch import nn
 
 from attribkit import Explainer
 from attribkit.testing import changes, model_state, tiny_cnn
+from tests.refusals import ANSWERING
 
 METHODS = list(ANSWERING.values())
 
@@ -107,7 +107,7 @@ class Blind(Random):
 @pytest.mark.parametrize(
     ("model", "level", "words"),
     [
-        (Random, "note", "two forwards of the same images differ"),
+        (Random, "note", "two forward passes of the same images gave scores that differ"),
         (Neighbours, "note", "changes by up to"),
         (Detached, "error", "The score has no gradient"),
         (Blind, "note", "exactly zero for images [0, 1, 2]"),
@@ -122,12 +122,12 @@ def test_preflight_says_when_the_outputs_are_no_class_scores():
     model = nn.Conv2d(3, 4, 3)
     (finding,) = Explainer(model).check(torch.randn(2, 3, 8, 8))
     assert finding.level == "error"
-    assert "not class scores" in finding.text
+    assert "instead of class scores" in finding.text
 
 
 def test_preflight_of_one_image_says_what_it_could_not_test():
     (finding,) = Explainer(tiny_cnn()).check(torch.randn(1, 3, 16, 16))
-    assert "give at least two" in finding.text
+    assert "pass at least two" in finding.text
 
 
 def test_the_result_and_the_images_do_not_share_memory():

@@ -77,7 +77,7 @@ def test_every_image_keeps_its_own(method, batch_size):
         assert found.target.index == tuple(model(x, more).argmax(1).tolist())
     else:
         assert found.target == NoTarget()
-    assert any(note.startswith("the model was also given metadata=((3, 5), crc32=") for note in found.notes)
+    assert any(note.startswith("other inputs of the model: metadata=((3, 5), crc32=") for note in found.notes)
 
 
 @pytest.mark.parametrize("layer", ["first", "second"])
@@ -148,9 +148,10 @@ def test_a_shared_tensor_is_the_same_for_all():
         for i in range(3):
             alone = Explainer(model).attribute(x[i : i + 1], method, inputs={"words": BroadcastInput(words)}, **options)
             torch.testing.assert_close(found.scores[i : i + 1], alone.scores)
-    assert found.notes[0].startswith("the model was also given words=BroadcastInput((3, 6), crc32=")
+    assert found.notes[0].startswith("other inputs of the model: words=BroadcastInput((3, 6), crc32=")
 
 
+@pytest.mark.slow
 def test_transformers_whose_readers_are_asked_about_one_image():
     class WithBias(nn.Module):
         def __init__(self):
@@ -172,7 +173,7 @@ def test_looking_at_the_model():
     model, x, more = WithMetadata().eval(), images(), {"metadata": metadata()}
     explainer = Explainer(model, batch_size=2)
     (finding,) = explainer.check(x, inputs=more)
-    assert "layer 'second' has cells at 3% to 91%, 3% to 91% of the image" in finding.text  # it pads nothing
+    assert "layer 'second' covers 3% to 91%, 3% to 91% of the image" in finding.text  # it pads nothing
     assert [layer.name for layer in explainer.layers(x, inputs=more) if layer.chosen] == ["second"]
     maps = explainer.feature_maps(x, "second", inputs=more).values
     gate = model.gate(metadata()).tanh()[:, :, None, None]
@@ -204,10 +205,13 @@ def test_nothing_of_the_users_is_changed():
     [
         (
             {"metadata": torch.randn(2, 5)},
-            r"inputs\['metadata'\] has 2 rows for 3 images: give a row per image, or Shared",
+            r"inputs\['metadata'\] has 2 rows for 3 images. Pass one row per image, or BroadcastInput",
         ),
         ({"metadate": torch.randn(3, 5)}, "Did you mean 'metadata'"),
-        (torch.randn(3, 5), "is a dict of the forward's other arguments by name, got Tensor"),
+        (
+            torch.randn(3, 5),
+            "inputs must be a dict from names of other arguments of the model's forward to their values, got Tensor",
+        ),
     ],
 )
 @pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion"])
@@ -237,7 +241,7 @@ def test_a_method_that_asks_about_single_images_is_refused_rather_than_mixed_up(
             return torch.cat([model.subset(each).gradient(x[each], target.subset(each)) for each in parts])
 
     model, x, more = WithMetadata().eval(), images(), {"metadata": metadata()}
-    with pytest.raises(AttribkitError, match="asked about 1 images, and inputs= were given for 3"):
+    with pytest.raises(AttribkitError, match="called on 1 images, which is not a multiple of the 3 images of inputs="):
         Explainer(model).attribute(x, One(), target=[0, 1, 2], inputs=more)
     found = Explainer(model).attribute(x, Part(), target=[0, 1, 2], inputs=more)
     expected = Explainer(model).attribute(x, "saliency", target=[0, 1, 2], inputs=more)
@@ -251,7 +255,7 @@ def test_a_reference_image_has_the_inputs_of_its_image():
     leaf = x.clone().requires_grad_()
     score = torch.cosine_similarity(model(leaf, more), model(to, more)).sum()
     torch.testing.assert_close(found.scores, torch.autograd.grad(score, leaf)[0].abs().amax(1, keepdim=True))
-    with pytest.raises(AttribkitError, match="asked about 1 images, and inputs= were given for 3"):
+    with pytest.raises(AttribkitError, match="called on 1 images, which is not a multiple of the 3 images of inputs="):
         Explainer(model).attribute(x, "saliency", target=Similarity(to[:1]), inputs={"metadata": more})
 
 
@@ -264,5 +268,5 @@ def test_metrics_do_not_leave_out_what_the_images_were_explained_with():
     attribution = explainer.attribute(x, "saliency", inputs=more)
     assert explainer.evaluate(attribution, "deletion", inputs=more, steps=2).isfinite().all()
     for metric in ("deletion", "max_sensitivity"):
-        with pytest.raises(AttribkitError, match="give inputs= again"):
+        with pytest.raises(AttribkitError, match="additional model inputs: pass the same inputs="):
             explainer.evaluate(attribution, metric)

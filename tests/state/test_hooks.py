@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribkit.core.nested import entries, entry, with_entry
-from attribkit.state.hooks import TensorRequest, capture, frozen, observe_modules
+from attribkit._core.nested import tensor_at, tensor_entries, with_tensor_at
+from attribkit._state.hooks import TensorRequest, capture, frozen, observe_modules
 from attribkit.testing import changes, model_state, tiny_cnn
 
 
@@ -138,14 +138,16 @@ NESTED = {
 @pytest.mark.parametrize("name", NESTED)
 def test_entries_of_nested_outputs_are_found_and_exchanged(name):
     output, expected = NESTED[name]
-    assert dict(entries(output)) == expected
+    assert dict(tensor_entries(output)) == expected
     for path in expected:
         new = torch.zeros(1)
-        changed = with_entry(output, path, new)
-        assert entry(changed, path) is new
+        changed = with_tensor_at(output, path, new)
+        assert tensor_at(changed, path) is new
         assert type(changed) is type(output)
-        assert {p: t for p, t in entries(changed) if p != path} == {p: t for p, t in expected.items() if p != path}
-        assert dict(entries(output)) == expected  # the output itself is as it was
+        assert {p: t for p, t in tensor_entries(changed) if p != path} == {
+            p: t for p, t in expected.items() if p != path
+        }
+        assert dict(tensor_entries(output)) == expected  # the output itself is as it was
 
 
 def test_observed_names_modules_in_the_order_they_finish():

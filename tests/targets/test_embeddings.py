@@ -68,8 +68,8 @@ def test_a_map_is_averaged_and_told():
     found = Explainer(model).attribute(x, "saliency", target=Similarity(to))
     pooled = Explainer(tower()).attribute(x, "saliency", target=Similarity(to))
     torch.testing.assert_close(found.scores, pooled.scores)
-    assert "the embedding is the mean of a map over its cells" in found.notes
-    assert not any("mean of a map" in note for note in pooled.notes)
+    assert "the embedding is the spatial mean of a feature map" in found.notes
+    assert not any("mean of a feature map" in note for note in pooled.notes)
 
 
 @pytest.mark.parametrize(("layer", "told"), [("6", False), ("5", False), ("4", True)])
@@ -80,7 +80,7 @@ def test_a_layer_of_a_classifier_may_put_the_embedding_out(method, layer, told):
     expected = Explainer(tower()).attribute(x, method, target=Similarity(to), **options)
     found = Explainer(tiny_cnn(), batch_size=2).attribute(x, method, target=Similarity(to, layer=layer), **options)
     torch.testing.assert_close(found.scores, expected.scores)
-    assert any("mean of a map" in note for note in found.notes) == told
+    assert any("mean of a feature map" in note for note in found.notes) == told
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -134,12 +134,21 @@ def test_told_and_saved(tmp_path):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (lambda: Similarity(torch.randn(5)), "embedding has 6 numbers, the reference's 5"),
+        (
+            lambda: Similarity(torch.randn(5)),
+            "embedding of the model has 6 dimensions, but the reference embedding has 5",
+        ),
         (lambda: Similarity(images(2)), "2 targets for 3 images"),
         (lambda: Similarity(torch.randn(2, 6)), "2 targets for 3 images"),
-        (lambda: Similarity(torch.randn(1, 1, 16, 16)), r"The images of Similarity.* are \(1, 1, 16, 16\)"),
-        (lambda: Similarity(torch.zeros(3, dtype=torch.int64)), "of floats"),
-        (lambda: Similarity("cat.png"), "of floats, got str"),
+        (
+            lambda: Similarity(torch.randn(1, 1, 16, 16)),
+            r"images of Similarity.* have shape \(1, 1, 16, 16\), but the images to explain have shape \(3, 3,",
+        ),
+        (
+            lambda: Similarity(torch.zeros(3, dtype=torch.int64)),
+            r"must be a floating-point tensor .* got torch.int64 \(3,\)",
+        ),
+        (lambda: Similarity("cat.png"), "must be a floating-point tensor .* got str"),
         (lambda: Similarity(torch.randn(6), layer="nothing"), "No layer is named 'nothing'"),
     ],
 )
@@ -150,14 +159,14 @@ def test_what_does_not_fit_is_refused(target, words, method):
 
 
 def test_outside_of_an_explainer_there_is_no_reference():
-    with pytest.raises(AttribkitError, match="does not know its reference's embedding"):
+    with pytest.raises(AttribkitError, match=r"The embedding of the reference of Similarity.* has not been computed"):
         Similarity(images(1))(torch.randn(3, 6))
 
 
 # Models without classes
 
-WITHOUT_CLASSES = "the score is the norm of the embedding, which speaks for no class"
-NORMALISED = "the embedding looks normalised, so that its norm tells nothing of the image: use Similarity"
+WITHOUT_CLASSES = "the score is the norm of the embedding, which is not specific to a class"
+NORMALISED = "the embedding looks normalised: its norm does not depend on the image; use Similarity"
 
 
 @pytest.mark.parametrize("make", [tower, trunk])
@@ -183,7 +192,7 @@ def test_timm_without_a_head(name):
     assert found.target == EmbeddingNorm()
     assert any(note.startswith(NORMALISED) for note in found.notes) == (name != "resnet18")  # they end in a LayerNorm
     for wrong in (3, [1, 2], [None, 1]):
-        with pytest.raises(AttribkitError, match="this model has no classes, it embeds"):
+        with pytest.raises(AttribkitError, match="requires class scores, but this model returns an embedding"):
             explainer.attribute(x, "gradcam", target=wrong)
     alike = explainer.attribute(x, "gradcam", target=Similarity(torch.randn(1, 3, 32, 32)))
     assert alike.scores.isfinite().all()
@@ -208,7 +217,7 @@ def test_a_unit_normalised_embedding_is_told_in_every_precision():
 @pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion"])
 def test_a_map_of_which_nothing_is_known_is_refused(method):
     """It could be a segmentation or an embedding."""
-    words = r"for a segmentation, pass target=Region\(class\); for an embedding, Similarity\(to\) or EmbeddingNorm\(\)"
+    words = r"For a segmentation, pass target=Region\(class\); for an embedding, Similarity\(to\) or EmbeddingNorm\(\)"
     with pytest.raises(AttribkitError, match=words):
         Explainer(trunk()).attribute(images(), method)
 
@@ -218,7 +227,7 @@ def test_tokens_are_no_embedding():
         "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0, global_pool=""
     ).eval()
     x = torch.randn(2, 3, 32, 32)
-    with pytest.raises(AttribkitError, match=r"returned a tensor of shape \(2, 17, 192\), no embedding"):
+    with pytest.raises(AttribkitError, match=r"returned a tensor of shape \(2, 17, 192\) instead of an embedding"):
         Explainer(model).attribute(x, "saliency")
     found = Explainer(model).attribute(x, "saliency", target=EmbeddingNorm(layer="norm"))
     leaf = x.clone().requires_grad_()
@@ -251,4 +260,4 @@ def test_the_command_line_explains_classes(tmp_path):
     arguments = ["--model", "timm:resnet10t", "--model-arg", "num_classes=0", "-o", str(tmp_path / "out.png")]
     result = CliRunner().invoke(app, ["explain", str(tmp_path / "photo.png"), *arguments])
     assert result.exit_code == 2
-    assert "This model has no classes, it embeds" in result.output
+    assert "This model returns embeddings instead of class scores" in result.output

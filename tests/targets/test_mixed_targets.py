@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attribkit import AttribkitError, ClassLogit, Contrast, Explainer, ModelSpec, Probability, Similarity, Unit
-from attribkit.targets.resolution import PerImageTargets, as_target
+from attribkit._targets.resolution import PerImageTargets, as_target
 from attribkit.testing import tiny_cnn
 
 OPTIONS = {"occlusion": {"patch": 8, "stride": 8}, "rise": {"masks": 32, "cells": 4}, "smoothgrad": {"samples": 3}}
@@ -57,9 +57,9 @@ def test_classes_and_labels_alone_are_still_one_per_image():
     ("targets", "words"),
     [
         ([Contrast(1, 2), 3], "2 targets for 4 images"),
-        ([Contrast((1, 2), 0), 3, 1, 2], "speaks of 2 images, and stands for one in a list"),
-        ([Unit("3", 1), 3, 1, 2], "must read the same: these read layer '3' and the model's outputs"),
-        ([Contrast(1, 2), 7, 1, 2], "There is no class 7"),
+        ([Contrast((1, 2), 0), 3, 1, 2], "must be for one image, but .* is for 2 images"),
+        ([Unit("3", 1), 3, 1, 2], "must all score the same layer; these score layer '3' and the model's outputs"),
+        ([Contrast(1, 2), 7, 1, 2], "The class index 7 is out of range"),
         ([Contrast(1, 2), "x", 1, 2], "No label is named 'x'"),
     ],
 )

@@ -19,11 +19,11 @@ from attribkit import (
     Probability,
 )
 from attribkit import Binary as Side
-from attribkit.targets.logits import Predicted
+from attribkit._targets.logits import Predicted
 from attribkit.testing import tiny_cnn
 
-TOLD = "the model has one output: the score is the output itself; Binary(0) asks for its negative side"
-TOLD_SIDES = "the model has one output: Binary(1) scores its positive side, Binary(0) its negative side"
+TOLD = "the model has one output: the score is the output itself; Binary(0) scores its negative class"
+TOLD_SIDES = "the model has one output: Binary(1) scores its positive class, Binary(0) its negative class"
 
 
 def images(count=4):
@@ -62,16 +62,23 @@ def test_scores_of_one_logit(outputs):
     torch.testing.assert_close(Predicted()(outputs), logit)
     assert Predicted().resolved(Predicted().decision(outputs)) == ClassLogit((0, 0, 0))
     for target in (ClassLogit(1), Probability(1), Counterfactual((0, 1, 0)), MultiLabel((0, 1))):
-        with pytest.raises(AttribkitError, match="There is no class 1: the model has one output, whose index is 0"):
+        with pytest.raises(
+            AttribkitError, match="The class index 1 is out of range: the model has one output, with index 0"
+        ):
             target(outputs)
-    with pytest.raises(AttribkitError, match="no two classes to compare"):
+    with pytest.raises(AttribkitError, match="compares two classes, but the model has one output"):
         Contrast(1, 0)(outputs)
 
 
 def test_sides_that_do_not_exist():
-    with pytest.raises(AttribkitError, match="index=2 is no side"):
+    with pytest.raises(
+        AttribkitError, match=r"index must be 1 \(positive class\), 0 \(negative class\) or a label, got 2"
+    ):
         Side(2)
-    with pytest.raises(AttribkitError, match="this model has 5 classes: give the index of a class"):
+    with pytest.raises(
+        AttribkitError,
+        match=r"requires a model with one output, but this model has 5 classes\. Pass the index of a class",
+    ):
         Explainer(tiny_cnn()).attribute(images(), "saliency", target=Side(1))
 
 
@@ -111,7 +118,7 @@ def test_a_probability_is_the_sigmoid_and_its_gradient():
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(model(leaf).sigmoid().sum(), leaf)
     torch.testing.assert_close(found.scores, expected.abs().amax(1, keepdim=True))
-    assert any("its probability is the sigmoid" in note for note in found.notes)
+    assert any("the probability of its positive class is the sigmoid" in note for note in found.notes)
 
 
 def test_labels_of_one_logit():

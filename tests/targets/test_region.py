@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import segmentation
 
 from attribkit import AttribkitError, Explainer, ModelSpec, Region, registry
-from attribkit.targets.outputs import class_maps
+from attribkit._targets.outputs import class_maps
 from attribkit.testing import tiny_cnn
 from tests.refusals import ANSWERING
 
@@ -142,9 +142,9 @@ def test_one_logit_per_pixel():
     torch.testing.assert_close(Region(0, mask, background=True)(model(x)), -(logit * mask).sum((1, 2)))
     torch.testing.assert_close(Region(0)(model(x)), logit.relu().sum((1, 2)))
     torch.testing.assert_close(Region(0, background=True)(model(x)), (-logit).relu().sum((1, 2)))
-    with pytest.raises(AttribkitError, match="the model has one output, whose index is 0"):
+    with pytest.raises(AttribkitError, match="the model has one output, with index 0"):
         Region(1, mask)(model(x))
-    with pytest.raises(AttribkitError, match="background=True is for models with one map"):
+    with pytest.raises(AttribkitError, match="background=True requires a model with one map"):
         Region(1, mask, background=True)(Segmenter().eval()(x))
     explainer = Explainer(model, spec=ModelSpec(labels=["background", "person"]))
     for named, meant in (("person", Region(0, mask)), ("background", Region(0, mask, background=True))):
@@ -185,7 +185,7 @@ def test_an_empty_region_is_told():
         model.head.weight[3] = -10  # behind a ReLU
     found = Explainer(model).attribute(x, "saliency", target=Region(3))
     assert (
-        "the region is empty: the class is predicted nowhere, or the mask covers nothing (images [0, 1])" in found.notes
+        "the region is empty: the class is not predicted anywhere, or the mask is empty (images [0, 1])" in found.notes
     )
     mask = masks()
     mask[0] = False
@@ -196,16 +196,16 @@ def test_an_empty_region_is_told():
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        (lambda: Region(4, masks()), "There is no class 4: the model has 4 classes"),
+        (lambda: Region(4, masks()), "The class index 4 is out of range: the model has 4 classes"),
         (
             lambda: Region(1, masks(sides=(16, 20))),
-            r"The mask \(2, 16, 20\) has neither the size of the images nor of the model's output, 4x6",
+            r"mask must have shape .*, with the size of the images or of the model's .*, 4x6, got shape \(2, 16, 20\)",
         ),
         (lambda: Region(1, masks()[0]), "16 targets for 2 images"),
         (lambda: Region(1, masks(3)), "3 targets for 2 images"),
         (lambda: Region([1, 2], masks(3)), "different numbers of classes"),
-        (lambda: Region(1, masks().float()), "is a torch.bool tensor"),
-        (lambda: Region(1.5), "is no class"),
+        (lambda: Region(1, masks().float()), "must be a torch.bool tensor"),
+        (lambda: Region(1.5), "target must be a class index, a label, .* got 1.5"),
         (lambda: None, r"pass target=Region\(class\)"),
         (lambda: 2, r"pass target=Region\(class\)"),
     ],
@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused(region, words, method):
 
 
 def test_a_classifier_has_no_regions():
-    with pytest.raises(AttribkitError, match="a Region is for segmentation models"):
+    with pytest.raises(AttribkitError, match="Region requires a segmentation model"):
         Explainer(tiny_cnn()).attribute(images(), "saliency", target=Region(1))
 
 

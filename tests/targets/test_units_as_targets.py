@@ -92,10 +92,10 @@ def test_methods_that_cannot_answer_say_so(method):
 @pytest.mark.parametrize(
     ("unit", "words"),
     [
-        (Unit("3", 6), "has no channel 6: it has 6, 0 to 5"),
+        (Unit("3", 6), "channel=6 is out of range: layer '3' has 6 channels, 0 to 5"),
         (Unit("nothing", 0), "No layer is named 'nothing'"),
-        (Unit("3", 1, (8, 0)), "is no cell of layer '3'"),
-        (Direction("3", [1.0]), "layer '3' has 6 channels"),
+        (Unit("3", 1, (8, 0)), r"8x8 grid of layer '3', got \(8, 0\)"),
+        (Direction("3", [1.0]), "one number per channel of layer '3', 6, got 1"),
     ],
 )
 @pytest.mark.parametrize("method", ["gradcam", "saliency", "ablationcam"])
@@ -105,7 +105,7 @@ def test_units_that_are_not_there(unit, words, method):
 
 
 def test_a_unit_asked_of_the_models_outputs_is_refused():
-    with pytest.raises(AttribkitError, match="scores what layer '3' puts out, not what the model returns"):
+    with pytest.raises(AttribkitError, match="scores the output of layer '3', not the outputs of the model"):
         Unit("3", 1)(torch.randn(2, 5))
 
 
@@ -142,7 +142,7 @@ def test_a_layer_that_runs_twice_is_told():
 
     model, x = Twice().eval(), images()
     found = Explainer(model).attribute(x, "saliency", target=Unit("body", 1, (0, 2)))
-    assert "layer='body' has several maps of the image (body@0, body@1): 'body@1' was read" in found.notes
+    assert "layer='body' returns several spatial maps (body@0, body@1): 'body@1' was used" in found.notes
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(model.body(model.body(model.one(leaf)).relu())[:, 1, 0, 2].sum(), leaf)
     torch.testing.assert_close(found.scores, expected.abs().amax(1, keepdim=True))

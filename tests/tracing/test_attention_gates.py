@@ -8,8 +8,8 @@ from timm.layers import create_attn
 from torch import nn
 
 from attribkit import Explainer
-from attribkit.core.errors import UnknownName, UnsupportedModel
-from attribkit.methods.attention import AttentionGates
+from attribkit._core.errors import UnknownName, UnsupportedModel
+from attribkit.methods._attention import AttentionGates
 from attribkit.testing import changes, check_method, model_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -279,9 +279,9 @@ def test_the_map_is_the_mean_of_the_spatial_gates(x):
 
 def test_refusals(x):
     only_channels = Explainer(with_attention(create_attn("se", 16)))
-    with pytest.raises(UnsupportedModel, match=r"has 1 gates over channels alone \(2\): use gradcam"):
+    with pytest.raises(UnsupportedModel, match=r"the model has only 1 channel gates: 2\. Use gradcam"):
         only_channels.attribute(x, "attention_gates")
-    with pytest.raises(UnsupportedModel, match="the model has no gates"):
+    with pytest.raises(UnsupportedModel, match="the model has none"):
         Explainer(with_attention(nn.Identity())).attribute(x, "attention_gates")
     with pytest.raises(UnknownName, match=r"Did you mean '2\.spatial'"):
         Explainer(with_attention(create_attn("cbam", 16))).attribute(x, "attention_gates", gate="2.spatia")

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from attribkit import AttribkitError, Explainer
+from attribkit._tracing.attention_recorder import record_attention
 from attribkit.testing import changes, model_state
-from attribkit.tracing.attention_recorder import record_attention
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}
 SWIN = {"depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16, "num_classes": 7}
@@ -146,7 +146,7 @@ def test_windows_are_put_back_where_they_are_on_the_image(name):
         assert layer.keys.grid == (side, side)
         assert layer.keys.prefix == 0
         torch.testing.assert_close(layer.received().flatten(2), expected.mean(2))
-        torch.testing.assert_close(layer.of((1, 3)).flatten(2), expected[:, :, side + 3])
+        torch.testing.assert_close(layer.attention_from((1, 3)).flatten(2), expected[:, :, side + 3])
 
 
 def test_padding_gets_attention_that_no_place_receives():
@@ -245,7 +245,7 @@ def test_talking_heads_are_shown_as_the_softmax_makes_them():
     for layer, weights in zip(layers[2:], unfused(model, x)[-2:], strict=True):
         torch.testing.assert_close(layer.weights, weights, rtol=0, atol=1e-5)
         assert (str(layer.queries), str(layer.keys)) == ("1 prefix", "1 prefix + 4x4")
-        torch.testing.assert_close(layer.of(0).flatten(2), weights[:, :, 0, 1:])
+        torch.testing.assert_close(layer.attention_from(0).flatten(2), weights[:, :, 0, 1:])
     assert layers.changed == ("blocks.0.attn", "blocks.1.attn")
     assert any("talking heads" in note for note in layers.notes)
 
@@ -367,18 +367,18 @@ def test_any_order_of_axes():
     torch.testing.assert_close(layer.weights, (q @ k.transpose(2, 3)).softmax(-1).detach())
     assert layer.keys.grid == (3, 4)
     places = torch.cartesian_prod((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4)
-    torch.testing.assert_close(layer.queries.places[0], places)
+    torch.testing.assert_close(layer.queries.positions[0], places)
 
 
 def test_places_and_queries_of_a_layer():
     layer = attention(created("vit_tiny_patch16_224", **SMALL), torch.randn(1, 3, 64, 64))[0]
-    assert layer.queries.places.shape == (1, 17, 2)
-    assert layer.queries.places[0, 0].isnan().all()
-    torch.testing.assert_close(layer.queries.places[0, 6], torch.tensor([0.375, 0.375]))
-    torch.testing.assert_close(layer.of((1, 1)), layer.weights[:, :, 6, 1:].unflatten(2, (4, 4)))
+    assert layer.queries.positions.shape == (1, 17, 2)
+    assert layer.queries.positions[0, 0].isnan().all()
+    torch.testing.assert_close(layer.queries.positions[0, 6], torch.tensor([0.375, 0.375]))
+    torch.testing.assert_close(layer.attention_from((1, 1)), layer.weights[:, :, 6, 1:].unflatten(2, (4, 4)))
     for query in (1, (4, 0), (0,), (0, 0, 0), -1):
-        with pytest.raises(AttribkitError, match=r"no token .*there are 1 prefix \+ 4x4"):
-            layer.of(query)
+        with pytest.raises(AttribkitError, match=r"Token .* does not exist\. The tokens are 1 prefix \+ 4x4"):
+            layer.attention_from(query)
 
 
 class Sorted(nn.Module):
@@ -397,9 +397,9 @@ class Sorted(nn.Module):
 
 def test_tokens_that_differ_from_image_to_image_are_no_batch():
     model, x = Sorted().eval(), torch.randn(2, 3, 8, 12)
-    with pytest.raises(AttribkitError, match=r"that of attn is of another kind, or its tokens' place"):
+    with pytest.raises(AttribkitError, match=r"that of attn is of another kind, or the positions of its tokens"):
         Explainer(model).attention(x)
-    with pytest.raises(AttribkitError, match=r"others for other images.*one image at a time"):
+    with pytest.raises(AttribkitError, match=r"different tokens for different images.*one image at a time"):
         Explainer(model, batch_size=1).attention(x)
     (layer,) = Explainer(model).attention(x[:1])
     tokens = model.patches(x[:1]).flatten(2).transpose(1, 2)
@@ -435,7 +435,7 @@ def test_half_precision_is_shown_in_float32():
     rough = Explainer(created("vit_tiny_patch16_224", **SMALL).bfloat16()).attention(x.bfloat16())
     assert rough[0].weights.dtype == torch.float32
     torch.testing.assert_close(rough[0].weights, exact[0].weights, rtol=0, atol=0.02)
-    torch.testing.assert_close(rough[0].queries.places, exact[0].queries.places, equal_nan=True)
+    torch.testing.assert_close(rough[0].queries.positions, exact[0].queries.positions, equal_nan=True)
 
 
 def test_videos():
@@ -579,10 +579,10 @@ def test_torchs_own_encoder_takes_no_shortcut_past_us():
 
 def test_a_kernel_that_cannot_be_opened_is_refused():
     q, k, v = tensors(2, 3)
-    with pytest.raises(AttribkitError, match=r"cannot be opened.*Use gradcam"):
+    with pytest.raises(AttribkitError, match=r"calls the fused kernel.*cannot be recorded.*Use gradcam"):
         opened(lambda: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v))
     module = nn.MultiheadAttention(8, 2).eval()
     z = torch.randn(5, 1, 8)
     arguments = [module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0, module.out_proj.weight, None]
-    with pytest.raises(AttribkitError, match="projected already"):
+    with pytest.raises(AttribkitError, match="projected keys or values"):
         opened(lambda: F.multi_head_attention_forward(z, z, z, 8, 2, *arguments, static_k=torch.randn(2, 5, 4)))

@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from refusals import ANSWERING
 from torch import nn
 
 from attribkit import AttribkitError, Explainer, ModelSpec, registry
-from attribkit.state.hooks import TensorRequest, capture
+from attribkit._state.hooks import TensorRequest, capture
+from tests.refusals import ANSWERING
 
 CASES = {  # model: (layer, grid)
     "timm:resnet18": ("layer4", (7, 7)),
@@ -113,7 +113,7 @@ def test_a_vit_of_another_size_is_read_at_that_size():
 def test_a_model_without_a_map_is_refused_with_the_candidates():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10), nn.ReLU(), nn.Linear(10, 3))
     with pytest.raises(
-        AttribkitError, match=r"(?s)No layer of this Sequential can be chosen.*Candidates, last first: none"
+        AttribkitError, match=r"(?s)This Sequential does not have a default layer.*Candidates, last first: none"
     ):
         Explainer(model).attribute(torch.randn(1, 3, 8, 8), "gradcam")
 
@@ -122,7 +122,8 @@ def test_a_head_of_zeros_cannot_justify_a_layer_of_an_unknown_transformer():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
     nn.init.zeros_(model.head.weight)
     with pytest.raises(
-        AttribkitError, match=r"gradient is zero at nearly all patches; is the head untrained.*norm, blocks,"
+        AttribkitError,
+        match=r"gradient of the score is zero at nearly all patch tokens, as with an untrained head.*norm, blocks,",
     ):
         Explainer(model, spec=ModelSpec()).attribute(torch.randn(1, 3, 32, 32), "gradcam")
 
@@ -242,13 +243,13 @@ def headless():
 )
 def test_a_layer_is_chosen_only_if_the_whole_score_goes_through_it(make, layer):
     attribution = Explainer(make()).attribute(torch.randn(2, 3, 64, 64), "gradcam")
-    reason = f"layer={layer!r}: the last map of the image that the whole score goes through"
+    reason = f"layer={layer!r}: the last spatial map on every path from the image to the score"
     assert any(note.startswith(reason) for note in attribution.notes)
 
 
-@pytest.mark.parametrize(("make", "why"), [(Encoder, "does not tell its grid")])
+@pytest.mark.parametrize(("make", "why"), [(Encoder, "the grid of .* cannot be inferred from its shape")])
 def test_where_no_layer_carries_the_score_none_is_guessed(make, why):
-    with pytest.raises(AttribkitError, match=f"No layer of this {make.__name__} can be chosen with a reason.*{why}"):
+    with pytest.raises(AttribkitError, match=f"This {make.__name__} does not have a default layer.*{why}"):
         Explainer(make()).attribute(torch.randn(2, 3, 64, 64), "gradcam")
 
 

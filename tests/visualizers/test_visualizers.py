@@ -13,14 +13,20 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attribkit import Direction, Explainer, ModelSpec, Probability, Unit, Visualizer, load_model, registry, zoo
+from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
 from attribkit.cli import app
-from attribkit.core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
 from attribkit.figures import gallery
-from attribkit.registry import discovery
+from attribkit.registry import _discovery as discovery
 from attribkit.testing import VISUALIZER_CHECKS, check_visualizer, tiny_cnn
-from attribkit.visualizers.activation_maximization import ActivationMaximization
-from attribkit.visualizers.parametrisations import Fourier, blurred, bounded, natural_colours, total_variation
-from attribkit.visualizers.transformations import RandomMovement
+from attribkit.visualizers._activation_maximization import ActivationMaximization
+from attribkit.visualizers._parametrisations import (
+    Fourier,
+    gaussian_blur,
+    natural_colours,
+    pixel_bounds,
+    total_variation,
+)
+from attribkit.visualizers._transformations import RandomMovement
 
 PAGES = Path(__file__).parents[2] / "docs" / "visualizers"
 STILL = {"jitter": 0, "scale": 0.0, "rotate": 0.0}
@@ -62,7 +68,7 @@ def test_the_suite_sees_a_visualizer_that_draws_from_the_global_generator():
             images = torch.rand_like(blank)
             return images, model.score_and_gradient(images, unit)[0][None]
 
-    with pytest.raises(AssertionError, match="two calls gave different images"):
+    with pytest.raises(AssertionError, match="two equal calls give different images"):
         check_visualizer(Drawn())
 
 
@@ -113,8 +119,8 @@ def test_blur_is_a_gaussian():
     image = torch.zeros(1, 1, 31, 33, dtype=torch.float64)
     image[0, 0, 15, 16] = 1
     expected = gaussian_filter(image[0, 0].numpy(), 1.5, truncate=10)
-    np.testing.assert_allclose(blurred(image, 1.5)[0, 0], expected, atol=1e-12)
-    torch.testing.assert_close(blurred(torch.ones(1, 1, 5, 5), 3.0), torch.ones(1, 1, 5, 5))
+    np.testing.assert_allclose(gaussian_blur(image, 1.5)[0, 0], expected, atol=1e-12)
+    torch.testing.assert_close(gaussian_blur(torch.ones(1, 1, 5, 5), 3.0), torch.ones(1, 1, 5, 5))
 
 
 def test_blur_takes_what_is_fine():
@@ -163,7 +169,7 @@ def test_colours_are_those_of_photographs():
 
 
 def test_bounds():
-    image = bounded((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))(torch.tensor([-100.0, 0.0, 100.0]).expand(1, 3, 1, 3))
+    image = pixel_bounds((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))(torch.tensor([-100.0, 0.0, 100.0]).expand(1, 3, 1, 3))
     pixels = image * torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1) + torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
     torch.testing.assert_close(pixels, torch.tensor([0.0, 0.5, 1.0]).expand(1, 3, 1, 3))
 
@@ -317,6 +323,7 @@ def hearts():
 
 
 @pytest.mark.parametrize(("name", "options"), [("cnn", {}), ("vit", STILL)], ids=["cnn", "vit"])
+@pytest.mark.slow
 def test_the_image_of_a_class_excites_it_more_than_99_of_100_real_ones(hearts, name, options):
     """The transformer ends in a normalisation, which leaves little room above the real ones: its image is not moved."""
     label = zoo.SHAPES.index("heart")
@@ -417,7 +424,7 @@ def test_it_stops_where_the_score_is_flat():
     made = Explainer(model).visualize(0, **options)
     steps = len(made.responses) - 1
     assert steps < 200
-    assert made.notes[0] == f"stopped after {steps} of 200 steps, since the objective was flat"
+    assert made.notes[0] == f"stopped after {steps} of 200 steps, because the objective was constant"
     assert len(Explainer(model).visualize(0, **options | {"tolerance": 0.0}).responses) == 201
 
 
@@ -436,7 +443,7 @@ def test_a_dead_unit_is_said():
     with torch.no_grad():
         model[0].bias[1] = 1e3
     made = Explainer(model).visualize([0, 1], size=(3, 8, 8), steps=3, jitter=2)
-    assert "the gradient was zero at every step for images [0]: they show where they began, no unit" in made.notes
+    assert "the gradient was zero at every step for images [0]: they show the initial image, not the unit" in made.notes
 
 
 def test_seeds_differ():
@@ -454,7 +461,7 @@ def test_volumes(parametrisation):
     )
     assert made.images.shape == (1, 1, 6, 8, 7)
     assert made.responses[-1] > made.responses[0]
-    with pytest.raises(InvalidInput, match="take slices"):
+    with pytest.raises(InvalidInput, match="select slices"):
         made.pictures()
     assert "<div>" in made._repr_html_()
 
@@ -470,12 +477,12 @@ def test_pictures_have_the_training_mean_and_std_put_back():
     assert np.abs(made.pictures()[0] - 255 * expected).max() <= 0.51
     assert not made.notes
     outside = Explainer(model, spec=spec).visualize(1, steps=30, parametrisation="pixel", learning_rate=1.0)
-    assert "of the values lie outside 0 to 1 and are clipped in the pictures" in outside.notes[0]
+    assert "of the values are outside the range 0 to 1 and are clipped in the pictures" in outside.notes[0]
 
 
 def test_unknown_mean_and_std_are_said():
     made = Explainer(tiny_cnn()).visualize(1, steps=3, size=(3, 16, 16))
-    assert "the model's mean and std are not known: the pixel values are not bounded" in made.notes
+    assert "the model's mean and std are unknown: the pixel values are not bounded" in made.notes
     assert made.pictures()[0].max() == 255
     with pytest.raises(InvalidInput, match=r"spec=ModelSpec\(mean="):
         made.pixels()
@@ -486,7 +493,7 @@ def test_families_tell_mean_and_std():
     import torchvision
 
     assert registry.model_spec(timm.create_model("vit_tiny_patch16_224")).mean == (0.5, 0.5, 0.5)
-    assert registry.model_spec(zoo.build("cnn")).std == (0.5, 0.5, 0.5)
+    assert registry.model_spec(zoo.build_zoo_model("cnn")).std == (0.5, 0.5, 0.5)
     spec = registry.model_spec(torchvision.models.squeezenet1_1())
     preset = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
     assert (list(spec.mean), list(spec.std)) == (preset.mean, preset.std)
@@ -499,23 +506,23 @@ def test_families_tell_mean_and_std():
 @pytest.mark.parametrize(
     ("unit", "options", "error", "words"),
     [
-        (None, {}, InvalidInput, "name a class"),
-        (9, {}, InvalidInput, "There is no class 9"),
-        ("star", {}, InvalidInput, "labels are not known"),
+        (None, {}, InvalidInput, "unit must be a class or a unit of a layer, got None"),
+        (9, {}, InvalidInput, "The class index 9 is out of range"),
+        ("star", {}, InvalidInput, "the labels of this model are unknown"),
         (Unit("2.conv", 1), {}, UnknownName, "No layer is named '2.conv'"),
-        (Unit("3", 6), {}, InvalidInput, "has no channel 6: it has 6, 0 to 5"),
-        (Unit("3", 1, (9, 0)), {}, InvalidInput, "is no cell of layer '3', whose grid is 8x8"),
-        (Unit("3", 1, (1,)), {}, InvalidInput, "is no cell of layer '3'"),
-        (Unit("6", 1, "centre"), {}, InvalidInput, "Layer '6' has no grid: leave position='centre' out"),
-        (Direction("3", [1.0, 2.0]), {}, InvalidInput, "2 numbers, and layer '3' has 6 channels"),
+        (Unit("3", 6), {}, InvalidInput, "channel=6 is out of range: layer '3' has 6 channels, 0 to 5"),
+        (Unit("3", 1, (9, 0)), {}, InvalidInput, "along each axis of the 8x8 grid of layer '3', got (9, 0)"),
+        (Unit("3", 1, (1,)), {}, InvalidInput, "grid of layer '3', got (1,)"),
+        (Unit("6", 1, "centre"), {}, InvalidInput, "Layer '6' does not have a spatial grid. Omit position='centre'"),
+        (Direction("3", [1.0, 2.0]), {}, InvalidInput, "one number per channel of layer '3', 6, got 2"),
         (1, {"size": None}, InvalidInput, "pass size=(c, *space)"),
         (1, {"size": 16}, InvalidInput, "pass size=(c, *space)"),
-        (1, {"size": (3, 0, 4)}, InvalidInput, "is no size of images"),
-        (1, {"size": (16, 16)}, InvalidInput, "is a convolution of 4 axes"),
-        (1, {"steps": 0}, InvalidInput, "steps=0 must be a whole number from 1"),
-        (1, {"l2": -1.0}, InvalidInput, "l2=-1.0 must be a number from 0"),
+        (1, {"size": (3, 0, 4)}, InvalidInput, "size must be (c, *space) in positive integers"),
+        (1, {"size": (16, 16)}, InvalidInput, "is a convolution that expects 4 axes"),
+        (1, {"steps": 0}, InvalidInput, "steps must be an integer >= 1, got 0"),
+        (1, {"l2": -1.0}, InvalidInput, "l2 must be a finite number >= 0, got -1.0"),
         (1, {"parametrisation": "wavelet"}, InvalidInput, "one of 'fourier', 'pixel'"),
-        (1, {"blur": 1.0}, InvalidInput, "blur is for"),
+        (1, {"blur": 1.0}, InvalidInput, "blur=1.0 needs"),
         (1, {"step": 3}, UnknownName, "Did you mean 'steps'?"),
         (1, {"visualizer": "deep_dream"}, UnknownName, "No visualizer is named 'deep_dream'"),
         (lambda outputs: outputs.detach()[:, 0], {}, UnsupportedModel, "The score has no gradient"),
@@ -580,7 +587,7 @@ def test_registered():
     assert registry.make(cls, Visualizer, steps=3) == registry.make("activation_maximization", Visualizer, steps=3)
     twice = replace(registry.plugin_of(cls), offers=(type("Other", (cls,), {}),))
     with pytest.raises(AttribkitError, match="both named 'activation_maximization'"):
-        discovery._refuse_taken_names([registry.plugin_of(cls), twice])
+        discovery._check_names_are_unique([registry.plugin_of(cls), twice])
 
 
 def test_gallery():
@@ -592,7 +599,7 @@ def test_gallery():
     assert titles[3].startswith("Unit(layer='3'")
     assert titles[4:] == ["", ""]
     assert "Simonyan et al." in figure.get_supxlabel()
-    with pytest.raises(InvalidInput, match="1 titles for 4 pictures"):
+    with pytest.raises(InvalidInput, match="got 4 pictures, 1 titles"):
         gallery(made, titles=["a"])
 
 
@@ -621,18 +628,21 @@ def test_the_command(tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say what to visualise"),
-        (["--class", "star", "--layer", "layer3"], "Say what to visualise"),
-        (["--layer", "layer3"], "Say what to visualise"),
-        (["--class", "star", "--position", "centre"], "--position is a place in a layer"),
-        (["--layer", "layer3", "--channel", "3", "--position", "middle"], "is no cell of a grid"),
+        ([], "Specify what to visualise"),
+        (["--class", "star", "--layer", "layer3"], "Specify what to visualise"),
+        (["--layer", "layer3"], "Specify what to visualise"),
+        (["--class", "star", "--position", "centre"], "--position selects a position in a layer's grid"),
+        (
+            ["--layer", "layer3", "--channel", "3", "--position", "middle"],
+            "--position must be indices of the grid like 3,4",
+        ),
         (["--class", "stars"], "Did you mean 'star'?"),
-        (["--class", "star", "--option", "steps"], "--option 'steps' is not of the form KEY=VALUE"),
+        (["--class", "star", "--option", "steps"], "--option must be of the form KEY=VALUE, got 'steps'"),
         (["--class", "star", "--option", "stepz=3"], "Did you mean 'steps'?"),
         (["--class", "star", "--visualizer", "dream"], "No visualizer is named 'dream'"),
-        (["--class", "star", "-o", "out.npz"], "no ending of a figure"),
-        (["--class", "star", "--model", "zoo:vit", "--size", "100"], "leave size out, it was made for (3, 128, 128)"),
-        (["--layer", "layer3", "--channel", "900"], "has no channel 900"),
+        (["--class", "star", "-o", "out.npz"], "does not have a supported file extension"),
+        (["--class", "star", "--model", "zoo:vit", "--size", "100"], "It was designed for (3, 128, 128): omit size="),
+        (["--layer", "layer3", "--channel", "900"], "channel=900 is out of range"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, arguments, words):
@@ -652,7 +662,7 @@ def test_a_page_for_every_visualizer(cls):
     assert f'`visualizer="{cls.name}"` · {cls.source}' in page
     for option, default in registry.options_of(cls).items():
         assert f"`{option}={default!r}`" in page
-    for heading in ("**Options**", "**Cost**", "**When it lies**"):
+    for heading in ("**Options**", "**Cost**", "**When it misleads**"):
         assert heading in page
     for picture in (line.rsplit("](", 1)[1].strip(")") for line in page.splitlines() if line.startswith("![")):
         assert (PAGES / picture).resolve().stat().st_size > 5_000

@@ -48,6 +48,7 @@ def test_every_class_appears_at_random_places():
 
 
 @pytest.mark.parametrize(("name", "accuracy"), [("cnn", 0.95), ("vit", 0.90)])
+@pytest.mark.slow
 def test_the_models_name_the_marked_object(name, accuracy):
     loaded = load_model(f"zoo:{name}")
     scenes = list(zoo.scenes(200, seed=2_000_000))

@@ -1,16 +1,16 @@
-"""Remove and debias for attribkit (Rong et al., ICML 2022): the metric, and its imputer for other metrics."""
+"""Remove and debias for attribkit (Rong et al., ICML 2022): a metric, and its imputer for other metrics and methods."""
 
-from attribkit import hookimpl
+from attribkit import Imputer, Metric, hookimpl
 
 from .noisy_linear import NoisyLinear
 from .road import Road
 
 
 @hookimpl
-def attribkit_metrics():
+def attribkit_metrics() -> list[type[Metric]]:
     return [Road]
 
 
 @hookimpl
-def attribkit_imputers():
+def attribkit_imputers() -> list[type[Imputer]]:
     return [NoisyLinear]

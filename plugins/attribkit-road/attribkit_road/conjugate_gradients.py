@@ -1,4 +1,4 @@
-"""Many linear systems at once, each as if it were alone."""
+"""Solver for batches of independent linear systems."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,24 @@ from torch import Tensor
 
 from attribkit import AttribkitError
 
-_EVERY = 8  # steps between two looks at whether all systems are solved, for which the device must be waited
-_PATIENCE = 20  # steps for each pixel along an axis; a hole takes a few for each pixel of its width
+_CHECK_INTERVAL = 8  # steps between checks of convergence, which synchronise with the device
+_MAX_STEPS_PER_PIXEL = 20  # along all axes; a hole needs a few steps for each pixel of its width
 
 
-def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, tolerance: float) -> Tensor:
-    """The solutions of symmetric positive definite systems, (b, c, *unknowns): conjugate gradients after Jacobi.
+def solve(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, tolerance: float) -> Tensor:
+    """Solve symmetric positive definite systems by conjugate gradients with Jacobi's preconditioner.
 
-    apply: the products of the matrices with vectors. Each system takes steps of its own, and none once its residual is
-    below the tolerance times its right side, so that its solution does not depend on the others.
+    Each system has its own step lengths and stops when it has converged, so its solution does not depend on the other
+    systems of the batch.
+
+    Args:
+        apply: Function that multiplies the matrices with vectors (b, c, *unknowns).
+        diagonal: Diagonals of the matrices, broadcastable to the vectors.
+        right: Right-hand sides, (b, c, *unknowns).
+        tolerance: Norm of the residual, relative to that of the right side, at which a system has converged.
+
+    Raises:
+        AttribkitError: If a system does not converge within the maximum number of steps.
     """
     axes = tuple(range(2, right.ndim))
 
@@ -24,11 +33,11 @@ def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, t
 
     solution, residual = torch.zeros_like(right), right
     direction = residual / diagonal
-    size, enough = inner(residual, direction), tolerance**2 * inner(right, right)
-    steps = _PATIENCE * sum(right.shape[2:])
+    size, threshold = inner(residual, direction), tolerance**2 * inner(right, right)
+    steps = _MAX_STEPS_PER_PIXEL * sum(right.shape[2:])
     for step in range(steps):
-        unsolved = inner(residual, residual) > enough
-        if step % _EVERY == 0 and not bool(unsolved.any()):
+        unsolved = inner(residual, residual) > threshold
+        if step % _CHECK_INTERVAL == 0 and not bool(unsolved.any()):
             return solution
         image = apply(direction)
         length = torch.where(unsolved, size / inner(direction, image), 0)
@@ -37,5 +46,5 @@ def solved(apply: Callable[[Tensor], Tensor], diagonal: Tensor, right: Tensor, t
         last, size = size, torch.where(unsolved, inner(residual, scaled), size)
         direction = torch.where(unsolved, scaled.addcmul(size / last, direction), direction)
     raise AttribkitError(
-        f"tolerance={tolerance} is not reached in {steps} steps of {right.dtype}: choose a larger one."
+        f"tolerance={tolerance} was not reached in {steps} steps in {right.dtype}: choose a larger tolerance."
     )

@@ -1,4 +1,4 @@
-"""Noisy linear imputation."""
+"""Noisy linear imputation of removed pixels."""
 
 from dataclasses import dataclass
 
@@ -7,55 +7,60 @@ from torch import Tensor
 
 from attribkit import Imputer, NonNegativeFloat, OpenFraction, Seed
 
-from .conjugate_gradients import solved
+from .conjugate_gradients import solve
 
 
 @dataclass(frozen=True)
 class NoisyLinear(Imputer):
-    """Fills each removed pixel with the weighted mean of its neighbours, removed ones included, and a little noise.
+    """Imputer that sets each removed pixel to the weighted mean of its neighbours, removed ones included, plus noise.
 
-    The weights are products of 1, 2, 1 along the axes of space: of an image 1/6 for direct neighbours and 1/12 for
-    diagonal ones; beyond the border there are none. An image that is removed whole is filled with its mean.
+    The weights are products of 1, 2, 1 along the spatial axes: for images 1/6 for direct and 1/12 for diagonal
+    neighbours. Neighbours beyond the border do not count. An image without any remaining pixel is filled with the mean
+    of each channel.
+
+    Args:
+        noise: Standard deviation of the Gaussian noise, in units of the normalised images.
+        tolerance: Residual of the linear system, relative to its right side, at which the solver stops.
+        seed: Seed of the noise, which is the same for every image.
     """
 
     name = "noisy_linear"
     source = "Rong et al., ICML 2022, noisy linear imputation"
-    noise: NonNegativeFloat = 0.01  # standard deviation, in units of the normalised images
-    tolerance: OpenFraction = 1e-4  # of the residual of the linear system, as a share of its right side
-    seed: Seed = 0  # of the noise, which is the same for every image
+    noise: NonNegativeFloat = 0.01
+    tolerance: OpenFraction = 1e-4
+    seed: Seed = 0
 
-    def __call__(self, x, removed):
+    def __call__(self, x: Tensor, removed: Tensor) -> Tensor:
         precise = x if x.dtype == torch.float64 else x.float()
-        filled = linearly_filled(precise, removed.expand(len(x), -1, *x.shape[2:]), self.tolerance).to(x.dtype)
-        noise = torch.randn(
-            x.shape[1:], generator=torch.Generator().manual_seed(self.seed), dtype=torch.float32, device="cpu"
-        ).to(x)
+        filled = impute_linearly(precise, removed.expand(len(x), -1, *x.shape[2:]), self.tolerance).to(x.dtype)
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x)
         return torch.where(removed, filled + self.noise * noise, x)
 
 
-def linearly_filled(x: Tensor, removed: Tensor, tolerance: float) -> Tensor:
-    """The images with each removed pixel, (b, 1, *space), the weighted mean of its neighbours."""
-    known, holes = (~removed).to(x.dtype), removed.to(x.dtype)
-    weights = neighbours(torch.ones_like(x[:1, :1]))
-    mean = known_mean(x, known)  # without it there is less to solve for: a constant image takes no step
+def impute_linearly(x: Tensor, removed: Tensor, tolerance: float) -> Tensor:
+    """Return images whose removed pixels, (b, 1, *space), are the weighted means of their neighbours."""
+    kept, holes = (~removed).to(x.dtype), removed.to(x.dtype)
+    weights = sum_neighbours(torch.ones_like(x[:1, :1]))
+    mean = mean_of_kept(x, kept)  # subtracted to reduce the number of steps: a constant image needs none
 
     def apply(values: Tensor) -> Tensor:
-        return (weights * values).sub_(neighbours(values)).mul_(holes)
+        return (weights * values).sub_(sum_neighbours(values)).mul_(holes)
 
-    return mean + solved(apply, weights, holes * neighbours(known * (x - mean)), tolerance)
+    return mean + solve(apply, weights, holes * sum_neighbours(kept * (x - mean)), tolerance)
 
 
-def known_mean(x: Tensor, known: Tensor) -> Tensor:
-    """The mean of what is left of each channel, of all of it where nothing is."""
+def mean_of_kept(x: Tensor, kept: Tensor) -> Tensor:
+    """Return the mean of each channel's kept pixels, or of all its pixels if none is kept."""
     space = tuple(range(2, x.ndim))
-    count = known.sum(space, keepdim=True)
-    return torch.where(count > 0, (x * known).sum(space, keepdim=True) / count.clamp(min=1), x.mean(space, True))
+    count = kept.sum(space, keepdim=True)
+    return torch.where(count > 0, (x * kept).sum(space, keepdim=True) / count.clamp(min=1), x.mean(space, True))
 
 
-def neighbours(values: Tensor) -> Tensor:
-    """The sum of each pixel's neighbours, those at a corner once, those beside it twice as often for each axis shared.
+def sum_neighbours(values: Tensor) -> Tensor:
+    """Sum each pixel's neighbours, with weights that are products of 1, 2, 1 along the axes.
 
-    Sums of shifted copies, since a convolution may round to ten bits on a GPU.
+    Shifted copies are added, since a convolution on a GPU may round its inputs to TF32, ten bits of mantissa.
     """
     total = values
     for axis in range(2, values.ndim):

@@ -1,0 +1,1 @@
+"""Track the image coordinates of tensor elements through a forward pass, to find the grids of layers."""

@@ -1,0 +1,1 @@
+"""Running a model: batches, shared forward passes, interventions, backward rules."""

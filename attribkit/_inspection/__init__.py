@@ -1,0 +1,1 @@
+"""Inspect a network: its filters, feature maps and receptive fields."""

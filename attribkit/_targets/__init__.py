@@ -1,0 +1,1 @@
+"""Targets: the scores of model outputs that are explained."""

@@ -1,1 +1,0 @@
-"""What is asked for, checked, and what there is to do for it."""

@@ -1,0 +1,92 @@
+"""The command `attribkit explain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attribkit._core.errors import InvalidInput
+from attribkit.cli._app import app, print_table, report_errors, write_line
+from attribkit.cli._options import (
+    ModelArguments,
+    ModelName,
+    WindowOption,
+    class_index,
+    load_named_model,
+    overridden,
+    parse_device,
+    parse_window,
+)
+
+
+@app.command("explain")
+@report_errors
+def explain_command(
+    images: Annotated[list[Path], typer.Argument(help="image files; for video models, clips (mp4, avi, gif ...)")],
+    model: ModelName = "zoo:cnn",
+    model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
+    weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="download the published weights")] = False,
+    method: Annotated[list[str], typer.Option(help="may be repeated; see `attribkit methods`")] = ["gradcam"],  # noqa: B006
+    target: Annotated[str | None, typer.Option(help="class index or label; default: the predicted class")] = None,
+    top: Annotated[int, typer.Option(min=1, help="number of predicted classes to explain")] = 1,
+    mean: Annotated[str | None, typer.Option(help="mean per channel, values 0 to 1: 0.5,0.5,0.5")] = None,
+    std: Annotated[str | None, typer.Option(help="standard deviation per channel")] = None,
+    resize: Annotated[int | None, typer.Option(help="shorter side before the crop, in pixels")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="frames per clip, evenly spaced; default: the model's")
+    ] = None,
+    window: WindowOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), for clips also mp4 or gif")
+    ] = Path("explanation.png"),
+) -> None:
+    """Explain the predictions of a model on images or clips.
+
+    If a method fails, the results of the others are written, the error is printed, and the exit code is 1.
+    """
+    from rich.progress import track
+
+    from attribkit._explainer import Explainer
+    from attribkit.cli._explain_files import describe_clips, prepare_output, read_images, save
+    from attribkit.cli._explain_files import explain_images as explain_files
+
+    clips = _clip_preprocessing(model, frames)
+    prepare_output(output, clips=clips is not None)
+    if target is not None and top > 1:
+        raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
+    files = read_images(images, clips, parse_window(window))
+    loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
+    preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
+    explainer = Explainer(loaded.model.to(parse_device(device)))
+    explained = explain_files(explainer, preprocessing, files, method, target=class_index(target), top=top)
+    results = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
+    save(results, output)
+    rows = [
+        {"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in results
+    ]
+    print_table(rows, model)
+    notes = [note for each in results for a in each.attributions for note in a.notes]
+    for note in dict.fromkeys([*(describe_clips(files, clips) if clips else ()), *notes]):
+        write_line(f"note: {note}")
+    write_line(f"written: {output}")
+    failures = dict.fromkeys(str(failure) for each in results for failure in each.failures)
+    for failure in failures:
+        write_line(f"attribkit: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _clip_preprocessing(model: str, frames: int | None) -> Any:
+    """Return the preprocessing of a video model, with this number of frames; None for an image model."""
+    from dataclasses import replace
+
+    from attribkit.io._loading import clip_preprocessing
+
+    clips = clip_preprocessing(model)
+    if frames is None:
+        return clips
+    if clips is None:
+        raise InvalidInput(f"--frames is for video models, and {model} is an image model: omit --frames.")
+    return replace(clips, frames=frames)

@@ -1,1 +1,0 @@
-"""What a plugin author reads: Method, Metric, Visualizer and their results."""

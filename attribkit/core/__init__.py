@@ -1,1 +1,0 @@
-"""Errors, options, axes, inputs and results of a model: what every other package uses."""

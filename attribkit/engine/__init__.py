@@ -1,1 +1,0 @@
-"""How a model is run: batches, shared forward passes, interventions, backward rules."""

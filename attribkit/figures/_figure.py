@@ -1,0 +1,125 @@
+"""Figures of attributions and visualizations of images."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from attribkit._contracts.attribution import Attribution
+from attribkit._contracts.visualization import Visualization
+from attribkit._core.errors import InvalidInput
+from attribkit._core.pictures import to_pictures
+from attribkit._core.shapes import Picture, Pictures
+from attribkit.figures._grid import CELL, Cell, grid
+
+
+def figure(
+    attributions: Attribution | Sequence[Attribution],
+    *,
+    pictures: Sequence[Picture] | None = None,
+    titles: Sequence[str] = (),
+) -> Figure:
+    """Draw a row for each image: the picture, then an overlay for each attribution; the caption lists the methods.
+
+    Args:
+        attributions: One or more attributions of the same images (b, c, h, w).
+        pictures: Pictures to draw, (h, w, 3) bytes of the size of x; None uses x, with its values scaled to 0 to 255.
+        titles: Title of each image.
+
+    Returns:
+        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
+
+    Raises:
+        InvalidInput: If the attributions are not of the same images, or the pictures do not fit them.
+    """
+    attributions = as_attribution_list(attributions, axes=4)
+    pictures = displayed_pictures(attributions[0], pictures)
+    heatmaps = [each.heatmap() for each in attributions]
+    rows = [[Cell(picture), *(Cell(picture, maps[i]) for maps in heatmaps)] for i, picture in enumerate(pictures)]
+    names = [each.method.name for each in attributions]
+    return grid(rows, row_titles=titles, column_titles=["", *names], caption=caption(attributions))
+
+
+_COLUMNS = 6  # pictures in a row
+_WIDTH = 22  # characters that fit above a picture
+_CAPTION = 20  # characters per inch in the caption
+
+
+def gallery(
+    visualizations: Visualization | Sequence[Visualization], *, titles: Sequence[str] = (), columns: int = _COLUMNS
+) -> Figure:
+    """Draw the pictures of visualizations in rows; the caption lists the visualizers and their sources.
+
+    Args:
+        visualizations: One or more visualizations.
+        titles: Title of each picture; without titles, the unit that it was made for and the final response.
+        columns: Number of pictures in a row.
+
+    Returns:
+        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
+
+    Raises:
+        InvalidInput: If the number of titles is not that of the pictures, or `columns` is not positive.
+    """
+    visualizations = [visualizations] if isinstance(visualizations, Visualization) else list(visualizations)
+    pictures = [picture for each in visualizations for picture in each.pictures()]
+    titles = list(titles) or [title for each in visualizations for title in _default_titles(each)]
+    if not pictures or len(titles) != len(pictures) or columns < 1:
+        raise InvalidInput(
+            f"A gallery needs at least one picture, a title for each picture and a positive number of columns, got "
+            f"{len(pictures)} pictures, {len(titles)} titles and columns={columns}."
+        )
+    cells = [Cell(picture, title=title) for picture, title in zip(pictures, titles, strict=True)]
+    width = min(columns, len(cells))
+    blank = Cell(np.full_like(pictures[0], 255))
+    cells += [blank] * (-len(cells) % width)
+    rows = [cells[start : start + width] for start in range(0, len(cells), width)]
+    lines = dict.fromkeys(f"{each.visualizer!r}: {each.visualizer.source}" for each in visualizations)
+    return grid(rows, caption="\n".join(textwrap.fill(line, int(_CAPTION * CELL * width)) for line in lines))
+
+
+def caption(attributions: Sequence[Attribution]) -> str:
+    """Return a line for each method, with its options and source."""
+    lines = [f"{each.method!r}: {getattr(each.method, 'source', 'loaded from a file')}" for each in attributions]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
+    """Return attributions as a list, channels first; raise InvalidInput if their images differ in shape, or in axes."""
+    attributions = [attributions] if isinstance(attributions, Attribution) else list(attributions)
+    attributions = [each.channels_first() for each in attributions]
+    shapes = list(dict.fromkeys(tuple(each.x.shape) for each in attributions))
+    if len(shapes) != 1:
+        raise InvalidInput(
+            f"A figure needs one or more attributions of the same images, got {len(attributions)} attributions of "
+            f"images of shapes {shapes}."
+        )
+    if len(shapes[0]) != axes:
+        raise InvalidInput(
+            "figure draws images (b, c, h, w); strip, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
+            f"images of shape {shapes[0]}."
+        )
+    return attributions
+
+
+def displayed_pictures(attribution: Attribution, pictures: Sequence[Pictures] | None) -> list[Pictures]:
+    """Return the given pictures, checked against the attribution's images, or these images scaled to bytes."""
+    if pictures is None:
+        return to_pictures(attribution.x)
+    if len(pictures) != len(attribution):
+        raise InvalidInput(
+            f"pictures must contain one picture per image, got {len(pictures)} for {len(attribution)} images."
+        )
+    space = tuple(attribution.x.shape[2:])
+    for picture in pictures:
+        if picture.shape[:-1] != space:
+            raise InvalidInput(f"Each picture must have the size {space} of the images, got {picture.shape[:-1]}.")
+    return list(pictures)
+
+
+def _default_titles(visualization: Visualization) -> list[str]:
+    """Return the unit that each image was made for, and the final response."""
+    names = (textwrap.fill(name.split(",")[0] if "(" not in name else name, _WIDTH) for name in visualization.names)
+    responses = visualization.responses[-1].tolist()
+    return [f"{name}\n{response:.3g}" for name, response in zip(names, responses, strict=True)]

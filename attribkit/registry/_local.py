@@ -1,0 +1,128 @@
+"""Registration of classes in the current process, without an installed package, and import of Python files by path."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from attribkit import _hookspecs as hookspecs
+from attribkit._core.errors import InvalidInput, UnreadableFile, join_names
+from attribkit.registry._discovery import KINDS, OfferedClass, Plugin, add_plugin, check_class, plugin_manager
+
+_LOCAL = "this process"  # the distribution of classes that are registered in this process
+
+
+def register(*classes: OfferedClass) -> None:
+    """Make classes available by their names in this process, as plugins do permanently.
+
+    A class replaces an earlier one of the same kind and name that was registered in this process, so that the cell of a
+    notebook can run twice.
+
+    Args:
+        *classes: Methods, visualizers, metrics or imputers.
+
+    Raises:
+        InvalidInput: If an argument is not such a class.
+        AttribkitError: If a class cannot be used by name, or a plugin already has its name.
+
+    Example:
+        >>> attribkit.register(MyMethod)
+        >>> explainer.attribute(x, "my_method")
+    """
+    manager, loaded = plugin_manager()
+    for cls in classes:
+        hook = next((hook for hook, kind in KINDS.items() if isinstance(cls, type) and issubclass(cls, kind)), None)
+        if hook is None:
+            kinds = join_names(kind.__name__ for kind in KINDS.values())
+            raise InvalidInput(f"A registered class must derive from one of {kinds}, got {cls!r}.")
+        check_class(cls, KINDS[hook], "register")
+        plugin = Plugin(f"{KINDS[hook].__name__.lower()} {cls.name}", _LOCAL, _checksum(cls))
+        for other in [each for each in loaded if (each.name, each.distribution) == (plugin.name, _LOCAL)]:
+            manager.unregister(name=f"{_LOCAL}:{other.name}")
+            loaded.remove(other)
+        loaded.append(add_plugin(manager, _plugin_with(hook, cls), plugin, loaded))
+
+
+def register_file(path: str | Path) -> None:
+    """Run a Python file, and register the methods, visualizers, metrics and imputers that it defines.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        UnreadableFile: If the file does not exist.
+        InvalidInput: If it cannot be run, or does not define such a class.
+        AttribkitError: As for `register`.
+    """
+    offers = classes_in(import_file(path), tuple(KINDS.values()))
+    if not offers:
+        kinds = join_names(kind.__name__ for kind in KINDS.values())
+        raise InvalidInput(f"{str(path)!r} must define a class that derives from one of {kinds}, but does not.")
+    register(*offers)
+
+
+def import_file(path: str | Path) -> ModuleType:
+    """Run a Python file and return its module; the file can import other files of its folder.
+
+    Raises:
+        UnreadableFile: If the file does not exist.
+        InvalidInput: If it cannot be run.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise UnreadableFile(f"File {str(path)!r} does not exist: check the path.")
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # must not shadow an installed module
+    spec: Any = spec_from_file_location(name, path)
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up their module there
+    try:
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise InvalidInput(f"{str(path)!r} cannot be run: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def classes_in(module: ModuleType, kinds: tuple[type, ...]) -> list[type]:
+    """Return the concrete classes of these kinds that a module defines, without those that it imports."""
+    local = (each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__)
+    return [each for each in local if issubclass(each, kinds) and not inspect.isabstract(each)]
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Make the modules of a folder importable, as for a script in this folder."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _plugin_with(hook: str, cls: OfferedClass) -> SimpleNamespace:
+    """Return a plugin that implements one hook with one class."""
+
+    def implementation() -> list[OfferedClass]:
+        return [cls]
+
+    return SimpleNamespace(**{hook: hookspecs.hookimpl(implementation)})
+
+
+def _checksum(cls: type) -> str:
+    """Return a checksum of the file that defines a class, or of the class itself if it was not defined in a file."""
+    try:
+        code = Path(inspect.getfile(cls)).read_bytes()
+    except (OSError, TypeError):
+        try:
+            code = inspect.getsource(cls).encode()
+        except (OSError, TypeError):
+            code = repr(cls).encode()
+    return f"sha256 {sha256(code).hexdigest()[:16]}"

@@ -1,1 +1,0 @@
-"""One attribution, one measurement, one visualization: checks, run, result."""

@@ -1,1 +1,0 @@
-"""What is explained: a score of the outputs of a model."""

@@ -1,1 +1,0 @@
-"""What a model is: its layers, the default one, its attention and its gates."""
