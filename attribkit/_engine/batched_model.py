@@ -387,12 +387,11 @@ class BatchedModel:
 
     def _wrap_outputs(self, outputs: Any, images: int) -> Returned:
         """Return the outputs for a number of images, with the reader of their class scores."""
-        return Returned(outputs, images, self._reader, self._run_with_graph if self._last_input else None)
+        run_with_graph = partial(self._run_with_graph, *self._last_input) if self._last_input else None
+        return Returned(outputs, images, self._reader, run_with_graph)
 
-    def _run_with_graph(self) -> Any:
-        """Run the first image of the last forward again, and return the outputs with their graph."""
-        assert self._last_input is not None
-        image, inputs = self._last_input
+    def _run_with_graph(self, image: Tensor, inputs: Inputs) -> Any:
+        """Run one image again, and return the outputs with their graph."""
         self._batching.images += 1
         with torch.enable_grad():
             args, keywords = self.spec.arguments(image.clone().requires_grad_(), inputs.arguments())

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -149,7 +149,6 @@ def _predict(explainer: Explainer, x: Images) -> tuple[list[int], list[bool], in
         count = int(model.score(x[:1], _ClassCount()))
         target: Target = Binary() if count == 1 else Predicted()
         scores = model.score(x, target)
-        resolved = model.resolve(target)
-    assert isinstance(resolved, ClassLogit | Binary)
-    assert isinstance(resolved.index, tuple)
-    return list(resolved.index), scores.isfinite().tolist(), count
+        resolved = cast(ClassLogit | Binary, model.resolve(target))
+    classes = cast(tuple[int, ...], resolved.index)  # the outputs have decided the class of each image
+    return list(classes), scores.isfinite().tolist(), count
