@@ -25,7 +25,7 @@ class LayerChoice:
     """The layers that methods use by default.
 
     Args:
-        together: Layers through which the whole score passes; usually one.
+        joint: Layers through which the whole score passes; usually one.
         reason: Why these layers were chosen.
         single: Layer for methods that use one layer; None if a single layer cannot represent the score.
         single_reason: Why the single layer was chosen.

@@ -137,7 +137,7 @@ class DefaultLayers:
     """The layers that methods use by default.
 
     Args:
-        together: Layers through which the whole score passes; usually one.
+        joint: Layers through which the whole score passes; usually one.
         reason: Why these layers were chosen.
         single: Layer for methods that use one layer; None if a single layer cannot represent the score.
         single_reason: Why the single layer was chosen.
@@ -158,9 +158,9 @@ class ModelLayers:
     Args:
         tensors: Tensors in the order in which they are computed.
         choice: The default layers, or the error that explains why there are none.
-        branches: A function by which the forward read values of its inputs, if any.
-        arranges: A function that moved elements by values of its inputs, if any.
-        one_head: Whether the choice is the same for all classes.
+        branching_function: A function by which the forward read values of its inputs, if any.
+        rearranging_function: A function that moved elements by values of its inputs, if any.
+        has_shared_head: Whether the choice is the same for all classes.
     """
 
     tensors: tuple[LayerTensor, ...]

@@ -51,10 +51,10 @@ _COMBINING = {"Cat", "Exp", "Slice", "Stack"} | _NORMALISING
 class record_dependence(TorchFunctionMode):  # used as a context manager, like those of torch
     """Context manager that records whether input values affect the control flow or the order of elements.
 
-    Afterwards `branches` names a function by which Python read values that depend on the inputs, which means that
-    another image may take another path through the model. `arranges` names a function that moved elements by such
-    values, which means that a cell of a layer may be at another position for another image. Both are None if no such
-    function ran.
+    Afterwards `branching_function` names a function by which Python read values that depend on the inputs, which means
+    that another image may take another path through the model. `rearranging_function` names a function that moved
+    elements by such values, which means that a cell of a layer may be at another position for another image. Both are
+    None if no such function ran.
 
     Args:
         image: The image with which the forward starts; requires a gradient.

@@ -87,7 +87,7 @@ class PixelRanking:
     Args:
         ranks: Rank of the unit that each pixel belongs to; k is 1, or the number of channels if they are "apart".
         units: Number of units of an image.
-        tie_share: Fraction of the units of each image that have the same score as another unit.
+        tie_fraction: Fraction of the units of each image that have the same score as another unit.
     """
 
     ranks: Int[Tensor, "b k *space"]
@@ -232,7 +232,7 @@ class Curve:
         heights: The scores.
         counts: Number of changed units at each stop.
         units: Number of units of an image.
-        tie_share: Fraction of the units of each image that have the same score in the map as another unit.
+        tie_fraction: Fraction of the units of each image that have the same score in the map as another unit.
     """
 
     heights: Float[Tensor, "b stops"]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from collections import defaultdict
@@ -85,6 +86,30 @@ def test_prose_is_plain(pattern, most):
     lines = [f"{path.relative_to(ROOT)}: {line.strip()}" for path in FILES for line in path.read_text().splitlines()]
     found = [line for line in lines if re.search(pattern, line)]
     assert len(found) < most, "\n".join(found)
+
+
+def documented(doc):
+    """The names in the section Args of a docstring."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", f"{inspect.cleandoc(doc or '')}\n", re.MULTILINE)
+    return re.findall(r"^    \**(\w+):", section[1], re.MULTILINE) if section else []
+
+
+def documented_objects():
+    for info in pkgutil.walk_packages(attribkit.__path__, "attribkit."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if getattr(value, "__module__", None) == info.name and (
+                inspect.isclass(value) or inspect.isfunction(value)
+            ):
+                yield value
+                yield from filter(inspect.isfunction, vars(value).values() if inspect.isclass(value) else ())
+
+
+def test_docstrings_describe_parameters_that_exist():
+    for value in documented_objects():
+        if names := documented(value.__doc__):
+            accepted = {*inspect.signature(value).parameters, *getattr(value, "__dataclass_fields__", ())}
+            accepted |= set(getattr(value, "model_fields", ()))
+            assert set(names) <= accepted, f"{value.__module__}.{value.__qualname__}"
 
 
 def test_public_modules_are_listed():
