@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
-from attribkit._core.pictures import is_signed, overlay, encode_png, scale_for_display, to_pictures
+from attribkit._core.pictures import encode_png, is_signed, overlay, scale_for_display, to_pictures
 from attribkit.figures import save_figure
 from attribkit.methods._gradcam import GradCAM
 from attribkit.methods._gradients import Saliency
