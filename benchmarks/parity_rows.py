@@ -34,7 +34,7 @@ def _class_activation_maps() -> dict[str, Row]:
         "cam": Row(
             f"closed form, and {_captum('LayerGradCam')} times H·W", oracles.cam,
             refused={"vgg16": "three linear layers", "vit_tiny": "layers behind the map"},
-            message="class activation map needs",
+            message="cam requires a score that is a weighted sum",
         ),
         "gradcam": _grad_cam("gradcam", "GradCAM"),
         "gradcam++": Row(
