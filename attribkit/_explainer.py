@@ -168,7 +168,7 @@ class Explainer:
             raise InvalidInput(f"errors must be 'raise' or 'note', got {errors!r}.")
         with error_context("model", self.model.module):
             instances = [registry.make(method, Method) for method in _check_list(methods, "methods")]
-            with_target = next((method for method in instances if method.needs_target), instances[0])
+            with_target = next((method for method in instances if method.uses_target), instances[0])
             unbound = [self._target(target, x, with_target) for target in _check_list(targets, "targets")]
             checked_inputs = self._inputs(inputs, x)
             with frozen(self.model.module):
@@ -177,7 +177,7 @@ class Explainer:
                 with_cache = _with_shared_results(model, bound, instances)
 
                 def attempt(method: Method, user_target: Any, target: Target) -> Attribution | FailedAttribution:
-                    used = target if user_target is not None or method.needs_target else NoTarget()
+                    used = target if user_target is not None or method.uses_target else NoTarget()
                     try:
                         return run_attribution(method, with_cache.fork(), images, used, note)
                     except Exception as error:
@@ -522,7 +522,7 @@ class Explainer:
 
     def _target(self, target: Any, x: Any, method: Method | None = None) -> Target:
         """Check target and images, and return the target as a Target; NoTarget where the method does not need one."""
-        is_needed = target is not None or method is None or method.needs_target
+        is_needed = target is not None or method is None or method.uses_target
         checked = (
             as_target(target, self.model.spec.labels, is_embedding_model=self.model.spec.is_embedding_model)
             if is_needed

@@ -62,8 +62,10 @@ class Method(Options, ABC):
         name: Name by which users select the method, as in ``method="gradcam"``; up to 64 letters, digits and
             characters of ``_+-.``.
         source: Authors, venue and year of the method, with the equation where it applies.
-        needs_target: Whether the scores depend on the target. If False, the method is called with ``NoTarget()`` if the
+        uses_target: Whether the scores depend on the target. If False, the method is called with ``NoTarget()`` if the
             user gives no target.
+        min_half_precision_correlation: Least correlation between the scores of a bfloat16 model and of its float32
+            version, which `check_method` requires. Methods that sample, or threshold scores, may declare a lower bound.
 
     Example:
         A method that multiplies the gradient by the image::
@@ -86,7 +88,8 @@ class Method(Options, ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
-    needs_target: ClassVar[bool] = True
+    uses_target: ClassVar[bool] = True
+    min_half_precision_correlation: ClassVar[float] = 0.99
 
     @property
     def requires(self) -> Requirements:

@@ -45,6 +45,8 @@ class Metric(Options, ABC):
         source: Authors, venue and year of the metric, with the equation where it applies.
         higher_is_better: True or False; None if neither direction is better.
         kind: Name of the kind, set by the four base classes.
+        rank_based: Whether only the order of the scores matters with the default options, so that increasing functions
+            of the scores keep the value.
         presets: Sets of options by name, for the settings of a paper or of another library, as in ``preset="rise"``.
 
     Args:
@@ -73,6 +75,7 @@ class Metric(Options, ABC):
     source: ClassVar[str]
     higher_is_better: ClassVar[bool | None]
     kind: ClassVar[str]
+    rank_based: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     reduce: Reduction = "sum"

@@ -1,11 +1,11 @@
 """Options of methods, metrics, visualizers and imputers, validated against their annotations at construction."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache, wraps
 from types import SimpleNamespace
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -36,9 +36,15 @@ class Options:
     finite. Validation runs before the ``__post_init__`` of a subclass, which does not need to call that of its base. An
     annotation that cannot be evaluated is not checked.
 
+    Attributes:
+        expected_failures: Names of checks of `attribkit.testing` that the class fails by design, with the reasons. A
+            check that is listed must fail.
+
     Raises:
         InvalidInput: An option has a value that its annotation does not allow.
     """
+
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

@@ -37,7 +37,7 @@ class Attention(Method):
 
     name: ClassVar[str] = "attention"
     source: ClassVar[str] = "Dosovitskiy et al., ICLR 2021; Vaswani et al., NeurIPS 2017, eq. 1"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     block: int = -1
     head: NonNegativeInt | None = None
@@ -85,7 +85,7 @@ class AttentionRollout(Method):
 
     name: ClassVar[str] = "attention_rollout"
     source: ClassVar[str] = "Abnar and Zuidema, ACL 2020, eq. 1"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     fusion: HeadFusion = "mean"
     discard_ratio: FractionBelowOne = 0.0
@@ -146,7 +146,7 @@ class AttentionGates(Method):
 
     name: ClassVar[str] = "attention_gates"
     source: ClassVar[str] = "Woo et al., ECCV 2018, eq. 3 (CBAM); Park et al., BMVC 2018, eq. 2 (BAM)"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     gate: Name | None = None
 

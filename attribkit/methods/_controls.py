@@ -23,7 +23,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "a control"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     seed: Seed = 0
 
@@ -44,7 +44,7 @@ class Centre(Method):
 
     name: ClassVar[str] = "centre"
     source: ClassVar[str] = "a control"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     sigma: PositiveFloat = 0.25
 
@@ -60,7 +60,7 @@ class Edges(Method):
 
     name: ClassVar[str] = "edges"
     source: ClassVar[str] = "a control; Sobel and Feldman, 1968"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         gradients = [_sobel(x, axis) for axis in range(2, x.ndim)]
@@ -73,7 +73,7 @@ class Constant(Method):
 
     name: ClassVar[str] = "constant"
     source: ClassVar[str] = "a control"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x.new_ones(len(x), 1, *x.shape[2:])
@@ -85,7 +85,7 @@ class InputNorm(Method):
 
     name: ClassVar[str] = "input_norm"
     source: ClassVar[str] = "a control"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         return x.norm(dim=1, keepdim=True)

@@ -27,7 +27,7 @@ class EigenCAM(LayerMethod):
 
     name: ClassVar[str] = "eigencam"
     source: ClassVar[str] = "Muhammad and Yeasin, IJCNN 2020"
-    needs_target: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
 
     @property
     def requires(self) -> Requirements:

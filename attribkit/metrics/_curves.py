@@ -156,6 +156,7 @@ class Deletion(CurveMetric):
     name: ClassVar[str] = "deletion"
     source: ClassVar[str] = "Petsiuk et al., BMVC 2018, sec. 4.1"
     higher_is_better: ClassVar[bool] = False
+    rank_based: ClassVar[bool] = True
     presets: ClassVar[Presets] = DELETION_PRESETS
 
     def __call__(self, model: HookedModel, attributions: Sequence[Attribution]) -> Float[Tensor, "m b"]:
@@ -172,6 +173,7 @@ class Insertion(CurveMetric):
     name: ClassVar[str] = "insertion"
     source: ClassVar[str] = "Petsiuk et al., BMVC 2018, sec. 4.1"
     higher_is_better: ClassVar[bool] = True
+    rank_based: ClassVar[bool] = True
     presets: ClassVar[Presets] = INSERTION_PRESETS
 
     substrate: Filling = "folded_blur"
@@ -198,6 +200,7 @@ class InsertionMinusDeletion(CurveMetric):
     name: ClassVar[str] = "insertion_minus_deletion"
     source: ClassVar[str] = "Bluecher et al., TMLR 2024, symmetric relevance gain"
     higher_is_better: ClassVar[bool] = True
+    rank_based: ClassVar[bool] = True
     presets: ClassVar[Presets] = DIFFERENCE_PRESETS
 
     insertion_substrate: Filling | None = None

@@ -72,6 +72,7 @@ class RelevanceRank(Localization):
     name: ClassVar[str] = "relevance_rank"
     source: ClassVar[str] = "Arras et al., Information Fusion 2022, relevance rank accuracy"
     higher_is_better: ClassVar[bool | None] = True
+    rank_based: ClassVar[bool] = True
 
     def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         mask = truth.mask.flatten(1)
@@ -94,6 +95,7 @@ class TopKIntersection(Localization):
     name: ClassVar[str] = "top_k_intersection"
     source: ClassVar[str] = "Theiner et al., WACV 2022, top-k intersection and concept influence"
     higher_is_better: ClassVar[bool | None] = True
+    rank_based: ClassVar[bool] = True
 
     k: PositiveInt = 1000
     relative_to_size: bool = False
@@ -119,6 +121,7 @@ class LocalizationAUC(Localization):
     name: ClassVar[str] = "localization_auc"
     source: ClassVar[str] = "Fawcett, Pattern Recognition Letters 2006; by ranks: Hanley and McNeil, Radiology 1982"
     higher_is_better: ClassVar[bool | None] = True
+    rank_based: ClassVar[bool] = True
 
     def __call__(self, attribution: Attribution, truth: GroundTruth) -> PerImage:
         mask = truth.mask.flatten(1)
@@ -145,6 +148,7 @@ class PointingGame(Localization):
     name: ClassVar[str] = "pointing_game"
     source: ClassVar[str] = "Zhang et al., ECCV 2016, sec. 4.1"
     higher_is_better: ClassVar[bool | None] = True
+    rank_based: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "torchray": {"tolerance": 15.0, "closed": False, "maxima": "first"},
         "excitation_bp": {"tolerance": 15.0, "corners": 64, "maxima": "first"},

@@ -12,7 +12,7 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.metric import Robustness
 from attribkit._core.options import PositiveFloat, PositiveInt, Seed
 from attribkit._core.progress import track
-from attribkit._core.shapes import Heatmaps, Images, PerImage
+from attribkit._core.shapes import Images, PerImage
 from attribkit._engine.model import HookedModel
 from attribkit.metrics._scores import recompute
 
@@ -56,10 +56,10 @@ def _noisy_images(x: Images, noise: Noise, samples: int, seed: int) -> Iterator[
 
 
 @dataclass(frozen=True)
-class AverageSensitivity(Robustness):
-    """Mean distance of the heatmaps of noisy images from the heatmap, relative to its norm.
+class UniformNoiseSensitivity(Robustness):
+    """Base class for distances of the heatmaps of noisy images from the heatmap, relative to its norm.
 
-    It is NaN where the heatmap is zero everywhere.
+    They are NaN where the heatmap is zero everywhere.
 
     Args:
         radius: Maximum change of a value by the uniform noise, in units of the normalised images.
@@ -67,19 +67,39 @@ class AverageSensitivity(Robustness):
         seed: Seed of the noise.
     """
 
-    name: ClassVar[str] = "average_sensitivity"
-    source: ClassVar[str] = (
-        "Bhatt et al., IJCAI 2020, average sensitivity, of uniform noise and by the norm of the heatmap"
-    )
     higher_is_better: ClassVar[bool | None] = False
 
     radius: PositiveFloat = 0.02
     samples: PositiveInt = 10
     seed: Seed = 0
 
-    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
+    def relative_distances(self, model: HookedModel, attribution: Attribution) -> Float[Tensor, "samples b"]:
+        """Return the distance of the heatmap of each noisy image, relative to the norm of the heatmap."""
         distances = uniform_perturbation_distances(self, model, attribution, self.radius, self.samples, self.seed)
-        return _relative_to_norm(distances[..., 0].mean(0), self.heatmap(attribution))
+        norm = euclidean_norms(self.heatmap(attribution))
+        return torch.where(norm > 0, distances[..., 0] / norm, torch.nan)
+
+
+class AverageSensitivity(UniformNoiseSensitivity):
+    """Mean distance of the heatmaps of noisy images from the heatmap; the options are those of the base class."""
+
+    name: ClassVar[str] = "average_sensitivity"
+    source: ClassVar[str] = (
+        "Bhatt et al., IJCAI 2020, average sensitivity, of uniform noise and by the norm of the heatmap"
+    )
+
+    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
+        return self.relative_distances(model, attribution).mean(0)
+
+
+class MaxSensitivity(UniformNoiseSensitivity):
+    """Maximum distance of the heatmaps of noisy images from the heatmap; it grows with the number of samples."""
+
+    name: ClassVar[str] = "max_sensitivity"
+    source: ClassVar[str] = "Yeh et al., NeurIPS 2019, definition 3, by the norm of the heatmap as their code has it"
+
+    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
+        return self.relative_distances(model, attribution).amax(0)
 
 
 @dataclass(frozen=True)
@@ -108,29 +128,3 @@ class LocalLipschitz(Robustness):
 
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") * self.sigma
-
-
-@dataclass(frozen=True)
-class MaxSensitivity(Robustness):
-    """Maximum distance of the heatmaps of noisy images from the heatmap, relative to its norm.
-
-    It is NaN where the heatmap is zero everywhere. The options are those of `AverageSensitivity`; the value grows with
-    the number of samples.
-    """
-
-    name: ClassVar[str] = "max_sensitivity"
-    source: ClassVar[str] = "Yeh et al., NeurIPS 2019, definition 3, by the norm of the heatmap as their code has it"
-    higher_is_better: ClassVar[bool | None] = False
-
-    radius: PositiveFloat = 0.02
-    samples: PositiveInt = 10
-    seed: Seed = 0
-
-    def __call__(self, model: HookedModel, attribution: Attribution) -> PerImage:
-        distances = uniform_perturbation_distances(self, model, attribution, self.radius, self.samples, self.seed)
-        return _relative_to_norm(distances[..., 0].amax(0), self.heatmap(attribution))
-
-
-def _relative_to_norm(distance: PerImage, heatmap: Heatmaps) -> PerImage:
-    norm = euclidean_norms(heatmap)
-    return torch.where(norm > 0, distance / norm, torch.nan)

@@ -1,4 +1,4 @@
-"""The state of a model, assertions that all kinds of plugins share, and a small model with images."""
+"""The state that a plugin must leave unchanged, and assertions that all kinds of plugins share."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -11,24 +11,7 @@ from torch import Tensor, nn
 
 from attribkit._core.errors import AttribkitError
 from attribkit.registry import options_of
-
-
-def tiny_cnn() -> nn.Module:
-    """Return a small CNN with batch norm, in-place ReLU and dropout, in training mode; (b, 3, 16, 16) to 5 classes."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
-            nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 5),
-        )  # fmt: skip
-        nn.init.uniform_(model[1].get_buffer("running_var"), 0.5, 2.0)
-    return model
-
-
-def images() -> Tensor:
-    """Return three images of noise for `tiny_cnn`."""
-    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float32, device="cpu")
+from attribkit.testing._checks import CheckList, ConformanceError, require
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -38,12 +21,13 @@ def model_state(model: nn.Module) -> dict[str, Any]:
         model: The model.
 
     Returns:
-        The state of the global random number generators and of the model's modules, training flags, hooks, parameters,
-        gradients and buffers.
+        The state of the global random number generators and settings, and of the model's modules, training flags,
+        hooks, parameters, gradients and buffers.
     """
     modules = dict(model.named_modules())
     return {
         "random numbers": (repr(np.random.get_state()), torch.get_rng_state().tolist()),  # noqa: NPY002
+        "settings of torch and NumPy": _settings(),
         "modules": {name: id(module) for name, module in modules.items()},
         "training flags": {name: module.training for name, module in modules.items()},
         "hooks": {name: _hooks(module) for name, module in modules.items()},
@@ -65,41 +49,98 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [kind for kind in before if before[kind] != after[kind]]
 
 
-def assert_described(what: Any) -> None:
-    """Assert a frozen, hashable dataclass with a name, a source and a docstring."""
-    cls = type(what)
-    options = {name: getattr(what, name) for name in options_of(cls)}
-    assert hash(what) == hash(cls(**options)), "equal options must have equal hashes: use frozen=True"
-    assert getattr(what, "name", ""), "the class attribute `name` is missing"
-    assert getattr(what, "source", ""), "the class attribute `source` (authors, venue, year) is missing"
-    assert (cls.__doc__ or "").strip(), "the docstring is missing"
+def plugin_checks(kind: str, examples: Callable[[Any], tuple[Any, ...]]) -> CheckList:
+    """Return a list with the checks that all plugin classes share: description and validated options."""
+    checks = CheckList(kind, examples)
+    checks.add(check_description)
+    checks.add(check_validated_options)
+    return checks
 
 
-def assert_refuses_wrong_options(what: Any) -> None:
-    """Assert that each option rejects values outside its annotation: an object, and for a number True and NaN."""
-    for option in (field.name for field in fields(what) if field.init):
-        is_number = isinstance(value := getattr(what, option), int | float) and not isinstance(value, bool)
+def check_description(instance: Any, *_: Any) -> None:
+    """Check for a frozen, hashable dataclass with a name, a source and a docstring."""
+    cls = type(instance)
+    options = {name: getattr(instance, name) for name in options_of(cls)}
+    require(
+        hash(instance) == hash(cls(**options)),
+        "two instances with equal options have different hashes",
+        "equal hashes",
+        "decorate the class with @dataclass(frozen=True), and keep options hashable",
+    )
+    for attribute in ("name", "source"):
+        require(
+            getattr(instance, attribute, ""),
+            f"the class attribute `{attribute}` is missing or empty",
+            "a name, and a source (authors, venue, year)",
+            f'write `{attribute} = "..."` in the class',
+        )
+    require((cls.__doc__ or "").strip(), "no docstring", "a docstring", "describe the class and its options")
+
+
+def check_validated_options(instance: Any, *_: Any) -> None:
+    """Check that each option rejects values outside its annotation: an object, and for a number True and NaN."""
+    for option in (field.name for field in fields(instance) if field.init):
+        is_number = isinstance(value := getattr(instance, option), int | float) and not isinstance(value, bool)
         for wrong in (object(), True, float("nan")) if is_number else (object(),):
             try:
-                replace(what, **{option: wrong})
+                replace(instance, **{option: wrong})
             except (AttribkitError, TypeCheckError):  # the latter if jaxtyping checks the package
                 continue
-            raise AssertionError(f"{option}={wrong!r} is accepted: annotate {option} with the values that it accepts")
+            raise ConformanceError(
+                f"{option}={wrong!r} is accepted",
+                "an InvalidInput error",
+                f"annotate {option} with the values that it accepts, such as PositiveInt or Literal[...]",
+            )
 
 
-def assert_survives(error: BaseException, model: nn.Module, call: Callable[[], object]) -> None:
-    """Assert that the error passes through the call, and that the model is unchanged afterwards."""
-    call()  # runs the steps that are done once per model before the error is raised
-    handle = list(model.modules())[-1].register_forward_hook(_raiser(error))
-    before = model_state(model)
-    try:
-        call()
-    except (RuntimeError, KeyboardInterrupt) as raised:
-        assert raised is error, f"another error was raised: {raised!r}"  # noqa: PT017
-    finally:
-        after = model_state(model)
-        handle.remove()
-    assert not changes(before, after), f"changed after {type(error).__name__}: {changes(before, after)}"
+def require_unchanged(before: dict[str, Any], model: nn.Module, when: str) -> None:
+    """Require that the state is the earlier result of `model_state`."""
+    changed = changes(before, model_state(model))
+    require(
+        not changed,
+        f"{when} changed: {', '.join(changed)}",
+        "the model, the random number generators and the settings are left unchanged",
+        "compute with the model interface, and with a torch.Generator of your own",
+    )
+
+
+def require_unchanged_on_error(model: nn.Module, call: Callable[[], object]) -> None:
+    """Require that an error in the forward passes through the call, and leaves the model unchanged."""
+    for error in (RuntimeError("raised on purpose"), KeyboardInterrupt()):
+        call()  # runs the steps that are done once per model before the error is raised
+        calls: list[object] = []
+        handle = list(model.modules())[-1].register_forward_hook(_raiser(error, calls))
+        before = model_state(model)
+        try:
+            call()
+            require(
+                not calls,
+                f"{error!r} of the model's forward is caught, and a result is returned",
+                "the error of the model's forward",
+                "do not catch errors of the model",
+            )
+        except (RuntimeError, KeyboardInterrupt) as raised:
+            require(
+                raised is error,
+                f"{raised!r} is raised in place of {error!r}",
+                "the error of the model's forward",
+                "do not catch errors of the model",
+            )
+        finally:
+            after = model_state(model)
+            handle.remove()
+        require(
+            not changes(before, after),
+            f"an error of the forward leaves changed: {', '.join(changes(before, after))}",
+            "the model is left unchanged after an error",
+            "restore in a finally clause or with a context manager",
+        )
+
+
+def advance_generators() -> None:
+    """Draw from the global random number generators."""
+    torch.rand(1, dtype=torch.float32, device="cpu")
+    np.random.rand()  # noqa: NPY002
 
 
 def predicted_classes(model: nn.Module, x: Tensor) -> list[int]:
@@ -119,6 +160,17 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     return outputs
 
 
+def _settings() -> dict[str, Any]:
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "floating-point errors": np.geterr(),
+    }
+
+
 def _hooks(module: nn.Module) -> dict[str, list[int]]:
     return {name: list(hooks) for name, hooks in vars(module).items() if "_hooks" in name and hooks}
 
@@ -127,8 +179,9 @@ def _values(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().cpu().tolist()
 
 
-def _raiser(error: BaseException) -> Callable[..., None]:
-    def hook(*_: Any) -> None:
+def _raiser(error: BaseException, calls: list[object]) -> Callable[..., None]:
+    def hook(module: nn.Module, *_: Any) -> None:
+        calls.append(module)
         raise error
 
     return hook

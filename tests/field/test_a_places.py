@@ -12,9 +12,7 @@ import torchvision.ops
 import torchvision.transforms.functional as TF
 from torch import nn
 
-from attribkit import AttribkitError, Explainer, ModelSpec, Unit, registry
-from attribkit.testing import check_position
-from attribkit.testing._methods import bright_patch, bright_patch_detector, centre_of
+from attribkit import AttribkitError, Explainer, ModelSpec, Unit
 
 SIDE = 32
 BACK = torch.arange(SIDE - 1, -1, -1)
@@ -423,20 +421,37 @@ def test_crops_along_the_first_axis_are_refused():
         layer_scores(Crops(), noise(1, 3, SIDE, SIDE), "net.3")
 
 
-# --- the position law -------------------------------------------------------------------------------------------------
-
-CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # they know nothing of the model, by design
-NO_MASK = {"deconvnet"}  # its map does not depend on which units the image makes active
-TOKENS = {"attention", "attention_rollout", "gradient_rollout", "attention_gates"}  # there are none in the detector
-QUICK = {"rise": {"masks": 500, "cells": 6}, "occlusion": {"patch": 4, "stride": 4}}
-
-
-@pytest.mark.parametrize("name", sorted(set(registry.methods()) - CONTROLS - TOKENS - NO_MASK))
-def test_a_bright_patch_is_found_where_it_is(name):
-    check_position(registry.methods()[name](**QUICK.get(name, {})))
-
-
 # --- what moves a bright patch before the layer, by operations of many kinds ------------------------------------------
+
+PATCH = 8  # pixels; two grid cells of the detector
+
+
+def bright_patch_detector():
+    """Return a small network whose second class responds to bright regions; (b, 3, 24, 40) to 2 classes."""
+    detectors, head = nn.Conv2d(3, 2, 4, stride=4), nn.Linear(2, 2)
+    with torch.no_grad():
+        detectors.weight.fill_(1 / detectors.weight[0].numel())  # the mean over the pixels of a grid cell
+        detectors.bias = nn.Parameter(torch.tensor([-0.5, -0.25]))
+        head.weight.copy_(torch.tensor([[0.0, 0.0], [200.0, 100.0]]))
+        head.bias.copy_(torch.tensor([4.0, 0.0]))  # first class for a dark image
+    return nn.Sequential(detectors, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+
+
+def bright_patch(position):
+    """Return a dark image, (1, 3, 24, 40), with a bright patch of 8 by 8 pixels from (row, column) on."""
+    image = torch.zeros(1, 3, 24, 40)
+    row, column = position
+    image[..., row : row + PATCH, column : column + PATCH] = 1.0
+    return image
+
+
+def centre_of(heatmap):
+    """Return the row and column of the centre of mass of the values in the upper third of a map's range."""
+    weights = heatmap - heatmap.min()
+    weights = weights.where(weights >= weights.max() * 2 / 3, 0)
+    coordinates = torch.meshgrid(*(torch.arange(float(side)) for side in heatmap.shape), indexing="ij")
+    return torch.stack([(weights * each.to(weights)).sum() for each in coordinates]) / weights.sum()
+
 
 BLOCKS = torch.tensor([0, 2, 1, 4, 3])  # of eight columns each
 COLUMNS = (8 * BLOCKS[:, None] + torch.arange(8)).flatten()

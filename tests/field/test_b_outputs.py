@@ -383,9 +383,9 @@ class Backbone(nn.Module):
 
 
 def test_methods_that_need_no_target():
-    found = {name for name, method in registry.methods().items() if not method.needs_target}
+    found = {name for name, method in registry.methods().items() if not method.uses_target}
     assert found == {*NEED_NONE, "attention", "attention_rollout", "attention_gates"}
-    assert Method.needs_target  # of third parties, which need not know of it
+    assert Method.uses_target  # of third parties, which need not know of it
 
 
 @pytest.mark.parametrize("returns", RETURNS)

@@ -30,7 +30,7 @@ pytestmark = [
 METHODS = pytest.mark.parametrize("method", ANSWERING.values(), ids=list(ANSWERING))
 
 
-@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.name)
 @METHODS
 def test_method(method, check):
     check(method, tiny_cnn().cuda(), torch.randn(3, 3, 16, 16, device="cuda"))
@@ -118,7 +118,7 @@ def test_metrics_of_single_maps_equal_the_cpu(cls):
     torch.testing.assert_close(found[1].cpu(), found[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("check", METRIC_CHECKS, ids=lambda check: check.__name__.removeprefix("check_metric_"))
+@pytest.mark.parametrize("check", METRIC_CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("cls", registry.metrics().values(), ids=lambda cls: cls.name)
 def test_metric(cls, check):
     check(cls(), tiny_cnn().cuda(), torch.randn(3, 3, 16, 16, device="cuda"))

@@ -16,7 +16,7 @@ CONTROLS = {"random", "centre", "edges", "input_norm", "constant"}  # they know 
 GUIDED = ["guided_backprop", "deconvnet", "guided_gradcam"]
 TOKENS = ["attention", "attention_rollout", "gradient_rollout"]
 CNN_METHODS = [name for name in ALL if name not in CONTROLS.union(TOKENS, ["attention_gates"])]
-BY_CLASS = [name for name in CNN_METHODS if registry.methods()[name].needs_target]
+BY_CLASS = [name for name in CNN_METHODS if registry.methods()[name].uses_target]
 LAYERED = [name for name in CNN_METHODS if "layer" in registry.options_of(registry.methods()[name])]
 BY_GRADIENTS = [
     "gradcam",

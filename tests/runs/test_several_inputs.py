@@ -73,7 +73,7 @@ def test_every_image_keeps_its_own(method, batch_size):
     for i in range(3):
         alone = Explainer(Fixed(model, metadata=more[i : i + 1])).attribute(x[i : i + 1], name, **options)
         torch.testing.assert_close(found.scores[i : i + 1], alone.scores, rtol=1e-4, atol=1e-6)
-    if found.method.needs_target:
+    if found.method.uses_target:
         assert found.target.index == tuple(model(x, more).argmax(1).tolist())
     else:
         assert found.target == NoTarget()

@@ -142,7 +142,7 @@ def test_old_models_that_flatten_by_view_work():
     explainer = Explainer(model)
     for method in (method for name, method in ANSWERING.items() if name != "cam"):
         attribution = explainer.attribute(x, method)
-        assert not method.needs_target or attribution.target.index == tuple(model(x).argmax(1).tolist())
+        assert not method.uses_target or attribution.target.index == tuple(model(x).argmax(1).tolist())
 
 
 def test_the_last_plugin_that_knows_a_model_describes_it():

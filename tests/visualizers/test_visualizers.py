@@ -44,7 +44,7 @@ class Linear(nn.Module):
         return self.head(x.flatten(1))
 
 
-@pytest.mark.parametrize("check", VISUALIZER_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", VISUALIZER_CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("options", [{}, SIMONYAN | {"l2": 0.1, "blur": 0.5}], ids=["defaults", "pixel"])
 @pytest.mark.parametrize("name", registry.visualizers())
 def test_conformance(name, options, check):

@@ -1,0 +1,137 @@
+"""Conformance checks for data sets."""
+
+from PIL import Image
+
+from attribkit.datasets._dataset import Dataset
+from attribkit.datasets._sample import Sample
+from attribkit.testing._checks import CheckList, NotApplicable, raise_first_failure, require
+
+_LOOKED_AT = 20  # samples whose images and masks are read
+
+DATASET_CHECKS = CheckList("dataset", lambda _dataset: (_LOOKED_AT,))
+
+
+def check_dataset(dataset: Dataset, samples: int = _LOOKED_AT) -> None:
+    """Run all conformance checks (DATASET_CHECKS) on a data set until one fails.
+
+    Args:
+        dataset: The data set.
+        samples: Number of samples whose images and masks are read, spread over the data set.
+
+    Raises:
+        ConformanceError: If a check fails, with the name of the check, what it observed and expected, and how to fix
+            it.
+    """
+    raise_first_failure(DATASET_CHECKS, dataset, samples)
+
+
+@DATASET_CHECKS.add
+def check_dataset_samples(dataset: Dataset, samples: int) -> None:
+    """Check that there are samples, whose ids are unique and whose order is fixed."""
+    ids = [sample.id for sample in dataset.read()]
+    again = [sample.id for sample in dataset.read()]
+    require(ids, "no samples", "at least one sample", "check the folder and the options of the data set")
+    require(ids == again, "two calls of `read` give other ids", "a fixed order", "sort the files")
+    require(len(set(ids)) == len(ids), "two samples have the same id", "unique ids", "include the path in the id")
+
+
+@DATASET_CHECKS.add
+def check_dataset_images(dataset: Dataset, samples: int) -> None:
+    """Check that images can be read, in RGB."""
+    for sample in _spread(dataset, samples):
+        image = sample.image
+        require(
+            isinstance(image, Image.Image) and image.mode == "RGB",
+            f"sample {sample.id!r}: {getattr(image, 'mode', type(image).__name__)}",
+            "a PIL image in RGB",
+            'convert it: image.convert("RGB")',
+        )
+
+
+@DATASET_CHECKS.add
+def check_dataset_labels(dataset: Dataset, samples: int) -> None:
+    """Check that labels are class indices or None."""
+    for sample in dataset:
+        label = sample.label
+        require(
+            label is None or (isinstance(label, int) and not isinstance(label, bool) and label >= 0),
+            f"sample {sample.id!r}: label {label!r}",
+            "the index of a class of the model, or None",
+            "convert names of classes to indices",
+        )
+
+
+@DATASET_CHECKS.add
+def check_dataset_masks(dataset: Dataset, samples: int) -> None:
+    """Check that masks have the size of the image and contain the object."""
+    masks = [(sample, sample.mask) for sample in _spread(dataset, samples)]
+    if all(mask is None for _, mask in masks):
+        raise NotApplicable("the samples do not have masks")
+    for sample, mask in masks:
+        if mask is not None:
+            size = (sample.image.height, sample.image.width)
+            require(
+                mask.shape == size and mask.dtype == bool and mask.any(),
+                f"sample {sample.id!r}: mask of shape {mask.shape}, dtype {mask.dtype}, {int(mask.sum())} pixels",
+                f"a bool mask of shape {size}, (height, width), with at least one pixel",
+                "resize the mask to the image without interpolation, and compare it with the id of the object",
+            )
+
+
+@DATASET_CHECKS.add
+def check_dataset_boxes(dataset: Dataset, samples: int) -> None:
+    """Check that boxes are left, top, right and bottom edges inside the image."""
+    boxed = [sample for sample in _spread(dataset, samples) if sample.boxes is not None]
+    if not boxed:
+        raise NotApplicable("the samples do not have boxes")
+    for sample in boxed:
+        boxes, image = sample.boxes, sample.image
+        if boxes is None:
+            continue
+        inside = (boxes >= 0).all() and (boxes[:, 2] <= image.width).all() and (boxes[:, 3] <= image.height).all()
+        require(
+            inside and (boxes[:, :2] < boxes[:, 2:]).all(),
+            f"sample {sample.id!r}: boxes {boxes.tolist()} in an image of {image.width} x {image.height} pixels",
+            "left < right and top < bottom, from 0 to the sides of the image",
+            "convert (x, y, width, height) to (left, top, right, bottom), and scale with the image",
+        )
+
+
+@DATASET_CHECKS.add
+def check_dataset_boxes_contain_masks(dataset: Dataset, samples: int) -> None:
+    """Check that the centre of each mask lies in a box, where both are annotated."""
+    both = [sample for sample in _spread(dataset, samples) if sample.boxes is not None and sample.mask is not None]
+    if not both:
+        raise NotApplicable("no sample has both boxes and a mask")
+    for sample in both:
+        mask, boxes = sample.mask, sample.boxes
+        if mask is None or boxes is None:
+            continue
+        rows, columns = mask.nonzero()
+        left, top, right, bottom = boxes.min(0)[0], boxes.min(0)[1], boxes.max(0)[2], boxes.max(0)[3]
+        inside = (rows >= top - 1) & (rows < bottom + 1) & (columns >= left - 1) & (columns < right + 1)
+        require(
+            inside.mean() > 0.5,
+            f"sample {sample.id!r}: {inside.mean():.0%} of the mask lies in the extent of its boxes",
+            "a mask inside its boxes",
+            "check that box and mask belong to the same object, and use the same axes",
+        )
+
+
+@DATASET_CHECKS.add
+def check_dataset_fingerprint(dataset: Dataset, samples: int) -> None:
+    """Check that the fingerprint does not change."""
+    first = dataset.fingerprint()
+    again = type(dataset)(**{name: getattr(dataset, name) for name in dataset.__dataclass_fields__})
+    require(
+        again.fingerprint() == first,
+        "two equal data sets have different fingerprints",
+        "equal fingerprints",
+        "return from `stamp` text that identifies the content, without object ids or times",
+    )
+
+
+def _spread(dataset: Dataset, samples: int) -> list[Sample]:
+    """Return some samples, spread evenly over the data set."""
+    step = max(1, len(dataset) // samples)
+    return [dataset[i] for i in range(0, len(dataset), step)][:samples]
