@@ -7,7 +7,8 @@ A plugin is a module that an installed distribution names in the entry point gro
     my_plugin = "my_package"
 
 Its functions have the names of the hooks below and the decorator `hookimpl`. A plugin whose hooks fail or return
-something else is skipped with a PluginWarning.
+something else is skipped with a PluginWarning. A module may state the version of the hooks for which it was written,
+``attribkit_hooks_version = 1``; it is skipped where the version of the hooks differs.
 
 Example:
     ::
@@ -28,6 +29,8 @@ from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
 from attribkit._core.spec import ModelSpec
 from attribkit._core.substrates import Imputer
+
+HOOKS_VERSION = 1  # increases if a hook changes in a way that existing plugins do not support
 
 hookspec = pluggy.HookspecMarker("attribkit")
 hookimpl = pluggy.HookimplMarker("attribkit")

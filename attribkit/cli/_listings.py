@@ -35,19 +35,33 @@ def list_metrics(as_json: Annotated[bool, typer.Option("--json", help="print a l
 
 @app.command("plugins")
 @report_errors
-def list_plugins() -> None:
-    """List the loaded plugins and what each provides."""
+def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="print a list of JSON objects")] = False) -> None:
+    """List the installed plugins: version, state, and what each provides, or why it was skipped."""
     from attribkit import registry
 
     rows = [
         {
-            "plugin": p.name,
-            "distribution": p.distribution,
-            "offers": ", ".join(cls.name for cls in p.offers) or "model specs",
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "state": "loaded",
+            "offers": [cls.name for cls in plugin.offers] or ["model specs"],
+            "reason": "",
         }
-        for p in registry.plugins()
+        for plugin in registry.plugins()
     ]
-    print_table(rows, "plugins")
+    rows += [
+        {
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "state": "skipped",
+            "offers": [],
+            "reason": plugin.reason,
+        }
+        for plugin in registry.skipped_plugins()
+    ]
+    _print_list(rows, "plugins", as_json=as_json)
 
 
 @app.command("layers")

@@ -13,7 +13,7 @@ from attribkit._core.errors import InvalidInput, PluginWarning, UnknownName, joi
 from attribkit._core.spec import ModelSpec
 from attribkit._core.substrates import Imputer, Substrate
 from attribkit._runs.guards import refuse_exits
-from attribkit.registry._discovery import VARIABLE, OfferedClass, Plugin, options_of, plugin_manager
+from attribkit.registry._discovery import VARIABLE, OfferedClass, Plugin, SkippedPlugin, load_plugins, options_of
 from attribkit.registry._local import register, register_file
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "VARIABLE",
     "OfferedClass",
     "Plugin",
+    "SkippedPlugin",
     "classes",
     "imputers",
     "make",
@@ -32,6 +33,7 @@ __all__ = [
     "plugins",
     "register",
     "register_file",
+    "skipped_plugins",
     "visualizers",
 ]
 
@@ -42,7 +44,12 @@ _FILLINGS = (*get_args(Substrate), "inpaint")
 
 def plugins() -> tuple[Plugin, ...]:
     """Return the loaded plugins: built-in ones first, then those of installed distributions in the order of names."""
-    return tuple(plugin_manager()[1])
+    return tuple(load_plugins().loaded)
+
+
+def skipped_plugins() -> tuple[SkippedPlugin, ...]:
+    """Return the installed plugins that are not loaded, with the reasons."""
+    return tuple(load_plugins().skipped)
 
 
 def methods() -> dict[str, type[Method]]:
@@ -77,7 +84,7 @@ def plugin_of(cls: OfferedClass) -> Plugin:
 
 def model_spec(model: nn.Module) -> ModelSpec:
     """Return the spec of the first plugin that supports the model; plugins that fail are skipped with a warning."""
-    for implementation in reversed(plugin_manager()[0].hook.attribkit_model_spec.get_hookimpls()):
+    for implementation in reversed(load_plugins().manager.hook.attribkit_model_spec.get_hookimpls()):
         try:
             spec = implementation.function(**dict.fromkeys(implementation.argnames, model))
         except (Exception, SystemExit) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -22,7 +22,7 @@ from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
 from attribkit._core.annotations import describe
-from attribkit._core.errors import AttribkitError, PluginWarning, one_line
+from attribkit._core.errors import AttribkitError, PluginWarning, UnknownName, one_line
 from attribkit._core.substrates import Imputer
 
 BUILTIN = {
@@ -62,42 +62,71 @@ class Plugin:
     offers: tuple[OfferedClass, ...] = ()
 
 
+@dataclass(frozen=True)
+class SkippedPlugin:
+    """An installed plugin that is not loaded.
+
+    Args:
+        name: Name of the entry point.
+        distribution: Distribution that installed the plugin.
+        version: Version of the distribution.
+        reason: Why it was skipped.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    reason: str
+
+
+class Plugins(NamedTuple):
+    """The plugin manager, and the plugins of this process."""
+
+    manager: pluggy.PluginManager
+    loaded: list[Plugin]
+    skipped: list[SkippedPlugin]
+
+
 @cache
-def plugin_manager() -> tuple[pluggy.PluginManager, list[Plugin]]:
-    """Return the plugin manager and the loaded plugins; invalid third-party plugins are skipped with a warning."""
+def load_plugins() -> Plugins:
+    """Return the plugin manager and all plugins; invalid third-party plugins are skipped with a warning."""
     manager = pluggy.PluginManager("attribkit")
     manager.add_hookspecs(hookspecs)
-    loaded: list[Plugin] = []
+    plugins = Plugins(manager, [], [])
     for name, module in BUILTIN.items():
-        loaded.append(add_plugin(manager, module, Plugin(name, "attribkit", __version__), loaded))
-    for entry in _selected_entry_points():
+        plugins.loaded.append(add_plugin(manager, module, Plugin(name, "attribkit", __version__), plugins.loaded))
+    for entry in sorted(entry_points(group="attribkit"), key=lambda entry: entry.name):
         distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.value, "")
+        if not _is_selected(entry):
+            reason = f"the environment variable {VARIABLE} does not list it"
+            plugins.skipped.append(SkippedPlugin(entry.name, distribution, version, reason))
+            continue
         try:
             check_name(entry.name, "The plugin")
-            loaded.append(add_plugin(manager, entry.load(), Plugin(entry.name, distribution, version), loaded))
-        except (Exception, SystemExit) as error:
-            warnings.warn(
-                f"Plugin {describe(entry.name)} of {describe(distribution)} was skipped: {type(error).__name__}: "
-                f"{one_line(str(error))}",
-                PluginWarning,
-                stacklevel=2,
-            )
-    return manager, loaded
+            plugin = Plugin(entry.name, distribution, version)
+            plugins.loaded.append(add_plugin(manager, entry.load(), plugin, plugins.loaded))
+        except BaseException as error:  # a plugin may raise anything at import, such as SystemExit
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            reason = f"{type(error).__name__}: {one_line(str(error))}"
+            plugins.skipped.append(SkippedPlugin(entry.name, distribution, version, reason))
+            text = f"Plugin {describe(entry.name)} of {describe(distribution)} was skipped: {reason}"
+            warnings.warn(text, PluginWarning, stacklevel=2)
+    return plugins
 
 
-def _selected_entry_points() -> Iterator[EntryPoint]:
-    """Return the entry points that the environment variable names; all of them if it is not set."""
+def _is_selected(entry: EntryPoint) -> bool:
+    """Return whether the environment variable names the entry point, or is not set."""
     variable = os.environ.get(VARIABLE)
-    names = None if variable is None else [name.strip() for name in variable.split(",")]
-    installed = sorted(entry_points(group="attribkit"), key=lambda entry: entry.name)
-    return (entry for entry in installed if names is None or entry.name in names)
+    return variable is None or entry.name in [name.strip() for name in variable.split(",")]
 
 
 def add_plugin(manager: pluggy.PluginManager, module: Any, plugin: Plugin, loaded: list[Plugin]) -> Plugin:
     """Register a plugin completely or not at all, and return it with the classes that it provides."""
+    _check_hooks(module)
     manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
     try:
-        manager.check_pending()  # raises for a misspelt hook
+        manager.check_pending()
         if not manager.get_hookcallers(module):
             raise AttribkitError(
                 "it must implement at least one hook: check that its functions are decorated with @hookimpl"
@@ -108,6 +137,20 @@ def add_plugin(manager: pluggy.PluginManager, module: Any, plugin: Plugin, loade
         manager.unregister(module)
         raise
     return plugin
+
+
+def _check_hooks(module: Any) -> None:
+    """Raise AttribkitError for a plugin of another version of the hooks, or with a hook that does not exist."""
+    version = getattr(module, "attribkit_hooks_version", hookspecs.HOOKS_VERSION)
+    if version != hookspecs.HOOKS_VERSION:
+        raise AttribkitError(
+            f"it implements version {describe(version)} of the hooks, but attribkit {__version__} calls version "
+            f"{hookspecs.HOOKS_VERSION}: install versions of both that match."
+        )
+    known = [name for name, function in vars(hookspecs).items() if hasattr(function, "attribkit_spec")]
+    for name, function in vars(module).items():
+        if hasattr(function, "attribkit_impl") and name not in known:
+            raise UnknownName("hook", name, known)
 
 
 def _offered_classes(manager: pluggy.PluginManager, module: Any) -> Iterator[OfferedClass]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from attribkit import _hookspecs as hookspecs
 from attribkit._core.errors import InvalidInput, UnreadableFile, join_names
-from attribkit.registry._discovery import KINDS, OfferedClass, Plugin, add_plugin, check_class, plugin_manager
+from attribkit.registry._discovery import KINDS, OfferedClass, Plugin, add_plugin, check_class, load_plugins
 
 _LOCAL = "this process"  # the distribution of classes that are registered in this process
 
@@ -34,7 +34,7 @@ def register(*classes: OfferedClass) -> None:
         >>> attribkit.register(MyMethod)
         >>> explainer.attribute(x, "my_method")
     """
-    manager, loaded = plugin_manager()
+    manager, loaded, _ = load_plugins()
     for cls in classes:
         hook = next((hook for hook, kind in KINDS.items() if isinstance(cls, type) and issubclass(cls, kind)), None)
         if hook is None:

@@ -631,7 +631,7 @@ def own_code(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "beside.py").write_text("SCALE = 2.0\n")
     yield tmp_path / "own.py"
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
 
 
 def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):

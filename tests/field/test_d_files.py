@@ -607,10 +607,10 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(registry.VARIABLE, raising=False)
     monkeypatch.delitem(sys.modules, "hostile", raising=False)
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
     yield put
     sys.modules.pop("hostile", None)
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
 
 
 @pytest.mark.parametrize("where", ["before", "hook"])

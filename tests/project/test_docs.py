@@ -75,7 +75,7 @@ def blocks(page, language):
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("elsewhere")

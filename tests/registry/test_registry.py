@@ -46,9 +46,9 @@ def install(tmp_path, monkeypatch):
 
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(registry.VARIABLE, raising=False)
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
     yield put
-    discovery.plugin_manager.cache_clear()
+    discovery.load_plugins.cache_clear()
 
 
 def plugin(name="mine", hook="attribkit_methods", returns="[Mine]"):
@@ -73,7 +73,10 @@ def test_a_plugin_is_found(install):
             plugin(name="gradcam"),
             "attribkit.methods._gradcam.GradCAM and attribkit_broken.Mine are both named 'gradcam'",
         ),
-        (plugin(hook="attribkit_method"), "attribkit_method"),
+        (plugin(hook="attribkit_method"), "No hook is named 'attribkit_method'. Did you mean 'attribkit_methods'?"),
+        (plugin() + "attribkit_hooks_version = 2", "it implements version 2 of the hooks, but attribkit"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise GeneratorExit('not an Exception')", "GeneratorExit: not an Exception"),
         (plugin(returns="[Mine()]"), "must return classes derived from Method"),
         (plugin(returns="[int]"), "must return classes derived from Method"),
         (plugin(returns="1 / 0"), "ZeroDivisionError"),
@@ -92,6 +95,23 @@ def test_a_broken_plugin_is_left_out_and_named(install, code, words):
     assert words in str(caught[0].message)
     assert registry.methods()["gradcam"].__module__ == "attribkit.methods._gradcam"
     assert "sound" in known
+
+
+def test_skipped_plugins_are_listed_with_the_reason(install, monkeypatch):
+    install("attribkit-broken", "raise RuntimeError('broken on import')")
+    install("attribkit-other", plugin("other"))
+    monkeypatch.setenv(registry.VARIABLE, "attribkit-broken")
+    with pytest.warns(PluginWarning):
+        skipped = {each.name: each for each in registry.skipped_plugins()}
+    assert skipped["attribkit-broken"].reason == "RuntimeError: broken on import"
+    assert skipped["attribkit-broken"].version == "1.0"
+    assert "ATTRIBKIT_PLUGINS does not list it" in skipped["attribkit-other"].reason
+
+
+def test_a_keyboard_interrupt_at_import_is_not_swallowed(install):
+    install("attribkit-broken", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.plugins()
 
 
 @pytest.mark.parametrize(
