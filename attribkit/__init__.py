@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attribkit._contracts.attribution import Attribution, Comparison, FailedAttribution
-    from attribkit._contracts.method import Method
+    from attribkit._contracts.method import Method, PerImageMethod
     from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit._contracts.visualization import Visualization
     from attribkit._contracts.visualizer import Visualizer
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from attribkit._core.ground_truth import GroundTruth
     from attribkit._core.inputs import BroadcastInput
     from attribkit._core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
+    from attribkit._core.segments import Segments, segment
     from attribkit._core.spec import ModelSpec
-    from attribkit._core.substrates import Imputer
+    from attribkit._core.substrates import Imputer, Substrate, substrate_images
     from attribkit._engine.forward import Requirements
     from attribkit._engine.model import HookedModel
     from attribkit._explainer import Explainer
@@ -71,6 +72,7 @@ __all__ = [
     "NonNegativeFloat",
     "OneOrMore",
     "OpenFraction",
+    "PerImageMethod",
     "PositiveFloat",
     "PositiveInt",
     "Probability",
@@ -78,7 +80,9 @@ __all__ = [
     "Requirements",
     "Robustness",
     "Seed",
+    "Segments",
     "Similarity",
+    "Substrate",
     "Target",
     "Unit",
     "Visualization",
@@ -90,7 +94,9 @@ __all__ = [
     "load_model",
     "rank_pixels",
     "register",
+    "segment",
     "spearman_correlation",
+    "substrate_images",
     "train_head",
     "with_score_type",
 ]
@@ -124,6 +130,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "NonNegativeFloat": "_core.options",
     "OneOrMore": "_core.options",
     "OpenFraction": "_core.options",
+    "PerImageMethod": "_contracts.method",
     "PositiveFloat": "_core.options",
     "PositiveInt": "_core.options",
     "Probability": "_targets.logits",
@@ -131,6 +138,10 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Requirements": "_engine.forward",
     "Robustness": "_contracts.metric",
     "Seed": "_core.options",
+    "Segments": "_core.segments",
+    "segment": "_core.segments",
+    "Substrate": "_core.substrates",
+    "substrate_images": "_core.substrates",
     "Similarity": "_targets.embeddings",
     "Target": "_targets.target",
     "Unit": "_targets.units",

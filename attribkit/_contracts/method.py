@@ -26,9 +26,15 @@ k perturbed versions of the batch, several in one forward, in memory that does n
     - ``scores_with(x, target, layer, changes)``: one forward, and k of the part above `layer`; scores under k changes
       of the layer's output, (k, b).
 
+As a module, for algorithms of other libraries:
+    - ``scoring_module(target)``: a module that maps images to the target's score of each, (n,), with their graph; its
+      submodules are those of the model. One forward for each call.
+    - ``copy_without_inplace()``: the same model with a copy of its modules, none of which works in place.
+
 No forward:
     - ``note(text)``: adds a note to the result, for what the user must know to interpret the map.
     - ``cached(key, compute)``: a value that is computed once for these images and shared by methods and metrics.
+    - ``one_by_one(target)``: the model and the target bound to each image; see also `PerImageMethod`.
     - ``resolve(target)``: the target with the predicted classes made explicit; one forward if they are not known yet.
 
 The first call that reads a layer for a new image size runs one more forward of one image, which finds the layers and
@@ -38,7 +44,10 @@ their grids. ``layer=None`` means the layer that the model's spec or this forwar
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
+
 from attribkit._core.options import Options
+from attribkit._core.progress import track
 from attribkit._core.shapes import Images, Scores
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
@@ -117,3 +126,29 @@ class Method(Options, ABC):
             Finite, signed scores, (b, k, *grid): k is 1 or c, and `grid` is the resolution of the method, such as the
             grid of a layer. Positive scores are evidence for the target.
         """
+
+
+class PerImageMethod(Method):
+    """Base class for methods that explain one image at a time; implement `explain` in place of `__call__`.
+
+    Use it for algorithms whose intermediate batches do not keep the order of the images, such as those of other
+    libraries. It costs more forwards than a method for batches.
+    """
+
+    @abstractmethod
+    def explain(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        """Compute the scores of one image.
+
+        Args:
+            model: The model, bound to `x`.
+            x: The image, (1, c, *space).
+            target: The target of this image.
+
+        Returns:
+            As for `Method.__call__`, (1, k, *grid).
+        """
+
+    def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
+        target = model.resolve(target)
+        images = track(model.one_by_one(target), "images", len(x))
+        return torch.cat([self.explain(one, one.images, own) for one, own in images])

@@ -17,6 +17,7 @@ from attribkit._engine.evaluation import TargetEvaluation
 from attribkit._engine.forward import ForwardPass, ForwardResults, Requirements, gradients_of
 from attribkit._engine.interventions import Change, scores_with
 from attribkit._engine.linear_head import class_weights
+from attribkit._engine.scoring import ScoringModule, without_inplace
 from attribkit._targets.logits import Predicted
 from attribkit._targets.outputs import to_full_precision, to_result_dtype
 from attribkit._targets.target import Target
@@ -216,6 +217,34 @@ class HookedModel(BatchedModel):
 
         response, gradient = self._run(run, x, [unit])
         return response, gradient
+
+    def scoring_module(self, target: Target) -> ScoringModule:
+        """Return the bound model as a module that maps images to the target's score of each, (n,); 1 F for each call.
+
+        The scores keep their graph. The module accepts the bound images, repeated as a whole any number of times, in
+        changed versions: other inputs and targets of each image are repeated in the same way.
+
+        Args:
+            target: The target of the bound images.
+
+        Returns:
+            The module, which contains the model as `module`.
+
+        Example:
+            >>> shap = captum.attr.GradientShap(model.scoring_module(target))
+        """
+        target = self.resolve(target)
+
+        def score(images: Images) -> PerImage:
+            own = target.tile(len(images) // max(1, len(self._x))) or target
+            evaluation = TargetEvaluation(own, slice(0, len(images)), self._wrap_outputs)
+            return evaluation(self._forward(images, own)(images))
+
+        return ScoringModule(self.module, score)
+
+    def copy_without_inplace(self) -> "HookedModel":
+        """Return the same bound model with a deep copy of its modules, none of which works in place; made once."""
+        return self.cached("copy without in-place modules", lambda: self.with_module(without_inplace(self.module)))
 
     def attention(
         self, x: Images, target: Target | None = None, fuse: Callable[[Windows], Tensor] = torch.clone

@@ -88,6 +88,6 @@ def _instance(cls: Any, options: dict[str, Any]) -> Any:
         return cls(**{name: value for name, value in options.items() if name in accepted})
     except TypeError as error:
         raise InvalidInput(
-            f"{cls.name!r} cannot be created: {error}. Pass its options ({join_names(accepted)}) as --option KEY=VALUE, or "
+            f"{cls.name!r} cannot be created: {error}. Pass its options ({join_names(accepted)}) with --option, or "
             "define default values."
         ) from error

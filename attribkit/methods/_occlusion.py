@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from skimage.segmentation import slic
 from torch import Tensor
 
 from attribkit._contracts.method import Method
 from attribkit._core.axes import PerAxis, capped_sizes, format_sizes, per_axis
 from attribkit._core.errors import InvalidInput
-from attribkit._core.options import PositiveInt, Seed
-from attribkit._core.pictures import broadcast_to_spatial, extremes
+from attribkit._core.options import Seed
+from attribkit._core.pictures import broadcast_to_spatial
+from attribkit._core.segments import GivenSegments, Segments, segment, spanned_axes
 from attribkit._core.shapes import Images, Scores
 from attribkit._core.substrates import GivenImages, Imputer, Substrate, make_filling
 from attribkit._engine.model import HookedModel
@@ -39,7 +38,7 @@ class Occlusion(Method):
         stride: Step between patches in pixels, at most the patch; None means 16, and at most an eighth of each axis of
             clips and volumes and at most the patch.
         superpixels: Approximate number of superpixels of each image (SLIC, Achanta et al., TPAMI 2012), covered in
-            place of patches; None covers patches.
+            place of patches; or the labels of segments, integers (*space) or (b, *space). None covers patches.
         baseline: What covers a region: a substrate by name, "inpaint", images of the shape of x, or an imputer.
         seed: Seed of the baseline "noise".
     """
@@ -49,13 +48,15 @@ class Occlusion(Method):
 
     patch: PerAxis | None = None
     stride: PerAxis | None = None
-    superpixels: PositiveInt | None = None
+    superpixels: Segments | None = None
     baseline: Substrate | Literal["inpaint"] | GivenImages | Imputer | Tensor = "zero"
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.baseline, Tensor):
             object.__setattr__(self, "baseline", GivenImages(self.baseline))
+        if isinstance(self.superpixels, Tensor):
+            object.__setattr__(self, "superpixels", GivenSegments(self.superpixels))
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         count, region = self._regions(model, x)
@@ -76,9 +77,13 @@ class Occlusion(Method):
     def _regions(self, model: HookedModel, x: Images) -> tuple[int, Callable[[int], Tensor]]:
         """Return the number of regions, and a function that makes the mask (1 or b, 1, *space) of each."""
         if self.superpixels is not None:
-            labels = _superpixels(x, self.superpixels)
-            _note_long_superpixels(model, labels)
-            return int(labels.max()), lambda k: labels == k + 1
+            labels = segment(x, self.superpixels)
+            if spanned := spanned_axes(labels):
+                model.note(
+                    f"superpixels span all of spatial axes {spanned}: the map is constant along them; increase "
+                    "superpixels, or use patch"
+                )
+            return int(labels.max()) + 1, lambda k: labels == k
         windows = list(self._windows(tuple(x.shape[2:])))
         self._note_sizes(model, tuple(x.shape[2:]))
 
@@ -124,23 +129,3 @@ class Occlusion(Method):
         for steps in itertools.product(*axes):
             corner = zip(steps, patch, stride, strict=True)
             yield (..., *(slice(step * i, step * i + side) for i, side, step in corner))
-
-
-def _superpixels(x: Images, count: int) -> Tensor:
-    """Segment each image, scaled to 0 to 1, into superpixels; return their labels from 1, (b, 1, *space)."""
-    low, high = extremes(x)
-    images = ((x - low) / (high - low).clamp(min=1e-12)).double().cpu().numpy()
-    # The conversion to Lab is defined for three channels only.
-    labels = [slic(image, count, channel_axis=0, convert2lab=x.shape[1] == 3, start_label=1) for image in images]
-    return torch.from_numpy(np.stack(labels))[:, None].to(x.device)
-
-
-def _note_long_superpixels(model: HookedModel, labels: Tensor) -> None:
-    """Note axes along which every superpixel spans the image: SLIC places one seed along a short axis."""
-    axes = [axis for axis in range(2, labels.ndim) if labels.shape[axis] > 1]
-    spanned = [axis - 2 for axis in axes if torch.equal(labels.narrow(axis, 0, 1).expand_as(labels), labels)]
-    if spanned and len(spanned) < len(axes):
-        model.note(
-            f"superpixels span all of spatial axes {spanned}: the map is constant along them; increase superpixels, or "
-            "use patch"
-        )

@@ -141,7 +141,11 @@ def test_a_given_image_covers(cnn):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((1, 3, 16, 16), {"superpixels": 0}, "superpixels must be an integer >= 1 or None, got 0"),
+        (
+            (1, 3, 16, 16),
+            {"superpixels": 0},
+            "superpixels must be an integer >= 1, a GivenSegments, a tensor or None, got 0",
+        ),
         (
             (1, 2, 16, 16),
             {"baseline": "inpaint"},
