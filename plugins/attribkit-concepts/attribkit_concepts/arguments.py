@@ -3,8 +3,9 @@
 from numbers import Integral
 from typing import Any
 
-from attribkit import InvalidInput
 from torch import Tensor
+
+from attribkit import InvalidInput
 
 
 def check_integer(name: str, value: Any, least: int = 1, advice: str = "") -> int:

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from attribkit import InvalidInput
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
+from sklearn.base import clone  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from torch import Tensor
+
+from attribkit import InvalidInput
 
 _MOST_ITERATIONS = 1000
 
@@ -39,7 +40,7 @@ def train_cav(concept: Tensor, others: Tensor, test_fraction: float, classifier:
     scale = torch.cat([concept, others]).square().sum(1).mean().sqrt().clamp(min=torch.finfo(concept.dtype).tiny)
     parts = [_split((each / scale).numpy(), test_fraction, generator) for each in (others, concept)]
     model = _seeded(LogisticRegression(max_iter=_MOST_ITERATIONS) if classifier is None else clone(classifier), seed)
-    fit, test = ((np.concatenate(each), np.repeat([0, 1], [len(part) for part in each])) for each in zip(*parts))
+    fit, test = (_labelled(each) for each in zip(*parts, strict=True))
     model.fit(*fit)
     normal = np.asarray(getattr(model, "coef_", ())).reshape(-1)
     if len(normal) != concept.shape[1]:
@@ -62,6 +63,11 @@ def _split(activations: np.ndarray, test_fraction: float, generator: np.random.G
     shuffled = activations[generator.permutation(len(activations))]
     test = held_out(len(activations), test_fraction)
     return shuffled[test:], shuffled[:test]
+
+
+def _labelled(sets: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return activations of two sets together, and the index of the set of each of them."""
+    return np.concatenate(sets), np.repeat([0, 1], [len(each) for each in sets])
 
 
 def _seeded(model: Any, seed: int) -> Any:

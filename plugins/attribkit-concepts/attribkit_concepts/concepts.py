@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from attribkit import Attribution, Direction, Explainer, InvalidInput
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from attribkit import Attribution, Direction, Explainer, InvalidInput
 
 from .arguments import check_choice, check_image_batch, check_integer
 from .crops import Box
@@ -19,7 +19,7 @@ from .pictures import to_pictures
 from .sobol import Sequence as Sampler
 from .sobol import jansen_design
 
-_ALL_NAN = -1.0  # sorts concepts without a defined importance behind all others
+_UNDEFINED = -1.0  # sorts concepts without a defined importance behind all others
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Concepts:
         check_integer("crops", crops)
         images = self.images[:3] if images is None else images
         importance = self.importance() if importance is None else importance
-        values = importance.values.nan_to_num(_ALL_NAN)
+        values = importance.values.nan_to_num(_UNDEFINED)
         if len(values) != len(self):
             raise InvalidInput(f"importance has {len(values)} values for {len(self)} concepts: pass their own.")
         order = values.argsort(descending=True, stable=True).tolist() if concepts is None else list(concepts)
@@ -190,7 +190,9 @@ class Concepts:
         rows = [
             Row(
                 title=f"concept {concept}\nimportance {float(importance.values[concept]):.2f}",
-                crops=to_pictures([each.pixels for each in self.crops(concept, min(crops, len(self.images)))], normalisation),
+                crops=to_pictures(
+                    [each.pixels for each in self.crops(concept, min(crops, len(self.images)))], normalisation
+                ),
                 heatmaps=replace(attribution, scores=attribution.scores[:, concept : concept + 1]).heatmap(),
             )
             for concept in map(self._index, order)
@@ -229,5 +231,5 @@ class Concepts:
         return (
             f"{len(self)} concepts of layer {self.layer}, reconstruction error {self.reconstruction_error:.0%}. "
             f"Importance: total Sobol index of {importance.target!r}, mean over {len(importance.scores)} images.\n"
-            "Crops: largest coefficients, one for each image. Maps: coefficients at each cell, in one scale per concept."
+            "Crops: largest coefficients, one for each image. Maps: coefficients at each cell, one scale per concept."
         )

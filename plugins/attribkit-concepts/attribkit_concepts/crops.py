@@ -40,9 +40,7 @@ def _starts(side: int, crop: int) -> list[int]:
     return [round(step * (side - crop) / max(1, steps)) for step in range(steps + 1)]
 
 
-def boxes_around_cells(
-    grid: Sequence[int], extent: Extent | None, space: Sequence[int], fraction: float
-) -> list[Box]:
+def boxes_around_cells(grid: Sequence[int], extent: Extent | None, space: Sequence[int], fraction: float) -> list[Box]:
     """Return a box of the size of a crop around each cell of a grid, row by row, moved into the image at its border."""
     sides = crop_sides(space, fraction)
     spans = extent or ((0.0, 1.0),) * 2

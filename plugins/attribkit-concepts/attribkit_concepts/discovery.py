@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from attribkit import Explainer, InvalidInput
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from attribkit import Explainer, InvalidInput
 
 from .arguments import check_choice, check_fraction, check_image_batch, check_integer
 from .concepts import Concepts
@@ -155,11 +156,13 @@ def _check_activations(explainer: Explainer, images: Tensor, layer: str, values:
             f"factorisation needs a layer after a ReLU: {advice}."
         )
     if not bool(values.any()):
-        raise InvalidInput(f"The activations of layer {layer!r} are all zero: check the images, or choose another layer.")
+        raise InvalidInput(
+            f"The activations of layer {layer!r} are all zero: check the images, or choose another layer."
+        )
     if k > min(values.shape):
         raise InvalidInput(
-            f"k must be at most {min(values.shape)}, since layer {layer!r} has {values.shape[1]} channels and there are "
-            f"{len(values)} samples, got {k}: choose a smaller k, or pass more images."
+            f"k must be at most {min(values.shape)}, since layer {layer!r} has {values.shape[1]} channels and there "
+            f"are {len(values)} samples, got {k}: choose a smaller k, or pass more images."
         )
 
 

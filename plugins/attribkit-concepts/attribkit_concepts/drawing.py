@@ -4,11 +4,12 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import attribkit.figures as figures
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
+
+import attribkit.figures as figures
 
 from .pictures import Picture
 

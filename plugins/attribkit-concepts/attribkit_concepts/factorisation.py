@@ -4,8 +4,8 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.decomposition import NMF  # type: ignore[import-untyped]
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from torch import Tensor
 
 from .nnls import solve_nnls

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from attribkit import Explainer
 from jaxtyping import Float
 from torch import Tensor
+
+from attribkit import Explainer
 
 from .latent import MaskedConceptScores
 from .sobol import total_indices

@@ -4,17 +4,20 @@
 scores have a channel for each concept or for each mask; they are not maps of evidence, and are not registered.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from attribkit import HookedModel, InvalidInput, Method, PositiveInt, Seed, Target, UnsupportedModel
 from torch import Tensor
 from tqdm import tqdm
+
+from attribkit import HookedModel, InvalidInput, Method, PositiveInt, Seed, Target, UnsupportedModel
 
 from .nnls import solve_nnls
 from .sobol import Sequence, jansen_design
 
 Basis = tuple[tuple[float, ...], ...]  # k concepts of d channels
+Change = Callable[[Tensor], Tensor]  # maps a layer's output to another of the same shape
 
 _DELAY = 3.0  # seconds before a progress bar is shown
 
@@ -79,7 +82,7 @@ class MaskedConceptScores(Method):
     def _scores_of_one(self, model: HookedModel, target: Target, masks: Tensor) -> Tensor:
         cells = model.activation(model.images, self.layer)[0, 0].numel()
         latent = LatentActivation(basis_of(self), self.layer, cells)
-        changes = [_unchanged, *(latent.masked_by(mask) for mask in masks)]
+        changes: list[Change] = [_unchanged, *(latent.masked_by(mask) for mask in masks)]
         return model.scores_with(model.images, target, self.layer, changes)[:, 0]
 
     def __repr__(self) -> str:

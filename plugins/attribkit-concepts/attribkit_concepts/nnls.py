@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from attribkit import AttribkitError
 from scipy.optimize import nnls
 from torch import Tensor
+
+from attribkit import AttribkitError
 
 _SWEEPS = 2000  # sweeps over the concepts; rows that have not converged then go to SciPy's active-set solver
 _TOLERANCE = 1e-12  # of the optimality conditions, relative to the largest product of activations and concepts
@@ -58,6 +59,8 @@ def _solve_rest(coefficients: Tensor, activations: Tensor, basis: Tensor, rows: 
     try:
         solved = [nnls(matrix, activation)[0] for activation in activations[rows].numpy()]
     except RuntimeError as error:
-        raise AttribkitError(f"The coefficients of the concepts cannot be computed ({error}): choose a smaller k.") from error
+        raise AttribkitError(
+            f"The coefficients of the concepts cannot be computed ({error}): choose a smaller k."
+        ) from error
     coefficients[rows] = torch.from_numpy(np.stack(solved))
     return coefficients

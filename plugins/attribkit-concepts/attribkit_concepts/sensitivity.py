@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from attribkit import HookedModel, InvalidInput, Method, OneOrMore, Requirements, Target
 from torch import Tensor
+
+from attribkit import HookedModel, InvalidInput, Method, OneOrMore, Requirements, Target
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,9 +4,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from attribkit import InvalidInput
 from scipy.stats import qmc
 from torch import Tensor
+
+from attribkit import InvalidInput
 
 from .arguments import check_choice, check_integer
 
@@ -37,8 +38,8 @@ def jansen_design(factors: int, designs: int, sequence: Sequence = "sobol", seed
     check_choice("sequence", sequence, ("sobol", "halton"))
     if sequence == "sobol" and designs & (designs - 1):
         raise InvalidInput(
-            f"designs must be a power of two for the Sobol sequence, got {designs}: pass {2 ** (designs.bit_length())}, "
-            'or sequence="halton".'
+            f"designs must be a power of two for the Sobol sequence, got {designs}: pass "
+            f'{2 ** designs.bit_length()}, or sequence="halton".'
         )
     kind = qmc.Sobol if sequence == "sobol" else qmc.Halton
     points = kind(2 * factors, scramble=True, rng=np.random.default_rng(seed)).random(designs)

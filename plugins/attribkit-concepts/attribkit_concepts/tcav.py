@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from attribkit import Explainer, InvalidInput
 from jaxtyping import Float
 from scipy.stats import binom, ttest_ind
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from attribkit import Explainer, InvalidInput
 
 from .arguments import check_choice, check_fraction, check_integer
 from .classifier import Cav, held_out, train_cav
@@ -65,8 +66,9 @@ class Tcav:
         notes = "".join(f"\n  {note}" for note in self.notes)
         return (
             f"Tcav(score {self.score:.2f} +- {float(self.scores.std()):.2f}, random {self.control_score:.2f} +- "
-            f"{float(self.control_scores.std()):.2f}, p {self.p_value:.2g}, accuracy {float(self.accuracy.mean()):.2f}, "
-            f"{len(self.scores)} runs, layer {self.layer!r}, {self.target!r}){notes}"
+            f"{float(self.control_scores.std()):.2f}, p {self.p_value:.2g}, "
+            f"accuracy {float(self.accuracy.mean()):.2f}, {len(self.scores)} runs, "
+            f"layer {self.layer!r}, {self.target!r}){notes}"
         )
 
 
@@ -245,7 +247,9 @@ def _notes_on_accuracy(accuracy: Tensor, tested: int) -> list[str]:
 def _notes_on_runs(runs: int, count: int, concept: int, pool: int) -> list[str]:
     notes = []
     if count < concept:
-        notes.append(f"each run uses {count} of the {concept} concept images, since there are only {pool} random images")
+        notes.append(
+            f"each run uses {count} of the {concept} concept images, since there are only {pool} random images"
+        )
     if runs * 2 * count > pool:
         notes.append(
             f"the runs share random images ({runs} control runs with {2 * count} of {pool}), so they are not "
