@@ -1,5 +1,6 @@
 """The result of the discovery of concepts."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,7 +80,7 @@ class Concepts:
         return len(self.basis)
 
     def __getitem__(self, concept: int) -> Direction:
-        """Return a concept as a target: the mean over the grid of the activation's product with it."""
+        """Return a concept as a target: the mean over the grid of the activation's product with it, from index 0."""
         return Direction(self.layer, self.basis[self._index(concept)])
 
     def __iter__(self) -> Iterator[Direction]:
@@ -125,7 +126,7 @@ class Concepts:
         target: Any = None,
         *,
         images: Float[Tensor, "b c h w"] | None = None,
-        designs: int = 64,
+        designs: int = 128,
         sequence: Sampler = "sobol",
         seed: int = 0,
     ) -> Importance:
@@ -137,8 +138,9 @@ class Concepts:
         Args:
             target: As for `Explainer.attribute`; None means the target that the concepts were found for.
             images: Images whose score is explained; None means those that the concepts were found in.
-            designs: Number of points, n; the rest of the model runs (k + 1) n times for each image. A power of two for
-                the Sobol sequence.
+            designs: Number of points, n; the rest of the model runs (k + 1) n times for each image, in batches unless
+                the target is a function. A power of two for the Sobol sequence. For a score that is linear in up to ten
+                concepts, the standard deviation of an index over seeds is about 0.02 with 128 points, 0.1 with 32.
             sequence: "sobol" or "halton", both scrambled.
             seed: Seed of the scrambling.
 
@@ -211,10 +213,8 @@ class Concepts:
         return tuple(map(tuple, self.basis.tolist()))
 
     def _index(self, concept: int) -> int:
-        if isinstance(concept, bool) or not isinstance(concept, int):
+        if isinstance(concept, bool) or not isinstance(concept, int) or not 0 <= concept < len(self):
             raise InvalidInput(f"concept must be an index from 0 to {len(self) - 1}, got {concept!r}.")
-        if not 0 <= concept < len(self):
-            raise IndexError(f"concept must be an index from 0 to {len(self) - 1}, got {concept}.")
         return concept
 
     def _coefficient_maps(self, images: Tensor | None) -> Attribution:
@@ -230,6 +230,12 @@ class Concepts:
     def _caption(self, importance: Importance) -> str:
         return (
             f"{len(self)} concepts of layer {self.layer}, reconstruction error {self.reconstruction_error:.0%}. "
-            f"Importance: total Sobol index of {importance.target!r}, mean over {len(importance.scores)} images.\n"
+            f"Importance: total Sobol index of {_without_addresses(importance.target)}, "
+            f"mean over {len(importance.scores)} images.\n"
             "Crops: largest coefficients, one for each image. Maps: coefficients at each cell, one scale per concept."
         )
+
+
+def _without_addresses(target: Any) -> str:
+    """Return the repr of a target without memory addresses, so that equal figures have equal bytes."""
+    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(target))

@@ -44,7 +44,7 @@ class Importance:
 def measure_importance(explainer: Explainer, images: Tensor, target: Any, method: MaskedConceptScores) -> Importance:
     """Return the total Sobol index of each concept for the score of the images."""
     attribution = explainer.attribute(images, method, target=target)
-    scores = attribution.scores.flatten(1).double()
+    scores = attribution.scores.flatten(1).cpu().double()
     per_image = total_indices(scores[:, 2:], len(method.basis))
     original, reconstructed = scores[:, 0], scores[:, 1]
     notes = dict.fromkeys((*attribution.notes, *_notes(original, reconstructed, per_image)))
@@ -58,7 +58,7 @@ def _notes(original: Tensor, reconstructed: Tensor, per_image: Tensor) -> list[s
         notes.append(
             f"the reconstruction from the concepts changes the score by {float(change):.3g} on average (mean score "
             f"{float(original.mean()):.3g}, of the reconstruction {float(reconstructed.mean()):.3g}): the importance "
-            "describes the reconstruction; more concepts reduce the difference"
+            'describes the reconstruction. More concepts, or samples="positions", reduce the difference'
         )
     constant = torch.nonzero(per_image.isnan().any(1)).flatten().tolist()
     if constant:

@@ -21,6 +21,7 @@ Features = Literal["cells", "mean"]
 
 _DELAY = 3.0  # seconds before a progress bar is shown
 _LEAST = 4  # images of a concept, so that training and test set contain each class
+_EQUAL = 1e-4  # range of derivatives, relative to the largest, below which they count as equal
 _LEVEL = 0.05  # of the test whether the classifiers are better than chance
 
 
@@ -148,7 +149,7 @@ def tcav(
             *notes,
             *_notes_on_accuracy(accuracy, 2 * held_out(count, test_fraction)),
             *_notes_on_runs(runs, count, len(concept), len(pool)),
-            *_notes_on_zeros(derivatives),
+            *_notes_on_derivatives(derivatives),
             *_notes_on_prefix(explainer, images, name),
         ),
     )
@@ -218,7 +219,7 @@ def _derivatives(
     """Return the derivative of each image's score along each vector, (vectors, b), the resolved target and notes."""
     methods = [ConceptSensitivity(tuple(cav.vector.tolist()), layer) for cav in cavs]
     attributions = explainer.compare(images, methods, targets=[target])
-    derivatives = torch.stack([each.scores.double().flatten(1).sum(1).cpu() for each in attributions])
+    derivatives = torch.stack([each.scores.cpu().double().flatten(1).sum(1) for each in attributions])
     notes = (note for note in attributions[0].notes if not note.startswith("all scores are"))
     return derivatives, attributions[0].target, tuple(notes)
 
@@ -258,9 +259,15 @@ def _notes_on_runs(runs: int, count: int, concept: int, pool: int) -> list[str]:
     return notes
 
 
-def _notes_on_zeros(derivatives: Tensor) -> list[str]:
+def _notes_on_derivatives(derivatives: Tensor) -> list[str]:
+    """Return notes on derivatives (vectors, b) that are zero, or that do not depend on the image."""
     zeros = torch.nonzero((derivatives == 0).all(0)).flatten().tolist()
-    return [f"the gradient at the layer is zero for images {zeros}: they count as not positive"] if zeros else []
+    if zeros:
+        return [f"the gradient at the layer is zero for images {zeros}: they count as not positive"]
+    low, high = derivatives.aminmax(dim=1)
+    if derivatives.shape[1] > 1 and bool((high - low <= _EQUAL * derivatives.abs().amax(1)).all()):
+        return ["all images have the same derivative, since the score is linear in the layer: each score is 0 or 1"]
+    return []
 
 
 def _notes_on_prefix(explainer: Explainer, images: Tensor, layer: str) -> list[str]:

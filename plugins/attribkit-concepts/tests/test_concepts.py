@@ -202,7 +202,7 @@ def test_a_score_that_ignores_the_concepts_has_no_importance():
 
 def test_a_coarse_reconstruction_is_noted(stars):
     explainer, x, _ = stars
-    coarse = plugin.find_concepts(explainer, x[:4], 1, target=4, samples="positions").importance(designs=4)
+    coarse = plugin.find_concepts(explainer, x[:4], 2, target=4).importance(designs=4)
     assert any("the reconstruction from the concepts changes the score" in note for note in coarse.notes)
     assert not any("changes the score" in note for note in found(k=6).importance(0, designs=4).notes)
 
@@ -253,7 +253,10 @@ def test_the_figure_has_a_row_for_each_concept(tmp_path, stars):
 def test_the_figure_draws_chosen_concepts(stars):
     explainer, x, _ = stars
     concepts = plugin.find_concepts(explainer, x[:2], 3, target=4, samples="positions")
-    figure = concepts.figure(importance=concepts.importance(designs=4), concepts=[2])
+    importance = concepts.importance(lambda outputs: outputs[:, 4] - outputs[:, 0], designs=4)
+    figure = concepts.figure(importance=importance, concepts=[2])
+    assert "<lambda>" in figure.get_supxlabel()
+    assert " at 0x" not in figure.get_supxlabel()
     assert figure.axes[0].get_ylabel().startswith("concept 2\n")
     with pytest.raises(InvalidInput, match="importance has 3 values for 2 concepts"):
         plugin.find_concepts(explainer, x[:2], 2).figure(importance=concepts.importance(designs=4))
@@ -300,7 +303,7 @@ def test_dead_layers_and_other_images_are_refused():
     concepts = found()
     with pytest.raises(InvalidInput, match="n must be at most the number of images, 4, got 5"):
         concepts.crops(0, 5)
-    with pytest.raises(IndexError, match="index from 0 to 2, got 3"):
+    with pytest.raises(InvalidInput, match="index from 0 to 2, got 3"):
         _ = concepts[3]
     with pytest.raises(InvalidInput, match="designs must be a power of two"):
         concepts.importance(designs=6)

@@ -161,7 +161,7 @@ def reader(channels=12, classes=3):
 def test_planted_factors_are_found_at_positions(seed):
     x, w = planted_images()
     found = plugin.find_concepts(Explainer(reader()), x, 4, layer="1", seed=seed, samples="positions")
-    assert bool((matched_cosines(found.basis, w) > 0.99).all())
+    assert bool((matched_cosines(found.basis, w) > 0.95).all())
     assert found.reconstruction_error < 0.02
 
 

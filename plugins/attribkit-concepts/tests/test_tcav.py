@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import attribkit.testing as testing
-from attribkit import Explainer, InvalidInput, UnsupportedModel
+from attribkit import Explainer, InvalidInput, UnsupportedModel, load_model
 
 
 def noise(*shape, seed=0):
@@ -180,6 +180,19 @@ def test_zero_gradients_are_noted():
     assert any("the gradient at the layer is zero for images [0, 1, 2, 3, 4, 5, 6]" in note for note in result.notes)
     assert result.score == 0
     assert result.p_value == 1
+
+
+def test_linear_scores_are_noted():
+    note = "all images have the same derivative, since the score is linear in the layer: each score is 0 or 1"
+    assert note in measured(channel_network([1.0, 0.2, -0.2]), layer="0", target=0).notes
+    assert note not in measured().notes
+
+
+def test_tokens_without_a_position_are_noted():
+    model, _ = load_model("zoo:vit")
+    x = torch.randn(12, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    result = plugin.tcav(Explainer(model), x[:4], x[4:], x[:2], 1, "blocks.1", runs=2, features="mean")
+    assert "the 3 tokens before the patches are not part of the activation" in result.notes
 
 
 def test_the_repr_states_the_result():
