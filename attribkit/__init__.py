@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit._contracts.visualization import Visualization
     from attribkit._contracts.visualizer import Visualizer
-    from attribkit._core.errors import AttribkitError
+    from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
     from attribkit._core.ground_truth import GroundTruth
     from attribkit._core.inputs import BroadcastInput
     from attribkit._core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
@@ -62,6 +62,7 @@ __all__ = [
     "GroundTruth",
     "HookedModel",
     "Imputer",
+    "InvalidInput",
     "LayerUnit",
     "Localization",
     "Method",
@@ -85,6 +86,8 @@ __all__ = [
     "Substrate",
     "Target",
     "Unit",
+    "UnknownName",
+    "UnsupportedModel",
     "Visualization",
     "Visualizer",
     "cam_head",
@@ -120,6 +123,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "GroundTruth": "_core.ground_truth",
     "HookedModel": "_engine.model",
     "Imputer": "_core.substrates",
+    "InvalidInput": "_core.errors",
     "LayerUnit": "_targets.units",
     "Localization": "_contracts.metric",
     "Method": "_contracts.method",
@@ -145,6 +149,8 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Similarity": "_targets.embeddings",
     "Target": "_targets.target",
     "Unit": "_targets.units",
+    "UnknownName": "_core.errors",
+    "UnsupportedModel": "_core.errors",
     "Visualization": "_contracts.visualization",
     "Visualizer": "_contracts.visualizer",
     "cam_head": "_heads",
