@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
     from attribkit._core.ground_truth import GroundTruth
     from attribkit._core.inputs import BroadcastInput
-    from attribkit._core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
+    from attribkit._core.options import (
+        Fraction,
+        NonNegativeFloat,
+        OneOrMore,
+        OpenFraction,
+        PositiveFloat,
+        PositiveInt,
+        Seed,
+    )
     from attribkit._core.segments import Segments, segment
     from attribkit._core.spec import ModelSpec
     from attribkit._core.substrates import Imputer, Substrate, substrate_images
@@ -59,6 +67,7 @@ __all__ = [
     "Explainer",
     "FailedAttribution",
     "Faithfulness",
+    "Fraction",
     "GroundTruth",
     "HookedModel",
     "Imputer",
@@ -120,6 +129,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Explainer": "_explainer",
     "FailedAttribution": "_contracts.attribution",
     "Faithfulness": "_contracts.metric",
+    "Fraction": "_core.options",
     "GroundTruth": "_core.ground_truth",
     "HookedModel": "_engine.model",
     "Imputer": "_core.substrates",
