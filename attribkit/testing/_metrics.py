@@ -1,5 +1,6 @@
 """Conformance checks for metrics."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -173,14 +174,14 @@ def check_metric_shared_forwards(metric: Metric, model: nn.Module, x: Tensor) ->
         raise NotApplicable("only faithfulness metrics run the model for several maps")
     explainer, maps = _explained(model, x)
     _measured(explainer, metric, maps)  # runs the steps that are done once per model
-    one, repeated_by_one = _images_run(explainer, metric, maps[:1])
-    two, repeated = _images_run(explainer, metric, maps[:2])
-    repeated -= 2 * repeated_by_one  # of the images of one map by those of the other
+    first, second, both = (_images_run(explainer, metric, each) for each in (maps[:1], maps[1:2], maps[:2]))
+    common = first & second  # images that do not depend on the map
+    repeated = sum(max(0, both[image] - max(first[image], second[image])) for image in common)
     require(
-        2 * repeated < one or not one,
-        f"one map requires {one} images through the model, two maps require {two}, of which {repeated} are the "
-        "same for both maps",
-        "each image, changed in the same way, runs once",
+        repeated < len(x),
+        f"{first.total()} images go through the model for one map, {both.total()} for two maps; {repeated} of them are "
+        "run for each map, although they do not depend on it",
+        "each image that does not depend on the map runs once",
         "compute what does not depend on the maps, such as the score of the images, with model.cached(key, compute)",
     )
 
@@ -319,16 +320,16 @@ def _reversed(attribution: Attribution) -> Attribution:
     return replace(attribution, x=attribution.x.flip(0), scores=attribution.scores.flip(0))
 
 
-def _images_run(explainer: Explainer, metric: Metric, maps: Sequence[Attribution]) -> tuple[int, int]:
-    """Return how many images go through the model, and how many of them went through it earlier in the same call."""
-    seen: list[int] = []
+def _images_run(explainer: Explainer, metric: Metric, maps: Sequence[Attribution]) -> Counter[int]:
+    """Return how often each image, identified by a hash, goes through the model in one call."""
+    counts: Counter[int] = Counter()
 
     def record(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen.extend(hash(image.detach().cpu().numpy().tobytes()) for image in arguments[0])
+        counts.update(hash(image.detach().cpu().numpy().tobytes()) for image in arguments[0])
 
     with explainer.model.module.register_forward_pre_hook(record):
         _measured(explainer, metric, maps)
-    return len(seen), len(seen) - len(set(seen))
+    return counts
 
 
 def _require_same(one: Tensor, other: Tensor, what: str, fix: str) -> None:
