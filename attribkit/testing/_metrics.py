@@ -172,13 +172,14 @@ def check_metric_shared_forwards(metric: Metric, model: nn.Module, x: Tensor) ->
     """Check that forwards that do not depend on the maps run once: two maps do not run the same images."""
     if not isinstance(metric, Faithfulness):
         raise NotApplicable("only faithfulness metrics run the model for several maps")
-    explainer, maps = _explained(model, x)
+    explainer, correct = _correct_map(RED, x.device)
+    maps = [correct, _noise_like(correct)]
     _measured(explainer, metric, maps)  # runs the steps that are done once per model
-    first, second, both = (_images_run(explainer, metric, each) for each in (maps[:1], maps[1:2], maps[:2]))
+    first, second, both = (_images_run(explainer, metric, each) for each in (maps[:1], maps[1:], maps))
     common = first & second  # images that do not depend on the map
     repeated = sum(max(0, both[image] - max(first[image], second[image])) for image in common)
     require(
-        repeated < len(x),
+        repeated < len(correct.x),
         f"{first.total()} images go through the model for one map, {both.total()} for two maps; {repeated} of them are "
         "run for each map, although they do not depend on it",
         "each image that does not depend on the map runs once",
@@ -282,11 +283,16 @@ def _values_of_correct_map_and_noise(metric: Metric, device: torch.device) -> tu
     if isinstance(metric, Robustness):
         pair = [explainer.attribute(correct.x, each, target=RED) for each in ("gradcam", _UnstableMap())]
     else:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(correct.scores.shape, generator=generator, dtype=torch.float32, device="cpu")
-        pair = [correct, replace(correct, scores=noise.to(device))]
+        pair = [correct, _noise_like(correct)]
     good, bad = (_measured(explainer, metric, [each], spot_masks("red").to(device)) for each in pair)
     return good, bad
+
+
+def _noise_like(attribution: Attribution) -> Attribution:
+    """Return an attribution whose scores are noise."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(attribution.scores.shape, generator=generator, dtype=torch.float32, device="cpu")
+    return replace(attribution, scores=noise.to(attribution.scores.device))
 
 
 def _require_better(metric: Metric, better: Tensor, worse: Tensor, good: str, bad: str) -> None:
