@@ -15,8 +15,8 @@ from .ascent import Canvas, ascend, note_unchanged
 from .colours import ColourSpace
 from .features import FeaturePenalty
 from .importance import Generated, ImportanceVisualizer
-from .magnitudes import natural_spectrum
 from .maco import CropSize, NonNegativeInt, check_crop_size, check_two_axes, repeated
+from .magnitudes import natural_spectrum
 from .phases import image_of
 from .views import RandomViews
 
@@ -126,8 +126,8 @@ class FeatureAccentuation(ImportanceVisualizer):
         low, high = space.pixels(images).aminmax()
         if space.mean is not None and (float(low) < -_TOLERANCE or float(high) > 1 + _TOLERANCE):
             raise InvalidInput(
-                f"image has pixels from {float(low):.3g} to {float(high):.3g} where the model's normalisation is undone, "
-                "but they must be from 0 to 1: normalise the image with the model's mean and std."
+                f"image has pixels from {float(low):.3g} to {float(high):.3g} where the model's normalisation is "
+                "undone, but they must be from 0 to 1: normalise the image with the model's mean and std."
             )
         return images
 
@@ -160,7 +160,7 @@ def _by_phase(start: Tensor) -> Parametrisation:
 
 def _by_spectrum(start: Tensor) -> Parametrisation:
     """Return the coefficients of an additional spectrum, each divided by its frequency to the power 1.2."""
-    scale = natural_spectrum(*start.shape[1:], start)
+    scale = natural_spectrum(tuple(start.shape[1:]), start)
     scale = scale.clone()
     scale[:, 0, 0] = scale.amax()
     change = torch.zeros(*start.shape[:2], *scale.shape[1:], 2, device=start.device, dtype=start.dtype)

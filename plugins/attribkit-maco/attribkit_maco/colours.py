@@ -54,8 +54,8 @@ class ColourSpace:
 
     def pixels(self, images: Tensor) -> Tensor:
         """Return images with the normalisation undone."""
-        return images if self.mean is None else images * _per_channel(self.std, images) + _per_channel(
-            self.mean, images
+        return (
+            images if self.mean is None else images * _per_channel(self.std, images) + _per_channel(self.mean, images)
         )
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class FeatureDistance(LayerUnit):
     def subset(self, images: slice) -> Target:
         return FeatureDistance(self.layer, self.reference[images])
 
-    def tile(self, times: int) -> None:
-        return None  # the reference features are those of particular images
+    def tile(self, times: int) -> Target:
+        return FeatureDistance(self.layer, self.reference.repeat(times, *(1,) * (self.reference.ndim - 1)))
 
 
 class FeaturePenalty:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,8 +88,8 @@ def visualize_with_importance(
     """
     if not isinstance(visualizer, ImportanceVisualizer):
         raise InvalidInput(
-            f"visualizer must be an instance of Maco or FeatureAccentuation, got {visualizer!r}: pass Maco(...) with its "
-            "options."
+            f"visualizer must be an instance of Maco or FeatureAccentuation, got {visualizer!r}: pass Maco(...) with "
+            "its options."
         )
     recorded = _Recorded(visualizer)
     made = explainer.visualize(unit, recorded, size=size, inputs=inputs)

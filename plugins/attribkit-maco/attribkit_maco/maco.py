@@ -89,7 +89,7 @@ class Maco(ImportanceVisualizer):
         """
         if self.spectrum is None:
             like = blank.new_empty(0, dtype=torch.promote_types(blank.dtype, torch.float32))
-            return natural_spectrum(*blank.shape[1:], like)
+            return natural_spectrum(tuple(blank.shape[1:]), like)
         assert not isinstance(self.spectrum, Tensor)
         magnitude = spectrum_of_real_images(self.spectrum, blank, space).clone()
         magnitude[:, 0, 0] = 0  # the phase of the mean is a sign, which real images do not share

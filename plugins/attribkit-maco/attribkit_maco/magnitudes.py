@@ -55,7 +55,7 @@ def magnitude_spectrum(images: Tensor) -> Tensor:
     return total / len(images)
 
 
-def natural_spectrum(channels: int, height: int, width: int, like: Tensor) -> Tensor:
+def natural_spectrum(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return magnitudes that fall with the frequency f as 1/f^1.2, zero at frequency zero.
 
     Decay and contrast are those of photographs: Tolhurst et al. found a mean exponent of 1.2 for amplitude spectra. The
@@ -63,9 +63,7 @@ def natural_spectrum(channels: int, height: int, width: int, like: Tensor) -> Te
     sigmoid (the README states how it was measured).
 
     Args:
-        channels: c, with equal spectra.
-        height: h.
-        width: w.
+        shape: Shape of the image, (c, h, w); the spectra of all channels are equal.
         like: Determines device and dtype.
 
     Returns:
@@ -74,6 +72,7 @@ def natural_spectrum(channels: int, height: int, width: int, like: Tensor) -> Te
     Reference:
         Tolhurst, Tadmor and Chao, Amplitude spectra of natural images, Ophthalmic and Physiological Optics 1992.
     """
+    channels, height, width = shape
     rows = torch.fft.fftfreq(height, device=like.device, dtype=like.dtype)[:, None]
     columns = torch.fft.rfftfreq(width, device=like.device, dtype=like.dtype)
     frequency = (rows.square() + columns.square()).sqrt()
@@ -114,8 +113,8 @@ def _resized(images: Tensor, blank: Tensor) -> Iterator[Tensor]:
     """Yield batches of images in the size, dtype and device of the generated ones."""
     if images.ndim != 4 or images.shape[1] != blank.shape[1] or not images.numel() or not images.is_floating_point():
         raise InvalidInput(
-            f"spectrum must contain floating-point images of shape (n, {blank.shape[1]}, h, w), normalised as the model "
-            f"expects, got {images.dtype} of shape {tuple(images.shape)}."
+            f"spectrum must contain floating-point images of shape (n, {blank.shape[1]}, h, w), normalised as the "
+            f"model expects, got {images.dtype} of shape {tuple(images.shape)}."
         )
     dtype = torch.promote_types(blank.dtype, torch.float32)
     for batch in images.split(_BATCH):
@@ -164,7 +163,9 @@ def _reader(mode: str, size: tuple[int, int]) -> Callable[[Path], Tensor]:
             with Image.open(file) as opened:
                 image = ImageOps.fit(opened.convert(mode), size, Image.Resampling.BICUBIC)
         except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise InvalidInput(f"spectrum: the image file {str(file)!r} cannot be read ({error}): remove it.") from error
+            raise InvalidInput(
+                f"spectrum: the image file {str(file)!r} cannot be read ({error}): remove it."
+            ) from error
         values = np.asarray(image, dtype=np.float32).reshape(size[1], size[0], -1)
         return torch.from_numpy(values / 255).movedim(-1, 0)
 

@@ -2,8 +2,6 @@
 
 import math
 
-import attribkit.testing as testing
-import attribkit.zoo as zoo
 import numpy as np
 import pytest
 import torch
@@ -21,6 +19,8 @@ from PIL import Image
 from torch import nn
 
 import attribkit
+import attribkit.testing as testing
+import attribkit.zoo as zoo
 from attribkit import AttribkitError, Explainer, ModelSpec, Unit, load_model
 
 WHOLE = {"crops": 1, "crop_size": (1.0, 1.0), "noise": 0.0}
@@ -167,7 +167,9 @@ def test_the_signs_of_real_coefficients_are_found():
             optimizer.zero_grad()
             (sign * image_of(magnitude, phase, 4)[0, 0]).backward()
             optimizer.step()
-        assert torch.equal(torch.fft.rfft2(image_of(magnitude, phase, 4)).real[real].sign(), torch.full((4,), sign).double())
+        assert torch.equal(
+            torch.fft.rfft2(image_of(magnitude, phase, 4)).real[real].sign(), torch.full((4,), sign).double()
+        )
 
 
 # What is returned
@@ -239,9 +241,9 @@ def test_a_unit_without_a_gradient_is_noted():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Scores and images of 400 scenes, and their classes."""
+    """Scores and images of 200 scenes, and their classes."""
     model, preprocess = load_model("zoo:cnn")
-    drawn = list(zoo.scenes(400, seed=10_000))
+    drawn = list(zoo.scenes(200, seed=10_000))
     images = torch.stack([preprocess(Image.fromarray(scene.image)) for scene in drawn])
     with torch.no_grad():
         scores = torch.cat([model(batch) for batch in images.split(50)])

@@ -73,7 +73,7 @@ def test_the_derivative_by_free_phases(size):
 @pytest.mark.parametrize("size", [(64, 48), (33, 35)], ids=str)
 def test_the_default_spectrum_is_a_power_law(size):
     like = torch.zeros(0, dtype=torch.float64)
-    magnitude = natural_spectrum(3, *size, like).numpy()
+    magnitude = natural_spectrum((3, *size), like).numpy()
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
     slope = np.polyfit(np.log(frequency.ravel()[1:]), np.log(magnitude[0].ravel()[1:]), 1)[0]
     assert slope == pytest.approx(-1.2)
