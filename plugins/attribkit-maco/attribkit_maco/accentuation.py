@@ -38,7 +38,8 @@ class FeatureAccentuation(ImportanceVisualizer):
 
     Args:
         image: Seed image, (c, h, w) or (n, c, h, w), normalised as the model expects; required.
-        layer: Dotted name of the layer whose features are kept; None means the model's default layer.
+        layer: Dotted name of the layer whose features are kept; None means the model's default layer;
+            not used without regularization.
         regularization: Strength of the penalty; 1 makes its gradient as long as that of the response at the start.
         parametrisation: "phase" optimises the phases of the seed's spectrum, and factors of its magnitudes that can
             shrink them but not enlarge them by more than 0.7 %; "fourier" optimises an additional spectrum, each
@@ -112,11 +113,11 @@ class FeatureAccentuation(ImportanceVisualizer):
             raise InvalidInput(
                 "feature_accentuation needs an image to start from, normalised as the model expects: pass image=x."
             )
-        assert isinstance(self.image, SeedImages)
-        images = self.image.tensor if self.image.tensor.ndim == 4 else self.image.tensor[None]
+        given = self.image.tensor if isinstance(self.image, SeedImages) else self.image
+        images = given if given.ndim == 4 else given[None]
         if images.shape[1:] != blank.shape[1:] or (len(images) != 1 and len(images) % len(blank)) or not len(images):
             raise InvalidInput(
-                f"image has shape {tuple(self.image.tensor.shape)}, but the generated images have shape "
+                f"image has shape {tuple(given.shape)}, but the generated images have shape "
                 f"{tuple(blank.shape)}: pass one image, or a multiple of {len(blank)}, in this shape, or "
                 f"size={tuple(images.shape[1:])} if the model accepts images of another size."
             )

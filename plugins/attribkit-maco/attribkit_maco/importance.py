@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +44,9 @@ class ImportanceVisualizer(Visualizer):
             model: As for `Visualizer.__call__`.
             unit: As for `Visualizer.__call__`.
             blank: As for `Visualizer.__call__`.
+
+        Returns:
+            The images, their responses and the importance of their pixels.
         """
 
 
@@ -93,8 +96,7 @@ def visualize_with_importance(
         )
     recorded = _Recorded(visualizer)
     made = explainer.visualize(unit, recorded, size=size, inputs=inputs)
-    fields = {name: getattr(made, name) for name in ("images", "unit", "names", "responses", "mean", "std", "notes")}
-    return Visualization(visualizer=visualizer, **fields), recorded.kept[0]
+    return replace(made, visualizer=visualizer), recorded.kept[0]
 
 
 def transparent_pictures(

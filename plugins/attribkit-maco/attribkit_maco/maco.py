@@ -13,8 +13,8 @@ from attribkit._core.errors import InvalidInput
 from .ascent import Canvas, ascend, note_unchanged
 from .colours import ColourSpace
 from .importance import Generated, ImportanceVisualizer
-from .magnitudes import RealImages, natural_spectrum, spectrum_of_real_images, uniform_phases
-from .phases import image_of
+from .magnitudes import RealImages, natural_spectrum, spectrum_of_real_images
+from .phases import image_of, uniform_phases
 from .views import RandomViews
 
 CropSize = Annotated[float, Gt(0), Le(1)]  # a fraction of each axis
@@ -90,7 +90,6 @@ class Maco(ImportanceVisualizer):
         if self.spectrum is None:
             like = blank.new_empty(0, dtype=torch.promote_types(blank.dtype, torch.float32))
             return natural_spectrum(tuple(blank.shape[1:]), like)
-        assert not isinstance(self.spectrum, Tensor)
         magnitude = spectrum_of_real_images(self.spectrum, blank, space).clone()
         magnitude[:, 0, 0] = 0  # the phase of the mean is a sign, which real images do not share
         return magnitude

@@ -1,6 +1,5 @@
 """Magnitude spectra: of real images, and a typical one of photographs."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def natural_spectrum(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return (magnitude * scale).expand(channels, -1, -1)
 
 
-def spectrum_of_real_images(images: RealImages | str, blank: Tensor, space: ColourSpace) -> Tensor:
+def spectrum_of_real_images(images: RealImages | Tensor | str, blank: Tensor, space: ColourSpace) -> Tensor:
     """Return the mean magnitude spectrum of the latent images of real images, resized to the size of `blank`.
 
     Args:
@@ -101,7 +100,10 @@ def spectrum_of_real_images(images: RealImages | str, blank: Tensor, space: Colo
     Raises:
         InvalidInput: If the images do not fit the model, or cannot be read.
     """
-    batches = _read(images, blank, space) if isinstance(images, str) else _resized(images.tensor, blank)
+    if isinstance(images, str):
+        batches = _read(images, blank, space)
+    else:
+        batches = _resized(images.tensor if isinstance(images, RealImages) else images, blank)
     total, count = blank.new_zeros((), dtype=torch.promote_types(blank.dtype, torch.float32)), 0
     for batch in batches:
         total = total + magnitude_spectrum(space.latent(batch)) * len(batch)
@@ -170,8 +172,3 @@ def _reader(mode: str, size: tuple[int, int]) -> Callable[[Path], Tensor]:
         return torch.from_numpy(values / 255).movedim(-1, 0)
 
     return read
-
-
-def uniform_phases(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw phases from -pi to pi on the CPU, so that they do not depend on the device."""
-    return (2 * torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") - 1) * math.pi

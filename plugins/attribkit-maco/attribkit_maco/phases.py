@@ -1,5 +1,7 @@
 """Images by the magnitude and the phase of their Fourier spectrum."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,3 +50,8 @@ def symmetries(height: int, width: int, device: torch.device) -> tuple[Tensor, T
     column = torch.arange(width // 2 + 1, device=device)
     is_own_column = 2 * column % width == 0  # frequencies 0 and w / 2
     return is_own_column & (2 * row > height), is_own_column & (2 * row % height == 0)
+
+
+def uniform_phases(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw phases from -pi to pi on the CPU, so that they do not depend on the device."""
+    return (2 * torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") - 1) * math.pi

@@ -1,7 +1,5 @@
 """Feature accentuation: the seed image as limit, closed forms, the penalty, and the conformance suite."""
 
-import attribkit.testing as testing
-import attribkit.zoo as zoo
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,8 @@ from attribkit_maco.views import RandomViews
 from PIL import Image
 from torch import nn
 
-import attribkit
+import attribkit.testing as testing
+import attribkit.zoo as zoo
 from attribkit import AttribkitError, Explainer, ModelSpec, load_model
 
 WHOLE = {"crops": 1, "crop_size": (1.0, 1.0), "noise": 0.0}
@@ -164,7 +163,6 @@ def test_pixels_stay_from_0_to_1(parametrisation):
     pixels = made.images * std + mean
     assert pixels.min() >= -1e-12
     assert pixels.max() <= 1 + 1e-12
-    assert not any("clipped" in note for note in made.notes)
 
 
 def test_several_images_and_classes():
@@ -181,11 +179,11 @@ def test_several_images_and_classes():
 
 def test_seeds_of_the_random_crops():
     def made(seed):
-        visualizer = FeatureAccentuation(image=doubles(3, 16, 16), steps=2, seed=seed)
+        visualizer = FeatureAccentuation(image=doubles(3, 16, 16), steps=5, seed=seed, regularization=0.1, crops=1)
         return Explainer(testing.tiny_cnn()).visualize(1, visualizer, size=(3, 16, 16)).images
 
     assert torch.equal(made(0), made(0))
-    assert not torch.allclose(made(0), made(1), atol=1e-4)
+    assert not torch.allclose(made(0), made(1), atol=1e-3)
 
 
 def test_options_with_images_are_compared_by_their_values():
@@ -194,24 +192,26 @@ def test_options_with_images_are_compared_by_their_values():
     assert FeatureAccentuation(image=image) != FeatureAccentuation(image=-image)
 
 
-def test_another_class_in_a_scene():
-    """The response rises above that of 99 % of the scenes; features change less with than without the penalty."""
+def test_a_class_in_a_scene():
+    """The response rises above that of 99 % of the scenes; the image changes less with than without the penalty."""
     model, preprocess = load_model("zoo:cnn")
-    drawn = list(zoo.scenes(100, seed=10_000))
-    scenes = torch.stack([preprocess(Image.fromarray(scene.image)) for scene in drawn])
-    other = zoo.SHAPES.index("star")
+    scenes = torch.stack([preprocess(Image.fromarray(scene.image)) for scene in zoo.scenes(100, seed=10_000)])
+    star, image = zoo.SHAPES.index("star"), scenes[3]
     with torch.no_grad():
-        scores = torch.cat([model(batch)[:, other] for batch in scenes.split(50)])
-    image = scenes[int(scores.argmin())]
-    attribkit.register(FeatureAccentuation)
+        scores = torch.cat([model(batch)[:, star] for batch in scenes.split(50)])
+    best = scores.quantile(0.99).item()
+    assert scores[3].item() < best
     changes = []
-    for strength in (0.0, 0.7):
-        options = {"image": image, "regularization": strength, "steps": 25, "crops": 2, "crop_size": (0.7, 1.0)}
-        made, importance = visualize_with_importance(Explainer(model), other, FeatureAccentuation(**options))
-        assert made.responses[-1].item() > scores.quantile(0.99).item()
+    for strength in (0.0, 1.0):
+        options = {"regularization": strength, "steps": 40, "learning_rate": 0.2, "crops": 2, "crop_size": (0.5, 1.0)}
+        visualizer = FeatureAccentuation(image=image, **options)
+        made, importance = visualize_with_importance(Explainer(model), "star", visualizer)
+        assert made.responses[-1].item() > best
+        with torch.no_grad():
+            assert model(made.images)[0, star].item() == pytest.approx(made.responses[-1].item(), rel=1e-4)
         assert importance.shape == (1, 128, 128)
         changes.append(float((made.images - image).norm() / image.norm()))
-    assert changes[1] < changes[0]
+    assert 0 < changes[1] < changes[0]
 
 
 # Refusals
