@@ -81,7 +81,7 @@ def test_the_seed_is_the_limit_of_strong_regularization(parametrisation):
 
 @pytest.mark.parametrize(("strength", "leaves"), [(0.8, True), (1.25, False)])
 def test_of_features_that_are_pixels_the_critical_strength_is_1(strength, leaves):
-    """The objective is w x - strength |w| |x - seed|: its maximum is at the seed if and only if the strength is >= 1."""
+    """The maximum of w x - strength |w| |x - seed| is at the seed if and only if the strength is at least 1."""
     model = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(48, 3)).double()
     model[0] = nn.Conv2d(3, 3, 1, bias=False).double()
     with torch.no_grad():
