@@ -26,8 +26,8 @@ class LRP(Method):
     """Layer-wise relevance propagation: the score, distributed backward layer by layer over the values of the image.
 
     Each layer passes the relevance of its outputs to its inputs in proportion to their contributions, by a rule. The
-    composite chooses the rules: the epsilon rule at linear layers, and at convolutions the epsilon rule ("epsilon"), the
-    z+ rule ("epsilon_plus"), the gamma rule ("epsilon_gamma_box") or the alpha-beta rule with alpha 2 and beta 1
+    composite chooses the rules: the epsilon rule at linear layers, and at convolutions the epsilon rule ("epsilon"),
+    the z+ rule ("epsilon_plus"), the gamma rule ("epsilon_gamma_box") or the alpha-beta rule with alpha 2 and beta 1
     ("epsilon_alpha2_beta1"). Positive scores are evidence for the target.
 
     Args:
@@ -59,8 +59,8 @@ class LRP(Method):
         if self._first_layer == "box" and (self.low is None or self.high is None):
             raise InvalidInput(
                 f"low={self.low} and high={self.high}: the rule 'box' of the first layer needs the least and the "
-                "greatest value of a preprocessed pixel, (0 - mean) / std and (1 - mean) / std. With the mean and std of "
-                "ImageNet: low=(-2.118, -2.036, -1.804), high=(2.249, 2.429, 2.640)."
+                "greatest value of a preprocessed pixel, (0 - mean) / std and (1 - mean) / std. With the mean and std "
+                "of ImageNet: low=(-2.118, -2.036, -1.804), high=(2.249, 2.429, 2.640)."
             )
 
     def __call__(self, model: HookedModel, x: Tensor, target: Target) -> Tensor:

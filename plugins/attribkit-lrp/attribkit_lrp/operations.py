@@ -71,7 +71,9 @@ def unchanged(step: Step, relevances: Relevances) -> Relevances:
 
 def activation(step: Step, relevances: Relevances) -> Relevances:
     """Pass relevance through an activation that is zero at zero and does not decrease (Bach et al., 2015, sec. 2.3)."""
-    saved = {name: getattr(step.node, f"_saved_{name}", 0) for name in ("min_val", "max_val", "negative_slope", "alpha")}
+    saved = {
+        name: getattr(step.node, f"_saved_{name}", 0) for name in ("min_val", "max_val", "negative_slope", "alpha")
+    }
     is_decreasing = saved["negative_slope"] < 0 or saved["alpha"] < 0
     if is_decreasing or not saved["min_val"] <= 0 <= saved["max_val"]:
         raise UnsupportedModel(
@@ -154,7 +156,7 @@ def _gradients(
 
 
 def _to_one_input(step: Step, relevances: Relevances, relevance: Tensor | None) -> Relevances:
-    """Return relevance for the one input that depends on the image, summed over the axes along which it was expanded."""
+    """Return relevance for the one input that depends on the image, summed where the input was expanded."""
     position = _position(step)
     if relevance is not None:
         relevance = relevance.sum_to_size(step.recorded.argument(position).shape)

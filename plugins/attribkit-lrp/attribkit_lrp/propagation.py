@@ -86,7 +86,9 @@ def _check_operations(graph: Graph) -> None:
 
 def _reason(unknown: Counter[str]) -> str:
     if "CopySlices" in unknown:
-        return "CopySlices is an in-place operation on a part of a tensor, such as x[:, 0] += 1 or x.chunk(2)[0].relu_()."
+        return (
+            "CopySlices is an in-place operation on a part of a tensor, such as x[:, 0] += 1 or x.chunk(2)[0].relu_()."
+        )
     if any(name.startswith(_OF_TRANSFORMERS) for name in unknown):
         return (
             "Attention, softmax, layer norm and GELU, as in transformers, need rules of their own (AttnLRP, Achtibat "
@@ -96,9 +98,7 @@ def _reason(unknown: Counter[str]) -> str:
     return "The rules cover convolutional networks with ReLU-like activations, whose scores are logits."
 
 
-def _propagate(
-    graph: Graph, scores: Tensor, operations: dict[Node, Operation], composite: Composite
-) -> Tensor | None:
+def _propagate(graph: Graph, scores: Tensor, operations: dict[Node, Operation], composite: Composite) -> Tensor | None:
     """Return the relevance of the images; None if no relevance reaches them."""
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     relevances: dict[Node, dict[int, Tensor]] = defaultdict(dict)

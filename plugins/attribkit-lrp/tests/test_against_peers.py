@@ -84,8 +84,8 @@ def zennit_relevance(model, x, target, composite, **options):
 
 def run_zennit(model, x, target, composite, *args, **options):
     """Return zennit's relevance; its canonizer merges the batch norms and makes modules of the additions in ResNets."""
-    zennit = pytest.importorskip("zennit.attribution")
-    import zennit.torchvision
+    attribution = pytest.importorskip("zennit.attribution")
+    from zennit.torchvision import ResNetCanonizer
 
     def start(output):
         one_hot = torch.zeros_like(output)
@@ -93,8 +93,8 @@ def run_zennit(model, x, target, composite, *args, **options):
         return one_hot * output
 
     model = copy.deepcopy(model)
-    rules = composite(*args, canonizers=[zennit.torchvision.ResNetCanonizer()], **options)
-    with zennit.attribution.Gradient(model, rules) as attributor, without_eps(model):
+    rules = composite(*args, canonizers=[ResNetCanonizer()], **options)
+    with attribution.Gradient(model, rules) as attributor, without_eps(model):
         return attributor(x.clone(), start)[1]
 
 

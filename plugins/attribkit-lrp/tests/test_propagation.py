@@ -115,7 +115,9 @@ def test_relevance_is_conserved_without_biases(options):
 def test_epsilon_is_the_gradient_times_the_input_for_piecewise_linear_networks():
     model, x = Residual().double(), torch.randn(3, 3, 16, 16, dtype=torch.float64)
     expected = Explainer(model).attribute(x, "input_x_gradient", target=2).scores
-    torch.testing.assert_close(relevance(model, x, 2, **EXACT), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        relevance(model, x, 2, **EXACT), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
+    )
 
 
 OPERATIONS = {
@@ -322,7 +324,12 @@ def test_further_inputs_are_constants():
 
 def test_volumes():
     model = nn.Sequential(
-        nn.Conv3d(1, 4, 3, bias=False), nn.ReLU(), nn.MaxPool3d(2), nn.AvgPool3d(2), nn.Flatten(), nn.LazyLinear(3, False)
+        nn.Conv3d(1, 4, 3, bias=False),
+        nn.ReLU(),
+        nn.MaxPool3d(2),
+        nn.AvgPool3d(2),
+        nn.Flatten(),
+        nn.LazyLinear(3, False),
     )
     x = torch.randn(2, 1, 10, 12, 10)
     score = model(x)[:, 1]
