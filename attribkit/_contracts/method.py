@@ -19,6 +19,7 @@ One forward and one backward:
       at the layer, so the backward is shorter.
     - ``read(x, target, requires)``: several layers and gradients at once; each rule adds one backward.
     - ``attention_and_gradient(x, target, fuse)``: attention weights and d score / d weights, combined by `fuse`.
+    - ``differentiate(x, target, derive)``: what `derive` computes from the score as a differentiable function.
 
 k perturbed versions of the batch, several in one forward, in memory that does not grow with k:
     - ``scores(stream, target, total)``: k forwards; scores, (k, b).

@@ -99,6 +99,27 @@ class HookedModel(BatchedModel):
         """Return d score / d x, (b, c, *space), under a backward rule if one is given; 1 F, 1 B."""
         return self.read(x, target, Requirements(gradients=(rule,))).gradients[rule]
 
+    def differentiate(
+        self, x: Images, target: Target, derive: Callable[[Callable[[Images], PerImage], Images], Tensor]
+    ) -> Tensor:
+        """Return what a function of the method derives from the score as a differentiable function of the images.
+
+        For methods with a backward pass of their own. Costs 1 F for each call of the score, and what `derive` costs.
+
+        Args:
+            x: Images, (b, c, *space).
+            target: The target to score.
+            derive: Called for each chunk of images that fits into memory, with the score, a function that maps images
+                to (b,) in their graph, and the chunk, (b, c, *space), without a graph. Returns a tensor with a row for
+                each image of the chunk.
+        """
+        forward = self._forward(x, target)
+
+        def run(chunk: Tensor, evaluations: list[TargetEvaluation]) -> list[Tensor]:
+            return [to_full_precision(derive(lambda images: evaluations[0](forward(images)), chunk.detach()))]
+
+        return self._run(run, x, [target])[0]
+
     def activation_and_gradient(
         self, x: Images, target: Target, layer: str | None = None
     ) -> tuple[LayerMaps, LayerMaps]:

@@ -1,0 +1,48 @@
+"""The conformance suite, and networks of the zoo and of torchvision."""
+
+import pytest
+import torch
+import torchvision
+from attribkit_lrp import LRP, attribkit_methods
+
+from attribkit import Explainer
+from attribkit.testing import METHOD_CHECKS, check_position, tiny_cnn
+
+METHODS = [
+    LRP("epsilon"),
+    LRP(),
+    LRP("epsilon_gamma_box", low=-6.0, high=6.0),
+    LRP("epsilon_alpha2_beta1"),
+    LRP(first_layer="flat"),
+    LRP(first_layer="w_square"),
+]
+
+
+@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.composite}-{method.first_layer}")
+def test_conformance(method, check):
+    check(method, tiny_cnn(), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=lambda method: method.composite)
+def test_position(method):
+    check_position(method)
+
+
+def test_plugin():
+    assert attribkit_methods() == [LRP]
+
+
+@pytest.mark.parametrize("name", ["densenet121", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2"])
+def test_families(name):
+    """On other convolutional families epsilon LRP is finite, and close to gradient times input where it must be."""
+    model = getattr(torchvision.models, name)(num_classes=10).double().eval()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    explainer = Explainer(model)
+    plus = explainer.attribute(x, LRP(), target=1)
+    assert bool(plus.scores.isfinite().all())
+    assert bool((plus.scores != 0).any())
+    if name in ("squeezenet1_1", "shufflenet_v2_x0_5"):  # piecewise linear, every batch norm after a convolution
+        ours = explainer.attribute(x, LRP("epsilon", epsilon=1e-12), target=1).scores
+        expected = explainer.attribute(x, "input_x_gradient", target=1).scores
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
