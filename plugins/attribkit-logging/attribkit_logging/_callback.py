@@ -18,10 +18,10 @@ from ._images import Reduction
 from ._loggers import image_writer, log_attribution
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback  # type: ignore[import-not-found]  # an optional library
 except ImportError:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback  # type: ignore[import-not-found]
     except ImportError as error:
         raise AttribkitError(
             "AttributionCallback needs Lightning: pip install 'attribkit-logging[lightning]'."
@@ -93,7 +93,7 @@ class AttributionCallback(Callback):  # type: ignore[misc]  # the base is Any if
         self.method = registry.make(method, Method, **options)
         self.every_n_epochs, self.target, self.name = every_n_epochs, target, name
         self.module, self.inputs, self.errors = module, inputs, errors
-        self._drawing = {"pictures": pictures, "labels": labels, "reduce": reduce}
+        self._drawing: dict[str, Any] = {"pictures": pictures, "labels": labels, "reduce": reduce}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the loggers and the strategy, and the name of the explained part, before the training begins.
@@ -107,8 +107,8 @@ class AttributionCallback(Callback):  # type: ignore[misc]  # the base is Any if
         sharded = [cls.__name__ for cls in type(trainer.strategy).__mro__ if cls.__name__ in _SHARDED]
         if sharded:
             raise UnsupportedModel(
-                f"AttributionCallback runs the model in one process, but {sharded[0]} may distribute its parameters over "
-                "several processes: train with DDP or on one device, or explain a checkpoint after the training."
+                f"AttributionCallback runs the model in one process, but {sharded[0]} may distribute its parameters "
+                "over several processes: train with DDP or on one device, or explain a checkpoint after the training."
             )
         self._explained(pl_module)
         if not trainer.fast_dev_run and not _image_loggers(trainer):
@@ -130,11 +130,8 @@ class AttributionCallback(Callback):  # type: ignore[misc]  # the base is Any if
             except AttribkitError as error:
                 if self.errors == "raise":
                     raise
-                warnings.warn(
-                    f"The images were not explained at step {trainer.global_step}: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                message = f"The images were not explained at step {trainer.global_step}: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def explain(self, pl_module: Any) -> Attribution:
         """Return the attribution of the images.

@@ -19,7 +19,7 @@ from ._images import Reduction
 from ._placement import Placement, place_on_photograph
 
 try:
-    import fiftyone
+    import fiftyone  # type: ignore[import-not-found]  # an optional library
 except ImportError as error:
     raise AttribkitError("The export to FiftyOne needs fiftyone: pip install 'attribkit-logging[fiftyone]'.") from error
 
@@ -77,14 +77,14 @@ def fiftyone_samples(
 ) -> list[Any]:
     """Make FiftyOne samples with the heat maps of attributions, or of a benchmark, as labels.
 
-    Each heat map covers the whole photograph; it is zero where the input of the model, after resizing and cropping, does
-    not reach. The scores are not normalised: the range of a label is 0 to the largest score, or symmetric about 0 if
-    there are negative scores.
+    Each heat map covers the whole photograph; it is zero where the input of the model, after resizing and cropping,
+    does not reach. The scores are not normalised: the range of a label is 0 to the largest score, or symmetric about 0
+    if there are negative scores.
 
     For attributions, the field of a heat map is named by its method, or by the key of a mapping. Its attributes are
-    `method`, `target` and `layers`. For a benchmark, the field is named MODEL_METHOD, with characters other than letters
-    and digits replaced by "_". Its attributes are `method`, `target` (the index of the class) and the values of the
-    metrics. The samples have the field `attribkit_id`, and `attribkit_label`, the index of their class, if it is known.
+    `method`, `target` and `layers`. For a benchmark, the field is named MODEL_METHOD. Its attributes are `method`,
+    `target` (the index of the class) and the values of the metrics. Characters other than letters and digits become "_"
+    in names. The samples have the field `attribkit_id`, and `attribkit_label`, the index of their class, if it is known.
 
     Args:
         source: An attribution, a comparison, attributions of the same images by name, or the folder of a benchmark that
@@ -118,19 +118,23 @@ def fiftyone_samples(
     return _samples_of_attributions(_named(source), list(paths), preprocessing, labels, reduce)
 
 
-def heatmap_label(heatmap: ndarray, attributes: Mapping[str, Any]) -> Any:
+def heatmap_label(heatmap: ndarray, attributes: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> Any:
     """Return a `fiftyone.Heatmap` with attributes.
 
     Args:
         heatmap: The scores, (h, w) float32.
-        attributes: The attributes by name; other characters than letters and digits become "_".
+        attributes: The attributes by name.
+        metrics: The values of metrics by their labels; characters other than letters and digits become "_".
+
+    Raises:
+        InvalidInput: If a metric has the name of an attribute or of a field of FiftyOne.
     """
     high = float(np.abs(heatmap).max()) or 1.0
     low = -high if bool((heatmap < 0).any()) else 0.0
-    fields = _by_field(attributes)
-    if taken := _RESERVED & fields.keys():
-        raise InvalidInput(f"FiftyOne reserves the names {sorted(taken)}: give these metrics other labels.")
-    return fiftyone.Heatmap(map=heatmap, range=[low, high], **fields)
+    values = _by_field(metrics or {})
+    if taken := (_RESERVED | attributes.keys()) & values.keys():
+        raise InvalidInput(f"The names {sorted(taken)} are reserved: give these metrics other labels.")
+    return fiftyone.Heatmap(map=heatmap, range=[low, high], **attributes, **values)
 
 
 def _refuse(source: str, **arguments: Any) -> None:
@@ -214,7 +218,7 @@ def _samples_of_run(
             made[each.image] = _sample(by_id[each.image], media)
         sample, sides = made[each.image]
         placed = place_on_photograph(each.heatmap, sides, placements[each.model])
-        sample[field_of[each.model, each.method]] = heatmap_label(placed, each.attributes)
+        sample[field_of[each.model, each.method]] = heatmap_label(placed, each.attributes, each.metrics)
     if not made:
         raise InvalidInput(
             f"The benchmark in {str(folder)!r} has not saved maps of these models and methods: run it with "

@@ -75,9 +75,7 @@ class RunFolder:
                 f"The preprocessing of the model {model!r} cannot be read from {record!r} in run.json ({error})."
             ) from error
         if repr(restored) != text:
-            raise UnreadableFile(
-                f"The preprocessing of the model {model!r}, {text}, was not restored: got {restored!r}."
-            )
+            raise UnreadableFile(f"The preprocessing {text} of the model {model!r} was not restored: got {restored!r}.")
         return restored
 
 
@@ -90,7 +88,8 @@ class RunMap:
         method: Label of the method.
         image: The id of the sample.
         heatmap: The heat map in pixels of the model's input, (h, w).
-        attributes: The method with its options, the explained class and the values of the metrics, by their labels.
+        attributes: The method with its options, and the index of the explained class.
+        metrics: The values of the metrics by their labels; None where they are not defined.
     """
 
     model: str
@@ -98,6 +97,7 @@ class RunMap:
     image: str
     heatmap: Tensor
     attributes: Mapping[str, Any]
+    metrics: Mapping[str, float | None]
 
 
 def read_run_folder(folder: str | Path, data: Dataset | None = None) -> RunFolder:
@@ -155,19 +155,22 @@ def run_maps(run: RunFolder, models: Sequence[str], methods: Sequence[str], redu
 def _maps_of_unit(
     store: Store, unit: WorkUnit, method: str, size: tuple[int, int], reduce: Reduction
 ) -> Iterator[RunMap]:
-    values, extent = _metrics_by_image(store, unit), store.extent(unit)
+    extent, (targets, metrics) = store.extent(unit), _targets_and_metrics(store, unit)
     for image, scores in store.maps(unit).items():
         blank = scores.new_zeros(1, 1, 1, 1).expand(1, 1, *size)  # only the size of the images matters
         stored = Attribution(scores[None], blank, NoTarget(), Recorded(unit.method, method), extent=extent)
-        attributes = {"method": method, **values[image]}
-        yield RunMap(unit.model, unit.method, image, stored.heatmap(reduce)[0], attributes)
+        attributes = {"method": method, "target": targets.get(image)}
+        yield RunMap(unit.model, unit.method, image, stored.heatmap(reduce)[0], attributes, metrics[image])
 
 
-def _metrics_by_image(store: Store, unit: WorkUnit) -> Mapping[str, dict[str, Any]]:
-    """Return the explained class and the values of the metrics for each image; values that are not defined are None."""
-    values: dict[str, dict[str, Any]] = defaultdict(dict)
+def _targets_and_metrics(
+    store: Store, unit: WorkUnit
+) -> tuple[dict[str, int | None], Mapping[str, dict[str, float | None]]]:
+    """Return the explained class, and the values of the metrics, of each image; None for values that are not defined."""
+    targets: dict[str, int | None] = {}
+    metrics: dict[str, dict[str, float | None]] = defaultdict(dict)
     for row in store.rows([unit]).select(["image", "inverted", "target", "metric", "value"]).to_pylist():
+        targets[row["image"]] = row["target"]
         if not row["inverted"]:
-            value = None if math.isnan(row["value"]) else row["value"]
-            values[row["image"]] |= {"target": row["target"], row["metric"]: value}
-    return values
+            metrics[row["image"]][row["metric"]] = None if math.isnan(row["value"]) else row["value"]
+    return targets, metrics
