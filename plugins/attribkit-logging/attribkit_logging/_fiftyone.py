@@ -84,7 +84,7 @@ def fiftyone_samples(
     For attributions, the field of a heat map is named by its method, or by the key of a mapping. Its attributes are
     `method`, `target` and `layers`. For a benchmark, the field is named MODEL_METHOD. Its attributes are `method`,
     `target` (the index of the class) and the values of the metrics. Characters other than letters and digits become "_"
-    in names. The samples have the field `attribkit_id`, and `attribkit_label`, the index of their class, if it is known.
+    in names. The samples have the field `attribkit_id`, and `attribkit_label`, the index of their class, if known.
 
     Args:
         source: An attribution, a comparison, attributions of the same images by name, or the folder of a benchmark that

@@ -166,7 +166,7 @@ def _maps_of_unit(
 def _targets_and_metrics(
     store: Store, unit: WorkUnit
 ) -> tuple[dict[str, int | None], Mapping[str, dict[str, float | None]]]:
-    """Return the explained class, and the values of the metrics, of each image; None for values that are not defined."""
+    """Return the explained class and the metrics of each image; None for values that are not defined."""
     targets: dict[str, int | None] = {}
     metrics: dict[str, dict[str, float | None]] = defaultdict(dict)
     for row in store.rows([unit]).select(["image", "inverted", "target", "metric", "value"]).to_pylist():
