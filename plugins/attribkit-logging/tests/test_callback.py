@@ -12,21 +12,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from attribkit_logging import attribution_images
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from attribkit import AttribkitError, Explainer, Method
 from attribkit.testing import changes, model_state, tiny_cnn
+from attribkit_logging import attribution_images
 
 lightning = pytest.importorskip("lightning.pytorch")
 pytest.importorskip("tensorboard")
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{each}Warning") for each in ("User", "Deprecation", "Future")]  # Lightning
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{each}Warning") for each in ("User", "Deprecation", "Future")
+]  # Lightning
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
 from attribkit_logging import AttributionCallback  # noqa: E402  # needs Lightning
 from attribkit_logging import _callback as callback_module  # noqa: E402
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
 EPOCHS, BATCHES = 2, 4
 
@@ -190,7 +193,7 @@ def check_logged(folder, watch, images, method="gradcam", name="attribution", **
 def test_the_images_are_logged_at_their_epochs(tmp_path, images, every, options, steps):
     watch = Watch()
     callback = AttributionCallback(images, "gradcam", every, target=[3, 1])
-    trainer, _ = fit(tmp_path, [watch, callback], max_epochs=4, num_sanity_val_steps=2, **options)
+    fit(tmp_path, [watch, callback], max_epochs=4, num_sanity_val_steps=2, **options)
     assert check_logged(tmp_path, watch, images, target=[3, 1]) == steps  # none at step 0, of the sanity check
     assert {key for _, key in logged(tmp_path)} == {"0", "1"}
 
@@ -199,7 +202,9 @@ def test_options_of_the_method_and_of_the_drawing(tmp_path, images):
     watch = Watch()
     pictures = [np.full((16, 16, 3), 90, np.uint8)] * 2
     options = {"layer": "net.0", "target": 2}
-    callback = AttributionCallback(images, "gradcam", name="first layer", pictures=pictures, labels=["a"] * 5, **options)
+    callback = AttributionCallback(
+        images, "gradcam", name="first layer", pictures=pictures, labels=["a"] * 5, **options
+    )
     fit(tmp_path, [watch, callback], max_epochs=1)
     ((step, _), _) = logged(tmp_path, "first layer")
     attribution = Explainer(watch.copies[step]).attribute(images, "gradcam", **options)
@@ -227,7 +232,9 @@ def test_precisions(tmp_path, images, precision):
 
 def test_validation_without_training(tmp_path, images):
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    trainer = lightning.Trainer(logger=logger, callbacks=[AttributionCallback(images, every_n_epochs=5)], accelerator="cpu")
+    trainer = lightning.Trainer(
+        logger=logger, callbacks=[AttributionCallback(images, every_n_epochs=5)], accelerator="cpu"
+    )
     trainer.validate(Classifier(), data()[1], verbose=False)
     logger.finalize("success")
     assert len(logged(tmp_path)) == 2
@@ -318,7 +325,9 @@ def test_trainers_without_images_are_refused(tmp_path, images, names):
 
 
 def test_an_absent_part_is_refused(tmp_path, images):
-    with pytest.raises(AttribkitError, match=r"part of Classifier, got 'nett'; its direct parts are \['net', 'frozen'\]"):
+    with pytest.raises(
+        AttribkitError, match=r"part of Classifier, got 'nett'; its direct parts are \['net', 'frozen'\]"
+    ):
         fit(tmp_path, [AttributionCallback(images, module="nett")])
 
 

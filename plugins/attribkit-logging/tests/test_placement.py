@@ -5,11 +5,11 @@
 import numpy as np
 import pytest
 import torch
-from attribkit_logging._placement import place_on_photograph
 from PIL import Image
 
 from attribkit import AttribkitError
 from attribkit.io import Preprocessing
+from attribkit_logging._placement import place_on_photograph
 
 NORMALISATION = {"mean": (0.5,), "std": (0.5,)}
 
@@ -38,7 +38,10 @@ def test_maps_of_whole_photographs():
 @pytest.mark.parametrize(
     ("placement", "message"),
     [
-        (None, r"The photograph has 40x60 pixels \(height x width\) and the input of the model 16x16: pass preprocessing"),
+        (
+            None,
+            r"The photograph has 40x60 pixels \(height x width\) and the input of the model 16x16: pass preprocessing",
+        ),
         ("crop", "preprocessing must be a Preprocessing, 'stretch' or None, got 'crop'"),
         (Preprocessing((20, 20), 20, **NORMALISATION), r"makes inputs of \(20, 20\) .* inputs of \(16, 16\)"),
     ],
