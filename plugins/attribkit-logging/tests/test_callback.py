@@ -277,7 +277,7 @@ def test_errors_are_warnings(tmp_path, images):
     callback = AttributionCallback(images, layer="absent")
     with pytest.warns(RuntimeWarning, match=r"not explained at step .: No layer is named 'absent'") as warned:
         assert are_equal(outcome(*fit(tmp_path / "b", [callback])), without)
-    assert [str(each.message)[37:44] for each in warned if each.category is RuntimeWarning] == ["step 4:", "step 8:"]
+    assert [str(each.message)[33:40] for each in warned if each.category is RuntimeWarning] == ["step 4:", "step 8:"]
     with pytest.raises(AttribkitError, match="No layer is named 'absent'"):
         fit(tmp_path / "c", [AttributionCallback(images, layer="absent", errors="raise")])
 
