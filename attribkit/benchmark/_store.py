@@ -1,12 +1,12 @@
 """The results of a run on the disk: a file of rows for each unit of work, written atomically, and the folder's lock."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from attribkit._core.errors import AttribkitError, UnreadableFile
+from attribkit._core.layouts import Extent
 from attribkit.benchmark._identity import (
     Identity,
     remove_unfinished,
@@ -25,6 +26,8 @@ from attribkit.benchmark._identity import (
     write_text_atomically,
 )
 from attribkit.benchmark._settings.plan import WorkUnit
+
+Read = TypeVar("Read")
 
 SCHEMA = pa.schema(  # a row for each image, map and metric
     [
@@ -208,7 +211,9 @@ class Store:
         finished = (unit for unit in units if self._path(unit, "rows", "parquet").exists())
         return list(dict.fromkeys(self.provenance(unit)["device"] for unit in finished))
 
-    def save_maps(self, unit: WorkUnit, scores: Tensor, images: list[str], method: str) -> None:
+    def save_maps(
+        self, unit: WorkUnit, scores: Tensor, images: list[str], method: str, extent: Extent | None = None
+    ) -> None:
         """Save the maps of a unit.
 
         Args:
@@ -216,10 +221,12 @@ class Store:
             scores: The maps, (b, k, *grid).
             images: The ids of the images.
             method: The method with its options.
+            extent: The part of the images that the maps cover, as in `Attribution`; None means the whole image.
         """
         metadata = {
             "images": json.dumps(images),
             "method": method,
+            "extent": json.dumps(extent),
             "fingerprint": unit_fingerprint(self.identity, unit),
         }
         content = save({"scores": scores.cpu().contiguous()}, metadata)  # save_file hides the OSError of a full disk
@@ -227,18 +234,28 @@ class Store:
 
     def maps(self, unit: WorkUnit) -> dict[str, Tensor]:
         """Return the maps of a unit by the ids of their images, each of shape (k, *grid)."""
+        return self._read_maps(
+            unit, lambda metadata, maps: dict(zip(json.loads(metadata["images"]), maps, strict=True))
+        )
+
+    def extent(self, unit: WorkUnit) -> Extent | None:
+        """Return the part of the images that the maps of a unit cover; None means the whole image."""
+        return self._read_maps(unit, lambda metadata, _: _as_extent(json.loads(metadata["extent"])))
+
+    def _read_maps(self, unit: WorkUnit, read: Callable[[dict[str, str], Tensor], Read]) -> Read:
+        """Return what `read` makes of the metadata and the scores in a unit's file of maps."""
         path = self._path(unit, "maps", "safetensors")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata, scores = file.metadata() or {}, file.get_tensor("scores")
-            fingerprint, maps = metadata["fingerprint"], dict(zip(json.loads(metadata["images"]), scores, strict=True))
+            fingerprint, result = metadata["fingerprint"], read(metadata, scores)
         except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise UnreadableFile(
                 f"Maps cannot be read from {str(path)!r} ({error}). A run saves maps only with save_maps = true."
             ) from error
         if fingerprint != unit_fingerprint(self.identity, unit):
             raise UnreadableFile(_OTHER_RUN.format(str(path)))
-        return maps
+        return result
 
     def _path(self, unit: WorkUnit, kind: str, suffix: str) -> Path:
         return self.folder.joinpath(
@@ -268,6 +285,11 @@ class Store:
 
     def _write_failures(self, unit: WorkUnit, records: list[dict[str, Any]]) -> None:
         write_text_atomically(self._path(unit, "failures", "json"), json.dumps(records, indent=2))
+
+
+def _as_extent(record: Any) -> Extent | None:
+    """Return an extent from its record in JSON."""
+    return None if record is None else tuple((float(start), float(end)) for start, end in record)
 
 
 def _read_failures(path: Path) -> list[Failure]:

@@ -134,7 +134,8 @@ class Worker:
         has_maps = "maps" in self.store.extras and unit.method in scores.maps
         if has_maps:
             attribution = scores.maps[unit.method]
-            self.store.save_maps(unit, attribution.scores, shard.ids, repr(attribution.method))
+            method, extent = repr(attribution.method), attribution.extent
+            self.store.save_maps(unit, attribution.scores, shard.ids, method, extent)
         rows = rows_table(unit_rows(unit, shard, scores, cost, with_details="details" in self.store.extras))
         self.store.finish(unit, rows, failures, {"device": describe_device(self.device)}, has_maps=has_maps)
 
