@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo quick test slow lint wheels clean
+.PHONY: demo quick test slow long combinations shapes plugins lint wheels clean
 
 demo: .venv/demo
 	$(BIN)/attribkit demo --output figures
@@ -14,10 +14,24 @@ quick: .venv/test
 test: .venv/test
 	$(BIN)/pytest -n 2
 
-# The cases that `make test` leaves out; then the first case of each test with the shapes of tensors checked.
-slow: .venv/test
+# The cases that `make test` leaves out.
+slow: long combinations shapes
+
+long: .venv/test
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow -rP
+
+combinations: .venv/test
+	$(BIN)/pytest -n 2 -m combination
+
+# The first case of each test, with the shapes of tensors checked.
+shapes: .venv/test
 	$(BIN)/pytest -n 2 --quick --jaxtyping-packages=attribkit,beartype.beartype
+
+# The tests of each plugin, with the plugin importable.
+plugins: .venv/test
+	for plugin in plugins/*/tests; do \
+	  PYTHONPATH=$$(dirname $$plugin) $(BIN)/pytest -n 2 $$plugin || exit 1; \
+	done
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -69,11 +69,12 @@ def image_by_image(explainer: Explainer, x: Tensor, question: Question) -> Cell:
     if explanations:
         return Cell("ok", text=f"{gap:.1e} of the range, with the note: {explanations[0]}")
     model = explainer.model.module
-    if sum(each.numel() for each in model.parameters()) < _MAX_PARAMETERS:
-        double, _ = _gap_to_batch(Explainer(deepcopy(model).double(), batch_size=_IMAGES), x.double(), question)
-        if double <= _ROUNDING_DOUBLE:
-            return Cell("ok", text=f"{gap:.1e} of the range by rounding, in double precision {double:.1e}")
-    return Cell("wrong", text=f"{gap:.1e} of the range")
+    if sum(each.numel() for each in model.parameters()) > _MAX_PARAMETERS:
+        return Cell("not judged", text=f"{gap:.1e} of the range in float32; too large for double precision")
+    double, _ = _gap_to_batch(Explainer(deepcopy(model).double(), batch_size=_IMAGES), x.double(), question)
+    if double <= _ROUNDING_DOUBLE:
+        return Cell("ok", text=f"{gap:.1e} of the range by rounding, in double precision {double:.1e}")
+    return Cell("wrong", text=f"{gap:.1e} of the range, in double precision {double:.1e}")
 
 
 def positions(explainer: Explainer, x: Tensor, question: Question) -> Cell:

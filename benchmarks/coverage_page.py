@@ -57,6 +57,7 @@ def _laws(rows: Rows) -> str:
         named=_count(named, "ok"),
         single=_count(single, "ok"),
         noted=sum("with the note" in row["text"] for row in single),
+        large=_count(single, "not judged"),
         shift=f"{max(shifts, default=0):.2f}",
         wide=sum(len(set(re.findall(r" at ([\dx]+): ", row["text"]))) > 1 for row in placed),
         placed=_count(placed, "ok"),

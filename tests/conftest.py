@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
             tests[item.nodeid.partition("[")[0]].append(item)
     for cases in tests.values():
         for case in set(cases) - set(representative(cases)):
-            case.add_marker(pytest.mark.slow)
+            case.add_marker(pytest.mark.combination)
     if config.option.quick:
         quick = {cases[0] for cases in tests.values()}
         config.hook.pytest_deselected(items=[item for item in items if item not in quick])

@@ -1,9 +1,9 @@
 """Conformance checks: what a check is, the error that it raises, and the report of all checks of an instance."""
 
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from attribkit._core.errors import one_line
 
@@ -186,7 +186,7 @@ def _named(error: ConformanceError, check: str, instance: Any) -> ConformanceErr
     return ConformanceError(error.observed, error.expected, error.fix, check, one_line(repr(instance)))
 
 
-class CheckList:
+class CheckList(Sequence[Check]):
     """The checks of one kind of plugin class, in the order in which they run.
 
     Args:
@@ -198,8 +198,17 @@ class CheckList:
         self.kind, self.examples = kind, examples
         self._checks: list[Check] = []
 
-    def __iter__(self) -> Iterator[Check]:
-        return iter(self._checks)
+    @overload
+    def __getitem__(self, index: int) -> Check: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Check]: ...
+
+    def __getitem__(self, index: int | slice) -> Check | list[Check]:
+        return self._checks[index]
+
+    def __len__(self) -> int:
+        return len(self._checks)
 
     def add(self, function: Callable[..., None]) -> Check:
         """Add a function as a check, named after the function; a decorator."""

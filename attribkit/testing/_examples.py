@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit._contracts.method import Method
-from attribkit._core.errors import UnsupportedModel, one_line
+from attribkit._core.errors import InvalidInput, UnknownName, UnsupportedModel, one_line
 from attribkit._explainer import Explainer
 from attribkit.testing._checks import ConformanceError, NotApplicable
 
@@ -95,7 +95,7 @@ def _first_supported(
         model = make().to(x.device)
         try:
             Explainer(model).attribute(x[:1], method)
-        except UnsupportedModel as error:
+        except (UnsupportedModel, UnknownName, InvalidInput) as error:
             refusals.append(one_line(str(error)))
             continue
         except Exception:  # the check that runs the method reports the error

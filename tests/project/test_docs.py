@@ -1,14 +1,16 @@
 """Every built-in method and metric is documented: its source, its options, and when it misleads."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from attribkit import Metric, registry
+from attribkit import Explainer, HookedModel, Metric, registry
 from attribkit.benchmark import benchmark, example
 from attribkit.registry import _discovery as discovery
-from attribkit.testing import check_metric
+from attribkit.testing import check_metric, tiny_cnn, tiny_transformer
+from attribkit.testing._examples import images
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 METRICS = Path(__file__).parents[2] / "docs" / "metrics"
@@ -62,6 +64,23 @@ def test_the_metric_of_ones_own_behaves():
     names = {"__name__": "page"}
     exec(code, names)
     check_metric(names["MeanColour"]())
+
+
+def test_the_method_that_calls_the_whole_model_interface():
+    (code,) = (code for code in blocks("plugins.md", "python") if "class Everything" in code)
+    names = {"__name__": "page"}
+    exec(code, names)
+    for model in (tiny_cnn(), tiny_transformer()):
+        attribution = Explainer(model).attribute(images(), names["Everything"](), target=1)
+        assert any("dimmed images" in note for note in attribution.notes)
+
+
+def test_the_model_interface_is_described_as_it_is():
+    page = (DOCS / "plugins.md").read_text()
+    for name, arguments in re.findall(r"`model\.(\w+)\(([^`]*?)\)`", page):
+        parameters = inspect.signature(getattr(HookedModel, name)).parameters
+        given = [each for each in re.split(r", (?![^(]*\))", arguments) if each and "(" not in each]
+        assert set(given) <= set(parameters), name
 
 
 DOCS = Path(__file__).parents[2] / "docs"

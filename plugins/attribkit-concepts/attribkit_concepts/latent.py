@@ -33,7 +33,7 @@ class ConceptCoefficients(Method):
 
     name = "concept_coefficients"
     source = "Fel et al., CVPR 2023"
-    needs_target = False
+    uses_target = False
     layer: str
     basis: Basis
 

@@ -46,7 +46,7 @@ class Graph:
 
     def edges(self, node: Node) -> list[tuple[Node, int] | None]:
         """Return the node and the number of its output that each input comes from, None if not from the images."""
-        return [edge if edge[0] in self._depends else None for edge in node.next_functions]
+        return [(below, i) if below in self._depends else None for below, i in node.next_functions]  # type: ignore[misc]
 
     def follows_layer(self, node: Node) -> bool:
         """Return whether there is a layer with weights between the images and a node."""

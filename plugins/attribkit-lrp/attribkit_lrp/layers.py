@@ -41,9 +41,8 @@ class Layer:
     def followed_by_batch_norm(self, operation: Operation) -> "Layer":
         """Return the layer with the weights and the bias of the layer and a batch norm together."""
         dtype = self.x.dtype
-        weight, bias, mean, variance = (
-            None if each is None else each.to(dtype) for each in map(operation.argument, (1, 2, 3, 4))
-        )
+        weight, bias = (None if each is None else each.to(dtype) for each in map(operation.argument, (1, 2)))
+        mean, variance = (operation.argument(position).to(dtype) for position in (3, 4))
         eps = operation.argument(7)
         scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
         shift = -mean if self.bias is None else self.bias - mean
@@ -73,7 +72,8 @@ def layer_of(operation: Operation, dtype: torch.dtype) -> Layer:
 
 
 def _convolution(operation: Operation, dtype: torch.dtype) -> Layer:
-    x, weight, bias = (None if each is None else each.to(dtype) for each in map(operation.argument, range(3)))
+    x, weight = (operation.argument(position).to(dtype) for position in (0, 1))
+    bias = None if operation.argument(2) is None else operation.argument(2).to(dtype)
     transposed, groups = operation.argument(6), operation.argument(8)
     apply = partial(_convolve, geometry=operation.arguments[3:])
     return Layer("convolution", x, weight, bias, apply, groups if transposed else None)

@@ -48,7 +48,7 @@ class Step:
             )
         return self.operation
 
-    def at_inputs(self, relevances: Sequence[Tensor]) -> Relevances:
+    def at_inputs(self, relevances: Relevances) -> Relevances:
         """Return relevances of the inputs that required a gradient, with None for the other inputs of the node."""
         remaining = iter(relevances)
         return [None if edge[0] is None else next(remaining) for edge in self.node.next_functions]
@@ -60,7 +60,7 @@ OperationRule = Callable[[Step, Relevances], Relevances]
 def rearranged(step: Step, relevances: Relevances) -> Relevances:
     """Pass relevance back to where each element was copied from; copies are summed."""
     outputs = [*relevances, *[None] * (len(step.node._input_metadata) - len(relevances))]
-    inputs = step.node(*outputs)
+    inputs = step.node(*outputs)  # type: ignore[operator]  # nodes are callable
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
@@ -208,9 +208,9 @@ _RECORDED_RULES: dict[str, tuple[str, OperationRule]] = {
     "UpsampleTrilinear3D": ("upsample_trilinear3d", in_proportion),
 }
 _REARRANGEMENTS = (
-    "Alias", "Cat", "Clone", "ConstantPadNd", "Expand", "Flip", "Gather", "IndexSelect", "Permute", "PixelShuffle",
-    "PixelUnshuffle", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split", "SplitWithSizes", "Squeeze",
-    "Stack", "T", "Transpose", "Unbind", "Unfold", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
+    "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd", "Expand", "Flip", "Gather", "IndexSelect", "Permute",
+    "PixelShuffle", "PixelUnshuffle", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split", "SplitWithSizes",
+    "Squeeze", "Stack", "T", "Transpose", "Unbind", "Unfold", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
 )  # fmt: skip
 _ACTIVATIONS = ("Elu", "Hardtanh", "LeakyRelu", "Relu", "Tanh")
 

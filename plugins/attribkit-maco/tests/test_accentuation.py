@@ -30,22 +30,25 @@ def photograph(*shape, seed=0):
     return (pixels - mean) / std
 
 
-@pytest.mark.parametrize("check", testing.VISUALIZER_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", testing.VISUALIZER_CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
 def test_conformance(check, parametrisation):
     image = doubles(3, 16, 16)
-    visualizer = FeatureAccentuation(image=image, steps=3, crops=2, parametrisation=parametrisation)
+    options = {"steps": 24, "crops": 2, "regularization": 0.01, "learning_rate": 0.2}
+    visualizer = FeatureAccentuation(image=image, parametrisation=parametrisation, **options)
     check(visualizer, testing.tiny_cnn(), (3, 16, 16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions(dtype):
-    testing.check_visualizer(FeatureAccentuation(image=doubles(3, 16, 16), steps=3), testing.tiny_cnn().to(dtype))
+    options = {"steps": 24, "regularization": 0.01, "learning_rate": 0.2}
+    testing.check_visualizer(FeatureAccentuation(image=doubles(3, 16, 16), **options), testing.tiny_cnn().to(dtype))
 
 
 @pytest.mark.parametrize("size", [(3, 15, 17), (3, 16, 9)], ids=str)
 def test_other_sizes(size):
-    testing.check_visualizer(FeatureAccentuation(image=doubles(*size), steps=2, crops=2), testing.tiny_cnn(), size)
+    options = {"steps": 24, "crops": 2, "regularization": 0.01, "learning_rate": 0.2}
+    testing.check_visualizer(FeatureAccentuation(image=doubles(*size), **options), testing.tiny_cnn(), size)
 
 
 # The seed image

@@ -32,7 +32,7 @@ def registered():
     attribkit.register(Maco)
 
 
-@pytest.mark.parametrize("check", testing.VISUALIZER_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", testing.VISUALIZER_CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("options", [{}, {"spectrum": torch.randn(2, 3, 9, 11), "count": 2}], ids=["default", "images"])
 def test_conformance(check, options):
     check(Maco(steps=3, crops=2, **options), testing.tiny_cnn(), (3, 16, 16))
