@@ -23,7 +23,7 @@ class Operation:
         arguments: Its positional arguments; tensors without a graph.
         keywords: Its keyword arguments.
         positions: Positions of the arguments that required a gradient.
-        versions: Version of each argument that is a tensor, by position.
+        versions: Each argument that is a tensor, as the model holds it, and its version, by position.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Operation:
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     positions: tuple[int, ...]
-    versions: dict[int, int]
+    versions: dict[int, tuple[Tensor, int]]
 
     def argument(self, position: int) -> Any:
         """Return an argument as the operation received it, or None if it was called with fewer.
@@ -42,7 +42,8 @@ class Operation:
         if position >= len(self.arguments):
             return None
         value = self.arguments[position]
-        if position in self.versions and value._version != self.versions[position]:
+        original, version = self.versions.get(position, (None, 0))
+        if original is not None and original._version != version:
             raise UnsupportedModel(
                 f"An input of the operation {self.name!r}, of shape {tuple(value.shape)}, was overwritten by a later "
                 "in-place operation of the model, so its relevance cannot be computed. Use the form of the later "
@@ -101,9 +102,10 @@ class Recorder(TorchDispatchMode):
         if name not in self._names or not positions:
             return None
         arguments = [each.detach() if isinstance(each, Tensor) else each for each in args]
+        versions = {i: (each, each._version) for i, each in enumerate(args) if isinstance(each, Tensor)}
         if called != name:
             arguments[0] = arguments[0].clone()  # the in-place operation overwrites it
-        versions = {i: each._version for i, each in enumerate(arguments) if isinstance(each, Tensor)}
+            del versions[0]
         return Operation(name, function, tuple(arguments), keywords, positions, versions)
 
     def _assign_node(self) -> None:

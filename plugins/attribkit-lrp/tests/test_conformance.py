@@ -36,7 +36,7 @@ def test_families(name):
     plus = explainer.attribute(x, LRP(), target=1)
     assert bool(plus.scores.isfinite().all())
     assert bool((plus.scores != 0).any())
-    if name in ("squeezenet1_1", "shufflenet_v2_x0_5"):  # piecewise linear, every batch norm after a convolution
-        ours = explainer.attribute(x, LRP("epsilon", epsilon=1e-12), target=1).scores
+    if name == "squeezenet1_1":  # piecewise linear, with activations far above the stabilizer of averages, 1e-6
+        ours = explainer.attribute(x, LRP("epsilon", epsilon=1e-18), target=1).scores
         expected = explainer.attribute(x, "input_x_gradient", target=1).scores
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))

@@ -68,7 +68,7 @@ def test_operations_without_a_rule(name):
 
 
 def test_probabilities():
-    with pytest.raises(UnsupportedModel, match=r"(?s)Softmax.*logit"):
+    with pytest.raises(UnsupportedModel, match=r"(?s)no rule for these operations.*logit"):
         Explainer(Net(torch.relu)).attribute(torch.randn(1, 3, 12, 12), LRP(), target=Probability(1))
 
 
