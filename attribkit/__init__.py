@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from attribkit._core.ground_truth import GroundTruth
     from attribkit._core.inputs import BroadcastInput
     from attribkit._core.options import NonNegativeFloat, OneOrMore, OpenFraction, PositiveFloat, PositiveInt, Seed
-    from attribkit._core.segments import Segments, segment
+    from attribkit._core.segments import GivenSegments, Segments, segment
     from attribkit._core.spec import ModelSpec
-    from attribkit._core.substrates import Imputer, Substrate, substrate_images
+    from attribkit._core.substrates import GivenImages, Imputer, Substrate, substrate_images
     from attribkit._engine.forward import Requirements
     from attribkit._engine.model import HookedModel
     from attribkit._explainer import Explainer
@@ -59,6 +59,8 @@ __all__ = [
     "Explainer",
     "FailedAttribution",
     "Faithfulness",
+    "GivenImages",
+    "GivenSegments",
     "GroundTruth",
     "HookedModel",
     "Imputer",
@@ -120,6 +122,8 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Explainer": "_explainer",
     "FailedAttribution": "_contracts.attribution",
     "Faithfulness": "_contracts.metric",
+    "GivenImages": "_core.substrates",
+    "GivenSegments": "_core.segments",
     "GroundTruth": "_core.ground_truth",
     "HookedModel": "_engine.model",
     "Imputer": "_core.substrates",
