@@ -6,6 +6,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,13 +59,14 @@ class CaptumMethod(Method, ABC):
 
     Attributes:
         algorithm: The class of captum.
-        is_complete: Whether the scores add up to f(x) - f(baseline), up to an error that a note reports.
-        chunks: Whether the images that captum passes at once may run in several forwards of the Explainer's batch size.
+        advice: For methods whose scores add up to f(x) - f(baseline), what explains a large error of this sum, which a
+            note reports; "" for other methods.
+        joint: Whether captum requires that several versions of the image run in one forward.
     """
 
     algorithm: ClassVar[Any]
-    is_complete: ClassVar[bool] = False
-    chunks: ClassVar[bool] = True
+    advice: ClassVar[str] = ""
+    joint: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if "baseline" in _option_names(self):
@@ -72,22 +74,31 @@ class CaptumMethod(Method, ABC):
 
     def __call__(self, model: HookedModel, x: Tensor, target: Target) -> Tensor:
         target = model.resolve(target)
+        if self.is_joint() and model.depends_on_image(target):
+            model.note(
+                "the path through the model may depend on the image, and captum runs an image together with its "
+                "baselines: the scores are correct only if all of them take the same path"
+            )
         copied, trace = self.copied(model)
         arguments = self.arguments(x)
         images = zip(model.one_by_one(target), copied.one_by_one(target), strict=True)
         scores = []
         with warnings_as_notes(model):
             for i, ((one, own), (one_copy, _)) in enumerate(_track(images, len(x))):
-                scoring = Scoring(one_copy, own, trace, model.batch_size if self.chunks and trace is None else None)
+                scoring = Scoring(one_copy, own, trace, None if self.is_joint() else model.batch_size)
                 call = Call(one, own, image_of(one), scoring, {name: rows[i] for name, rows in arguments.items()})
                 if trace is not None and trace.is_first:
                     self.check_copy(call, trace, first_score(scoring, trace, call.image, one.score(one.images, own)))
                 with seeded(getattr(self, "seed", 0)):
                     scores.append(self.explain(call).detach())
         result = torch.cat(scores).to(torch.promote_types(x.dtype, torch.float32))
-        if self.is_complete and getattr(self, "multiply_by_inputs", True):
-            _note_completeness(model, x, target, result, arguments["baselines"])
+        if self.advice and getattr(self, "multiply_by_inputs", True):
+            self._note_completeness(model, target, result, arguments["baselines"])
         return result
+
+    def is_joint(self) -> bool:
+        """Return whether several versions of the image must run in one forward."""
+        return self.joint
 
     def copied(self, model: HookedModel) -> tuple[HookedModel, Trace | None]:
         """Return the model that captum changes or sets hooks on, and the trace of its calls if it is a copy."""
@@ -133,21 +144,27 @@ class CaptumMethod(Method, ABC):
         algorithm = self.algorithm(call.scoring, **_accepted(self.algorithm.__init__, options))
         return algorithm, _accepted(self.algorithm.attribute, options)
 
+    def _note_completeness(self, model: HookedModel, target: Target, scores: Tensor, baselines: Tensor) -> None:
+        """Note the largest difference between the sum of the scores and f(x) - f(baseline), relative to the latter."""
+        x = model.images
+        end = model.score(x, target)
+        start = torch.stack([model.score(each.to(x.dtype), target) for each in baselines.unbind(1)]).mean(0)
+        rounding = torch.finfo(x.dtype).eps * torch.maximum(end.abs(), start.abs())
+        expected = end - start
+        error = (scores.flatten(1).sum(1) - expected).abs() / torch.maximum(expected.abs(), rounding).clamp(min=1e-12)
+        worst = float(error.max())
+        advice = f"; {self.advice}" if worst > _ACCEPTED_ERROR else ""
+        model.note(
+            f"completeness: the sum of the scores differs from f(x) - f(baseline) by at most {worst:.2%}{advice}"
+        )
+
 
 def mean_over_baselines(call: Call, attribute: Callable[[Call], Tensor]) -> Tensor:
     """Return the mean of a function of the call for each of its baselines."""
-    singles = [replace(call, arguments={**call.arguments, "baselines": each[None]}) for each in call.arguments["baselines"]]
+    singles = [
+        replace(call, arguments={**call.arguments, "baselines": each[None]}) for each in call.arguments["baselines"]
+    ]
     return torch.stack([attribute(single) for single in singles]).mean(0)
-
-
-def _note_completeness(model: HookedModel, x: Tensor, target: Target, scores: Tensor, baselines: Tensor) -> None:
-    """Note the largest difference between the sum of the scores and f(x) - f(baseline), relative to the latter."""
-    start = torch.stack([model.score(each.to(x.dtype), target) for each in baselines.unbind(1)]).mean(0)
-    expected = model.score(x, target) - start
-    error = (scores.flatten(1).sum(1) - expected).abs() / expected.abs().clamp(min=1e-12)
-    worst = float(error.max())
-    reason = "; operations that captum has no rule for pass the plain gradient" if worst > _ACCEPTED_ERROR else ""
-    model.note(f"completeness: the sum of the scores differs from f(x) - f(baseline) by at most {worst:.2%}{reason}")
 
 
 def image_of(model: HookedModel) -> Tensor:
@@ -184,7 +201,7 @@ def warnings_as_notes(model: HookedModel) -> Iterator[None]:
         yield
     for each in caught:
         text = str(each.message)
-        if each.category.__module__.startswith("sklearn"):
+        if each.category.__module__.startswith("sklearn") or "sklearn" in Path(each.filename).parts:
             model.note(f"the regression reports: {' '.join(text.split())}")
         elif not text.startswith(_HARMLESS):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

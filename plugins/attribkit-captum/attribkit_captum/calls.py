@@ -63,7 +63,8 @@ class Calls(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("copies")[0], name)
+            copies: Any = super().__getattr__("copies")
+            return getattr(copies[0], name)
 
 
 class Trace(TorchFunctionMode):

@@ -61,6 +61,7 @@ class IntegratedGradients(CaptumMethod):
     name: ClassVar[str] = "captum.IntegratedGradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
     algorithm: ClassVar[Any] = captum.attr.IntegratedGradients
+    advice: ClassVar[str] = "increase n_steps"
 
     baseline: Baseline = "zero"
     n_steps: PositiveInt = 50

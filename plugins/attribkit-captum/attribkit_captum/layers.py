@@ -29,8 +29,6 @@ class LayerMethod(CaptumMethod, ABC):
         layer: Dotted name of a module that runs once; None means the default layer of the model.
     """
 
-    chunks: ClassVar[bool] = False  # captum reads a layer in one forward
-
     layer: str | None = None
 
     def explain(self, call: Call) -> Tensor:
@@ -192,6 +190,7 @@ class LayerConductance(PathMethod):
     name: ClassVar[str] = "captum.LayerConductance"
     source: ClassVar[str] = "Dhamdhere et al., ICLR 2019, eq. 2"
     algorithm: ClassVar[Any] = captum.attr.LayerConductance
+    joint: ClassVar[bool] = True
 
     def most_rows(self, call: Call) -> int:
         return max(2, super().most_rows(call))  # captum takes differences between consecutive points
@@ -264,6 +263,7 @@ class LayerGradientShap(LayerMethod):
     name: ClassVar[str] = "captum.LayerGradientShap"
     source: ClassVar[str] = "Lundberg and Lee, NeurIPS 2017; Erion et al., 2021, at a layer"
     algorithm: ClassVar[Any] = captum.attr.LayerGradientShap
+    joint: ClassVar[bool] = True
 
     baseline: Baselines = ("zero", "blur")
     n_samples: PositiveInt = 5
@@ -289,6 +289,7 @@ class LayerDeepLift(LayerMethod):
     name: ClassVar[str] = "captum.LayerDeepLift"
     source: ClassVar[str] = "Shrikumar et al., ICML 2017, at a layer"
     algorithm: ClassVar[Any] = captum.attr.LayerDeepLift
+    joint: ClassVar[bool] = True
 
     baseline: Baseline = "zero"
     multiply_by_inputs: bool = True
@@ -315,6 +316,7 @@ class LayerDeepLiftShap(LayerMethod):
     name: ClassVar[str] = "captum.LayerDeepLiftShap"
     source: ClassVar[str] = "Lundberg and Lee, NeurIPS 2017, sec. 4.2, at a layer"
     algorithm: ClassVar[Any] = captum.attr.LayerDeepLift  # for one baseline at a time
+    joint: ClassVar[bool] = True
 
     baseline: Baselines = ("zero", "blur")
     multiply_by_inputs: bool = True

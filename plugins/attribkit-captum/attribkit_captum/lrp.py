@@ -42,10 +42,10 @@ class Hidden(nn.Module):
         super().__init__()
         self.listed = nn.Dropout()  # never runs; makes this module a container for captum
         self.training = False
-        object.__setattr__(self, "_hidden", module)
+        vars(self)["hidden"] = module  # not a submodule
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
-        return self._hidden(*inputs, **keywords)
+        return vars(self)["hidden"](*inputs, **keywords)
 
 
 def _hide(module: nn.Module) -> nn.Module:

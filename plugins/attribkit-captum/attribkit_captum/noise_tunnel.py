@@ -16,9 +16,7 @@ from .rules import Deconvolution, DeepLift, GuidedBackprop
 _METHODS: tuple[type[CaptumMethod], ...] = (
     Saliency, InputXGradient, IntegratedGradients, GuidedBackprop, Deconvolution, DeepLift,
 )  # fmt: skip
-MethodName = Literal[
-    "Saliency", "InputXGradient", "IntegratedGradients", "GuidedBackprop", "Deconvolution", "DeepLift"
-]
+MethodName = Literal["Saliency", "InputXGradient", "IntegratedGradients", "GuidedBackprop", "Deconvolution", "DeepLift"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,9 @@ class NoiseTunnel(CaptumMethod):
         if isinstance(self.attribution_method, CaptumMethod):
             return self.attribution_method
         return next(each for each in _METHODS if each.__name__ == self.attribution_method)()
+
+    def is_joint(self) -> bool:
+        return self.inner.is_joint()
 
     def copied(self, model: HookedModel) -> tuple[HookedModel, Trace | None]:
         return self.inner.copied(model)

@@ -17,6 +17,7 @@ _NON_LINEAR: Kinds = (  # modules that captum's DeepLift has rules for
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
     nn.Softmax,
 )  # fmt: skip
+_NO_RULE = "operations without a rule, such as GELU, attention, gates and normalisation layers, pass the plain gradient"
 _RELU = {function: module for function, module in ACTIVATIONS.items() if module is nn.ReLU}
 
 
@@ -88,7 +89,8 @@ class DeepLift(CaptumMethod):
     name: ClassVar[str] = "captum.DeepLift"
     source: ClassVar[str] = "Shrikumar et al., ICML 2017; Ancona et al., ICLR 2018"
     algorithm: ClassVar[Any] = captum.attr.DeepLift
-    is_complete: ClassVar[bool] = True
+    advice: ClassVar[str] = _NO_RULE
+    joint: ClassVar[bool] = True
 
     baseline: Baseline = "zero"
     multiply_by_inputs: bool = True
@@ -115,7 +117,8 @@ class DeepLiftShap(CaptumMethod):
     name: ClassVar[str] = "captum.DeepLiftShap"
     source: ClassVar[str] = "Lundberg and Lee, NeurIPS 2017, sec. 4.2"
     algorithm: ClassVar[Any] = captum.attr.DeepLift  # for one baseline at a time: DeepLiftShap mixes their rows
-    is_complete: ClassVar[bool] = True
+    advice: ClassVar[str] = _NO_RULE
+    joint: ClassVar[bool] = True
 
     baseline: Baselines = ("zero", "blur")
     multiply_by_inputs: bool = True

@@ -1,7 +1,6 @@
 """The conformance suite of attribkit for every method."""
 
 import attribkit_captum as plugin
-import pytest
 
 import attribkit.testing as testing
 

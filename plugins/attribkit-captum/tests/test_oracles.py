@@ -47,7 +47,7 @@ def generators():
     """The generators that captum draws from, seeded as the methods do."""
     with torch.random.fork_rng([]):
         torch.manual_seed(SEED)
-        np.random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002
         yield
 
 
@@ -155,9 +155,9 @@ ORACLES = {
     plugin.LayerGradientXActivation(layer="body.3"): lambda net, x, t: peer.LayerGradientXActivation(
         net, conv(net)
     ).attribute(x, t),
-    plugin.LayerConductance(layer="body.3", **PATH): lambda net, x, t: peer.LayerConductance(
-        net, conv(net)
-    ).attribute(x, blur(x), t, n_steps=6),
+    plugin.LayerConductance(layer="body.3", **PATH): lambda net, x, t: peer.LayerConductance(net, conv(net)).attribute(
+        x, blur(x), t, n_steps=6
+    ),
     plugin.InternalInfluence(layer="body.1", **PATH): lambda net, x, t: peer.InternalInfluence(
         net, net.body[1]
     ).attribute(x, blur(x), t, n_steps=6),
