@@ -47,8 +47,9 @@ class Calls(nn.Module):
         if self.count == len(self.copies):
             if not self._trace.is_first:
                 raise UnsupportedModel(
-                    f"A {type(self.copies[0]).__name__} runs more often for one image than for another, and captum "
-                    "needs a module for each call: explain one image at a time, or use a method of attribkit."
+                    f"A {type(self.copies[0]).__name__} runs more often than in the first forward, and captum needs a "
+                    "module for each call. Switch gradient checkpointing off; if the number of calls depends on the "
+                    "image, use a method of attribkit, such as integrated_gradients."
                 )
             self.copies.append(copy.deepcopy(self.copies[0]))
         self.count += 1
@@ -206,6 +207,28 @@ class Scoring(nn.Module):
             return self.scoring(images)
         with self._trace.running():
             return self.scoring(images)
+
+
+def operations(score: Tensor, trace: Trace | None = None) -> list[str]:
+    """Return the names of the graph operations that a score depends on.
+
+    Args:
+        score: The score, with its graph.
+        trace: Operations inside its modules are left out.
+    """
+    found: list[str] = []
+    stack, visited = [score.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if trace is not None and node in trace.inputs:
+            stack.extend(trace.inputs[node])
+            continue
+        found.append(node.name().rpartition("::")[2].partition("Backward")[0])
+        stack.extend(following for following, _ in node.next_functions)
+    return found
 
 
 def first_score(scoring: Scoring, trace: Trace, image: Tensor, expected: Tensor) -> Tensor:

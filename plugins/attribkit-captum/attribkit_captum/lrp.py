@@ -9,12 +9,11 @@ import torch
 from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from attribkit import HookedModel, NonNegativeFloat, PositiveFloat, UnsupportedModel
 
 from .base import Call, CaptumMethod
-from .calls import Calls, Functions, Kinds, Trace, separate
+from .calls import Calls, Functions, Kinds, Trace, operations, separate
 
 _WITH_RULES: Kinds = (
     nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
@@ -83,7 +82,7 @@ class LRP(CaptumMethod):
         return separate(model, (*_WITH_RULES, *_PASSED), _ADDITIONS, prepare=_hide)
 
     def check_copy(self, call: Call, trace: Trace, score: Tensor) -> None:
-        unknown = _operations_without_rule(trace, score.grad_fn)
+        unknown = dict.fromkeys(each for each in operations(score, trace) if each not in _HARMLESS)
         if unknown:
             raise UnsupportedModel(
                 f"captum.LRP has no rule for operations between the image and the score of this model or target "
@@ -103,22 +102,3 @@ class LRP(CaptumMethod):
         if isinstance(module, nn.Conv2d | nn.Linear) and self.rule != "epsilon":
             return GammaRule(self.gamma) if self.rule == "gamma" else Alpha1_Beta0_Rule()
         return EpsilonRule(self.epsilon)
-
-
-def _operations_without_rule(trace: Trace, score: Node | None) -> list[str]:
-    """Return the names of operations outside of modules with rules that the score depends on, and that change it."""
-    unknown: dict[str, None] = {}
-    stack, visited = [score], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if node in trace.inputs:
-            stack.extend(trace.inputs[node])
-            continue
-        operation = node.name().rpartition("::")[2].partition("Backward")[0]
-        if operation not in _HARMLESS:
-            unknown[operation] = None
-        stack.extend(following for following, _ in node.next_functions)
-    return list(unknown)

@@ -10,14 +10,20 @@ from torch import Tensor, nn
 from attribkit import HookedModel, PositiveFloat, Seed, UnsupportedModel
 
 from .base import Baseline, Baselines, Call, CaptumMethod, mean_over_baselines
-from .calls import ACTIVATIONS, Kinds, Trace, separate
+from .calls import ACTIVATIONS, Kinds, Trace, operations, separate
 from .pooling import without_overlap
 
 _NON_LINEAR: Kinds = (  # modules that captum's DeepLift has rules for
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
     nn.Softmax,
 )  # fmt: skip
-_NO_RULE = "operations without a rule, such as GELU, attention, gates and normalisation layers, pass the plain gradient"
+_OTHER_ACTIVATIONS = {  # graph operations
+    "Elu", "Gelu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "Mish", "PreluKernel", "Sigmoid",
+    "Silu", "Softmax", "Softplus", "Tanh",
+}  # fmt: skip
+_NO_RULE = (
+    "operations without a rule, such as ReLU6, GELU, attention, gates and normalisation layers, pass the plain gradient"
+)
 _RELU = {function: module for function, module in ACTIVATIONS.items() if module is nn.ReLU}
 
 
@@ -34,6 +40,9 @@ class ReluRule(CaptumMethod):
                 f"{self.name} changes the gradient at ReLUs, and this model does not run any: the map would be the "
                 "plain gradient. Use captum.InputXGradient or captum.IntegratedGradients."
             )
+        others = sorted(set(operations(score)) & _OTHER_ACTIVATIONS)
+        if others:
+            call.model.note(f"only ReLUs change the gradient; it is the plain one at {', '.join(others)}")
 
 
 @dataclass(frozen=True)
