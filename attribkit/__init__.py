@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         PositiveInt,
         Seed,
     )
-    from attribkit._core.segments import Segments, segment
+    from attribkit._core.segments import GivenSegments, Segments, segment
     from attribkit._core.spec import ModelSpec
-    from attribkit._core.substrates import Imputer, Substrate, substrate_images
+    from attribkit._core.substrates import GivenImages, Imputer, Substrate, substrate_images
     from attribkit._engine.forward import Requirements
     from attribkit._engine.model import HookedModel
     from attribkit._explainer import Explainer
@@ -68,6 +68,8 @@ __all__ = [
     "FailedAttribution",
     "Faithfulness",
     "Fraction",
+    "GivenImages",
+    "GivenSegments",
     "GroundTruth",
     "HookedModel",
     "Imputer",
@@ -130,6 +132,8 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "FailedAttribution": "_contracts.attribution",
     "Faithfulness": "_contracts.metric",
     "Fraction": "_core.options",
+    "GivenImages": "_core.substrates",
+    "GivenSegments": "_core.segments",
     "GroundTruth": "_core.ground_truth",
     "HookedModel": "_engine.model",
     "Imputer": "_core.substrates",

@@ -63,6 +63,7 @@ class BatchedModel:
         self._layers: dict[Hashable, ModelLayers] = {}  # layers found for the bound images only
         self._reader = OutputReader(spec.outputs)  # detects the kind of class scores once
         self._last_input: tuple[Tensor, Inputs] | None = None  # the first image of the last forward, and its inputs
+        self._keeps_memory_format = False  # whether images are never converted to channels last
 
     def bind(self: Model, x: Images, inputs: Inputs | None = None) -> Model:
         """Return the same model for new images, without notes and resolved targets.
@@ -177,7 +178,7 @@ class BatchedModel:
     def __call__(self, x: Images) -> Any:
         """Return the outputs of the model, differentiable if x is."""
         channels_last = self._batching.channels_last and x.ndim == 4 and x.device.type == "cpu"
-        channels_last = channels_last and len(x) >= _CHANNELS_LAST_FROM
+        channels_last = channels_last and len(x) >= _CHANNELS_LAST_FROM and not self._keeps_memory_format
         # The clone protects the images from in-place operations of the model.
         images = x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
         inputs = (self._chunk or self.inputs).of(len(x))

@@ -255,11 +255,13 @@ class HookedModel(BatchedModel):
             >>> shap = captum.attr.GradientShap(model.scoring_module(target))
         """
         target = self.resolve(target)
+        model = self.fork()
+        model._keeps_memory_format = True  # a forward that fails in channels last cannot be repeated: it may have hooks
 
         def score(images: Images) -> PerImage:
-            own = target.tile(len(images) // max(1, len(self._x))) or target
-            evaluation = TargetEvaluation(own, slice(0, len(images)), self._wrap_outputs)
-            return evaluation(self._forward(images, own)(images))
+            own = target.tile(len(images) // max(1, len(model._x))) or target
+            evaluation = TargetEvaluation(own, slice(0, len(images)), model._wrap_outputs)
+            return evaluation(model._forward(images, own)(images))
 
         return ScoringModule(self.module, score)
 

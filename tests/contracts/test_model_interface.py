@@ -81,6 +81,16 @@ def test_a_function_target_and_the_count_of_images():
     assert explainer.model.image_count - before >= 2 * 8  # the steps of captum
 
 
+def test_models_that_require_contiguous_maps():
+    class Viewed(Scaled):
+        def forward(self, x, scale=None):
+            maps = self.net[1](self.net[0](x))
+            return self.net[3](maps.view(len(maps), -1))  # fails for maps in channels last
+
+    x = torch.randn(1, 3, 16, 16)
+    assert Explainer(Viewed()).attribute(x, Integrated(), target=2).scores.shape == x.shape
+
+
 def test_segments_of_the_user_are_covered_like_superpixels():
     model, x = Scaled().eval(), torch.randn(2, 3, 16, 16)
     labels = torch.zeros(16, 16, dtype=torch.long)
