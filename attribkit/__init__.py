@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
     from attribkit._contracts.visualization import Visualization
     from attribkit._contracts.visualizer import Visualizer
-    from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnsupportedModel
+    from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile, UnsupportedModel
     from attribkit._core.ground_truth import GroundTruth
     from attribkit._core.inputs import BroadcastInput
     from attribkit._core.options import (
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
         PositiveInt,
         Seed,
     )
+    from attribkit._core.progress import track
     from attribkit._core.segments import GivenSegments, Segments, segment
     from attribkit._core.spec import ModelSpec
     from attribkit._core.substrates import GivenImages, Imputer, Substrate, substrate_images
+    from attribkit._core.tensors import Fingerprinted
     from attribkit._engine.forward import Requirements
     from attribkit._engine.model import HookedModel
     from attribkit._explainer import Explainer
@@ -67,6 +69,7 @@ __all__ = [
     "Explainer",
     "FailedAttribution",
     "Faithfulness",
+    "Fingerprinted",
     "Fraction",
     "GivenImages",
     "GivenSegments",
@@ -98,6 +101,7 @@ __all__ = [
     "Target",
     "Unit",
     "UnknownName",
+    "UnreadableFile",
     "UnsupportedModel",
     "Visualization",
     "Visualizer",
@@ -111,6 +115,7 @@ __all__ = [
     "segment",
     "spearman_correlation",
     "substrate_images",
+    "track",
     "train_head",
     "with_score_type",
 ]
@@ -131,6 +136,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Explainer": "_explainer",
     "FailedAttribution": "_contracts.attribution",
     "Faithfulness": "_contracts.metric",
+    "Fingerprinted": "_core.tensors",
     "Fraction": "_core.options",
     "GivenImages": "_core.substrates",
     "GivenSegments": "_core.segments",
@@ -164,6 +170,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "Target": "_targets.target",
     "Unit": "_targets.units",
     "UnknownName": "_core.errors",
+    "UnreadableFile": "_core.errors",
     "UnsupportedModel": "_core.errors",
     "Visualization": "_contracts.visualization",
     "Visualizer": "_contracts.visualizer",
@@ -175,6 +182,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "rank_pixels": "metrics._curve_engine",
     "register": "registry",
     "spearman_correlation": "metrics._correlation",
+    "track": "_core.progress",
     "train_head": "_heads",
     "with_score_type": "_targets.resolution",
 }

@@ -1,7 +1,6 @@
 """Conformance checks for model specifications and for targets."""
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,7 @@ def check_model_spec_image(spec: ModelSpec, model: nn.Module, x: Tensor) -> None
 @MODEL_SPEC_CHECKS.add
 def check_model_spec_outputs(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
     """Check that the outputs are in the range of the declared kind."""
-    outputs = _outputs(spec, model, x)
+    outputs = outputs_of(model, x)
     if spec.outputs is None or not isinstance(outputs, Tensor):
         raise NotApplicable("`outputs` is not declared, or the model does not return a tensor")
     low, high = float(outputs.min()), float(outputs.max())
@@ -68,7 +67,7 @@ def check_model_spec_outputs(spec: ModelSpec, model: nn.Module, x: Tensor) -> No
 def check_model_spec_labels(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
     """Check that there is one label for each class."""
     labels = spec.labels() if callable(spec.labels) else spec.labels
-    outputs = _outputs(spec, model, x)
+    outputs = outputs_of(model, x)
     if labels is None or not isinstance(outputs, Tensor):
         raise NotApplicable("`labels` is not declared, or the model does not return a tensor")
     require(
@@ -209,7 +208,3 @@ def _scores(target: Target, model: nn.Module, x: Tensor) -> Tensor:
     finally:
         for module, flag in training.items():
             module.training = flag
-
-
-def _outputs(spec: ModelSpec, model: nn.Module, x: Tensor) -> Any:
-    return outputs_of(model, x)

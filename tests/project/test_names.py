@@ -132,7 +132,7 @@ def documents():
 
 @pytest.mark.parametrize("path", list(documents()), ids=lambda path: str(path.relative_to(ROOT.parent)))
 def test_documents_import_public_names_only(path):
-    for module, names in re.findall(r"from (attribkit[\w.]*) import (\([^)]*\)|[^\n(]+)", path.read_text()):
+    for module, names in re.findall(r"from (attribkit(?:\.[\w.]+)?) import (\([^)]*\)|[^\n(]+)", path.read_text()):
         assert module in PUBLIC_MODULES
         public = importlib.import_module(module)
         for name in re.findall(r"[A-Za-z_]\w*", re.sub(r" as \w+|#.*", "", names)):

@@ -11,8 +11,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from attribkit import AttribkitError, Attribution, Explainer, Method, registry
-from attribkit._core.errors import InvalidInput, UnsupportedModel
+from attribkit import AttribkitError, Attribution, Explainer, InvalidInput, Method, UnsupportedModel, registry
 
 from ._images import Reduction
 from ._loggers import image_writer, log_attribution

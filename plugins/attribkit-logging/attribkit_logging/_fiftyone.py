@@ -9,8 +9,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy import ndarray
 
-from attribkit import AttribkitError, Attribution, Comparison
-from attribkit._core.errors import InvalidInput, UnknownName
+from attribkit import AttribkitError, Attribution, Comparison, InvalidInput, UnknownName
 from attribkit.datasets import Dataset, Sample
 from attribkit.io import read_image
 

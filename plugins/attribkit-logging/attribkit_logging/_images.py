@@ -6,8 +6,7 @@ from typing import Literal
 
 from numpy import ndarray
 
-from attribkit import Attribution, Comparison
-from attribkit._core.errors import InvalidInput
+from attribkit import Attribution, Comparison, InvalidInput
 from attribkit._core.pictures import overlay
 from attribkit.figures._figure import displayed_pictures
 

@@ -9,8 +9,7 @@ from typing import Any
 from numpy import ndarray
 from PIL import Image
 
-from attribkit import Attribution, Comparison
-from attribkit._core.errors import InvalidInput
+from attribkit import Attribution, Comparison, InvalidInput
 
 from ._images import LoggedImage, Reduction, attribution_images
 

@@ -7,7 +7,7 @@ from numpy import ndarray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from attribkit._core.errors import InvalidInput
+from attribkit import InvalidInput
 from attribkit.io import Preprocessing
 
 Sides = tuple[int, int]  # height and width in pixels

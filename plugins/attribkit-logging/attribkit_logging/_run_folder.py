@@ -13,10 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from attribkit import Attribution, NoTarget
+from attribkit import Attribution, InvalidInput, NoTarget, UnreadableFile, track
 from attribkit._contracts.records import Recorded
-from attribkit._core.errors import InvalidInput, UnreadableFile
-from attribkit._core.progress import track
 from attribkit.benchmark._settings.plan import WorkUnit
 from attribkit.benchmark._store import Store
 from attribkit.datasets import Dataset, make_dataset

@@ -5,8 +5,8 @@ from collections import defaultdict
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from attribkit import UnsupportedModel
 from attribkit._core.autograd import operation_name
-from attribkit._core.errors import UnsupportedModel
 
 LAYERS = {"Convolution": "convolution", "Addmm": "addmm", "Mm": "mm"}  # nodes of layers with weights, and operations
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attribkit._core.errors import UnsupportedModel
+from attribkit import UnsupportedModel
 
 from .recording import Operation
 

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from attribkit import HookedModel, Method, NonNegativeFloat, OneOrMore, PositiveFloat, Target
-from attribkit._core.errors import InvalidInput
+from attribkit import HookedModel, InvalidInput, Method, NonNegativeFloat, OneOrMore, PositiveFloat, Target
 
 from .propagation import Composite, relevance_of_images
 from .rules import (

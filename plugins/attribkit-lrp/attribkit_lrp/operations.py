@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from attribkit._core.errors import UnsupportedModel
+from attribkit import UnsupportedModel
 
 from .graph import LAYERS
 from .recording import Operation

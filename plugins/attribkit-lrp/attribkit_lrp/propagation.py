@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from attribkit import UnsupportedModel
 from attribkit._core.autograd import CHECKPOINTING_MESSAGE, is_recomputed, operation_name
-from attribkit._core.errors import UnsupportedModel
 
 from .graph import LAYERS, Graph
 from .layers import Layer, input_edge, layer_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attribkit._core.errors import UnsupportedModel
+from attribkit import UnsupportedModel
 
 
 @dataclass(frozen=True, eq=False)

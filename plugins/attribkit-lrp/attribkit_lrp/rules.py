@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attribkit._core.errors import InvalidInput
+from attribkit import InvalidInput
 
 from .layers import Layer
 

@@ -7,8 +7,7 @@ from attribkit_lrp import LRP
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from attribkit import AttribkitError, Explainer, Probability
-from attribkit._core.errors import InvalidInput, UnsupportedModel
+from attribkit import AttribkitError, Explainer, InvalidInput, Probability, UnsupportedModel
 
 
 class Net(nn.Module):

@@ -7,9 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attribkit import HookedModel, NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Target
-from attribkit._core.errors import InvalidInput
-from attribkit._core.tensors import Fingerprinted
+from attribkit import (
+    Fingerprinted,
+    HookedModel,
+    InvalidInput,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Target,
+)
 
 from .ascent import Canvas, ascend, note_unchanged
 from .colours import ColourSpace

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attribkit import HookedModel, Target
-from attribkit._core.progress import track
+from attribkit import HookedModel, Target, track
 
 from .views import RandomViews, View
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attribkit import Explainer, HookedModel, Target, Visualization, Visualizer
-from attribkit._core.errors import InvalidInput
+from attribkit import Explainer, HookedModel, InvalidInput, Target, Visualization, Visualizer
 
 
 @dataclass(frozen=True)

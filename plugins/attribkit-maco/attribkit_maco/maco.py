@@ -7,8 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from attribkit import HookedModel, NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Target
-from attribkit._core.errors import InvalidInput
+from attribkit import HookedModel, InvalidInput, NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Target
 
 from .ascent import Canvas, ascend, note_unchanged
 from .colours import ColourSpace

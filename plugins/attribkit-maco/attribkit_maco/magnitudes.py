@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from attribkit._core.errors import InvalidInput
-from attribkit._core.progress import track
-from attribkit._core.tensors import Fingerprinted
+from attribkit import Fingerprinted, InvalidInput, track
 
 from .colours import ColourSpace
 
