@@ -29,6 +29,17 @@ class ScoringModule(nn.Module):
         return self._score(images)
 
 
+def deep_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy; raises UnsupportedModel if the module cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and a copy of the model is "
+            "required here: make copy.deepcopy(model) work, or choose another method or metric."
+        ) from error
+
+
 def without_inplace(module: nn.Module) -> nn.Module:
     """Return a deep copy whose modules do not work in place, such as ``nn.ReLU(inplace=True)``.
 
@@ -37,13 +48,7 @@ def without_inplace(module: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModel: The module cannot be copied.
     """
-    try:
-        copied = copy.deepcopy(module)
-    except Exception as error:
-        raise UnsupportedModel(
-            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and this method requires a "
-            "copy of the model: make copy.deepcopy(model) work, or use another method."
-        ) from error
+    copied = deep_copy(module)
     for each in copied.modules():
         if getattr(each, "inplace", False) is True:
             each.inplace = False  # type: ignore[assignment]

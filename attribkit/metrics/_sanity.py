@@ -1,6 +1,5 @@
 """Sanity checks: how similar a map stays when the model's parameters are randomised, or the class is changed."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -21,6 +20,7 @@ from attribkit._core.pictures import extremes
 from attribkit._core.progress import track
 from attribkit._core.shapes import Heatmaps, Images, PerImage
 from attribkit._engine.model import HookedModel
+from attribkit._engine.scoring import deep_copy
 from attribkit._state.hooks import observe_modules
 from attribkit._targets.binary import Binary
 from attribkit._targets.class_outputs import Returned, read_scores, resolve_labels
@@ -58,7 +58,7 @@ class RandomCopy:
     """
 
     def __init__(self, model: HookedModel, seed: int) -> None:
-        self.model = model.with_module(_deep_copy(model.module))
+        self.model = model.with_module(deep_copy(model.module))
         self.seed = seed
         self._original = dict(_named_tensors(model.module))
         self._copy = dict(_named_tensors(self.model.module))
@@ -107,16 +107,6 @@ def _completion_index(module: str, completions: dict[str, int]) -> int:
     while module not in completions:
         module = module.rpartition(".")[0]
     return completions[module]
-
-
-def _deep_copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise UnsupportedModel(
-            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and this metric requires a "
-            "copy of the model: make copy.deepcopy(model) work, or omit this metric."
-        ) from error
 
 
 def _is_randomisable(tensor: Tensor) -> bool:

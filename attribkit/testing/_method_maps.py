@@ -60,11 +60,9 @@ def _spot_maps(method: Method, device: torch.device) -> SpotMaps:
     """Explain the detector; methods that do not use a target get images with red spots only."""
     x = (spotted_images() if method.uses_target else spotted_images(["red"])).to(device)
     explainer = Explainer(detector_of(method, x))
-    ran = explainer.model.image_count
     red = explainer.attribute(x, method, target=RED)
-    if not method.uses_target and explainer.model.image_count == ran:
-        return SpotMaps(explainer, x, red, red)
-    return SpotMaps(explainer, x, red, explainer.attribute(x, method, target=BLUE))
+    blue = explainer.attribute(x, method, target=BLUE) if method.uses_target else red
+    return SpotMaps(explainer, x, red, blue)
 
 
 def _maps(method: Method, device: torch.device) -> SpotMaps:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from attribkit._coordinates.verification import verify_layout
 from attribkit._core.spec import ModelSpec
 from attribkit._explainer import Explainer
+from attribkit._state.hooks import frozen
 from attribkit._targets.target import Target
 from attribkit.testing._checks import CheckList, NotApplicable, raise_first_failure, require
 from attribkit.testing._examples import images, tiny_cnn
@@ -200,11 +201,6 @@ def check_target_equality(target: Target, model: nn.Module, x: Tensor) -> None:
 def _scores(target: Target, model: nn.Module, x: Tensor) -> Tensor:
     """Return the scores that the model interface computes for a target."""
     explainer = Explainer(model)
-    bound, images_, _ = explainer._bind(x, explainer._inputs(None, x))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return bound.score(images_, bound.bind_target(target))
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+    bound, channels_first, _ = explainer._bind(x, explainer._inputs(None, x))
+    with frozen(model):
+        return bound.score(channels_first, bound.bind_target(target))

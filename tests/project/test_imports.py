@@ -21,7 +21,7 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 MOST_FILES, MOST_SMALL, SMALL = 200, 25, 40
-MOST_LINES, MOST_LEVELS = 2420, 7
+MOST_LINES, MOST_LEVELS = 2400, 7
 
 
 def imported_by(module):
@@ -98,8 +98,9 @@ def test_plugins_import_only_public_names(folder):
                 if "._" in node.module:
                     assert node.module in NOT_PUBLIC_YET.get(folder.name, set())
                 else:
-                    public = {*importlib.import_module(node.module).__all__, "registry", "zoo", "figures", "benchmark", "__version__"}
-                    assert {alias.name for alias in node.names} <= public
+                    module = importlib.import_module(node.module)
+                    for name in (alias.name for alias in node.names):
+                        assert name in module.__all__ or inspect.ismodule(getattr(module, name)), name
 
 
 def test_public_names():

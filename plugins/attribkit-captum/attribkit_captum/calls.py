@@ -28,7 +28,7 @@ _TOLERANCE = 1e-3  # between the score of the model and of its copy, relative to
 class Calls(nn.Module):
     """A module that runs each of its calls in one forward in a copy of its own.
 
-    The inputs of a copy have no other use, so that hooks on their gradients see the gradient of this call alone.
+    The inputs of a copy are not used elsewhere, so hooks on their gradients see the gradient of this call alone.
 
     Args:
         module: The module, which is the first copy.

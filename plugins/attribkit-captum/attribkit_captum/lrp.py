@@ -57,7 +57,7 @@ class LRP(CaptumMethod):
     """Relevance of the score, passed from layer to layer in proportion to their contributions; 3 forwards, 1 backward.
 
     Sums of two tensors, as in residual networks, become modules in a copy of the model. Models with operations that
-    captum has no rule for, such as GELU, attention, layer normalisation or gates, are refused. So are targets that do
+    captum does not support, such as GELU, attention, layer normalisation or gates, are refused. So are targets that do
     not select an output, such as a probability.
 
     Args:
@@ -85,7 +85,7 @@ class LRP(CaptumMethod):
         unknown = dict.fromkeys(each for each in operations(score, trace) if each not in _HARMLESS)
         if unknown:
             raise UnsupportedModel(
-                f"captum.LRP has no rule for operations between the image and the score of this model or target "
+                f"captum.LRP does not support operations between the image and the score of this model or target "
                 f"({', '.join(unknown)}), so the relevance would be wrong. Explain the logit of a class of a "
                 "convolutional network with ReLUs, or use captum.IntegratedGradients or captum.DeepLift."
             )

@@ -127,13 +127,13 @@ class Odd(nn.Module):
     ],
 )
 def test_lrp_refuses_operations_without_a_rule(operation, name):
-    with pytest.raises(UnsupportedModel, match=rf"captum.LRP has no rule for operations .*\b{name}\b"):
+    with pytest.raises(UnsupportedModel, match=rf"captum.LRP does not support operations .*\b{name}\b"):
         Explainer(Odd(operation)).attribute(images(), plugin.LRP())
 
 
 @pytest.mark.parametrize("target", [Probability(1), lambda outputs: outputs[:, 0] - outputs[:, 1]])
 def test_lrp_refuses_targets_that_do_not_select_an_output(explainer, target):
-    with pytest.raises(UnsupportedModel, match=r"captum\.LRP has no rule"):
+    with pytest.raises(UnsupportedModel, match=r"captum\.LRP does not support"):
         explainer.attribute(images(), plugin.LRP(), target=target)
 
 

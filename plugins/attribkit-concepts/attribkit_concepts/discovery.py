@@ -150,7 +150,7 @@ def _check_activations(explainer: Explainer, images: Tensor, layer: str, values:
         raise InvalidInput(f"The activations of layer {layer!r} are not finite: check the images and the model.")
     if bool((values < 0).any()):
         named = _non_negative_layers(explainer, images)
-        advice = f"choose one of {', '.join(map(repr, named))}" if named else "the model has no layer that fits"
+        advice = f"choose one of {', '.join(map(repr, named))}" if named else "none of the layers of this model fits"
         raise InvalidInput(
             f"The activations of layer {layer!r} are negative, down to {float(values.min()):.3g}, and a non-negative "
             f"factorisation needs a layer after a ReLU: {advice}."

@@ -47,7 +47,7 @@ def _sweep(coefficients: Tensor, products: Tensor, gram: Tensor) -> Tensor:
 
 
 def _is_optimal(coefficients: Tensor, products: Tensor, gram: Tensor, limit: Tensor) -> Tensor:
-    """Return which rows have no gradient at positive coefficients, and none that points inwards at zeros."""
+    """Return which rows satisfy the optimality conditions: zero gradient where positive, not negative at zeros."""
     gradient = coefficients @ gram - products
     violation = torch.where(coefficients > 0, gradient.abs(), (-gradient).clamp(min=0))
     return (violation <= limit).all(1)

@@ -114,7 +114,7 @@ def tcav(
     Raises:
         InvalidInput: If an argument is not valid, or there are too few images.
         UnknownName: If the layer does not exist.
-        UnsupportedModel: If the score has no gradient at the layer.
+        UnsupportedModel: If the graph does not connect the score with the layer.
 
     Reference:
         Kim et al., Interpretability Beyond Feature Attribution: Quantitative Testing with Concept Activation Vectors,
@@ -240,8 +240,8 @@ def _notes_on_accuracy(accuracy: Tensor, tested: int) -> list[str]:
         return []
     return [
         f"the classifiers are not better than chance: a mean accuracy of {mean:.2f} on {tested} held-out images has "
-        f"p > {_LEVEL}; the vectors do not represent the concept, and the score has no meaning. Pass more images, or "
-        "choose another layer"
+        f"p > {_LEVEL}; the vectors do not represent the concept, and the TCAV score cannot be interpreted. Pass "
+        "more images, or choose another layer"
     ]
 
 
