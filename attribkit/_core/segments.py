@@ -20,7 +20,18 @@ SegmentLabels = Int[Tensor, "b 1 *space"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GivenSegments(Fingerprinted):
-    """Labels of segments as an option: integers (*space), or (b, *space) with b = 1 or one for each image."""
+    """Labels of segments as an option: integers (*space), or (b, *space) with b = 1 or one for each image.
+
+    Raises:
+        InvalidInput: The tensor is not an integer tensor with at least one axis.
+    """
+
+    def __post_init__(self) -> None:
+        if self.tensor.ndim == 0 or self.tensor.is_floating_point() or self.tensor.is_complex():
+            raise InvalidInput(
+                f"The labels of the segments have shape {tuple(self.tensor.shape)} and dtype {self.tensor.dtype}; they "
+                "must be integers of the size of the images, (*space) or (b, *space)."
+            )
 
 
 Segments = PositiveInt | GivenSegments | Tensor  # type of options: the number of superpixels, or labels
@@ -42,10 +53,10 @@ def segment(x: Images, segments: int | GivenSegments | Tensor) -> SegmentLabels:
     """
     if isinstance(segments, int):
         return _superpixels(x, segments)
-    labels = segments.tensor if isinstance(segments, GivenSegments) else segments
+    labels = segments.tensor if isinstance(segments, GivenSegments) else GivenSegments(segments).tensor
     shape = tuple(x.shape[2:])
     batch = labels[None] if labels.ndim == len(shape) else labels
-    if tuple(batch.shape[1:]) != shape or len(batch) not in (1, len(x)) or labels.is_floating_point():
+    if tuple(batch.shape[1:]) != shape or len(batch) not in (1, len(x)):
         raise InvalidInput(
             f"The labels of the segments have shape {tuple(labels.shape)} and dtype {labels.dtype}; for these "
             f"{len(x)} images they must be integers of shape {shape}, or {(len(x), *shape)}."

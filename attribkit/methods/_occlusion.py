@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attribkit._contracts.method import Method
+from attribkit._core.annotations import describe
 from attribkit._core.axes import PerAxis, capped_sizes, format_sizes, per_axis
 from attribkit._core.errors import InvalidInput
 from attribkit._core.options import Seed
@@ -56,7 +57,16 @@ class Occlusion(Method):
         if isinstance(self.baseline, Tensor):
             object.__setattr__(self, "baseline", GivenImages(self.baseline))
         if isinstance(self.superpixels, Tensor):
-            object.__setattr__(self, "superpixels", GivenSegments(self.superpixels))
+            object.__setattr__(self, "superpixels", self._labels(self.superpixels))
+
+    def _labels(self, labels: Tensor) -> GivenSegments:
+        try:
+            return GivenSegments(labels)
+        except InvalidInput as error:
+            raise InvalidInput(
+                "superpixels must be a number, or integer labels (*space) or (b, *space), got "
+                f"{describe(labels)} (an option of {self.name!r})."
+            ) from error
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
         count, region = self._regions(model, x)

@@ -16,7 +16,7 @@ from attribkit._targets.logits import Probability
 from attribkit._targets.target import NoTarget
 from attribkit.registry import SUBSTRATES, options_of
 from attribkit.testing._checks import NotApplicable, raise_first_failure, require
-from attribkit.testing._examples import example_of
+from attribkit.testing._examples import example_of, images
 from attribkit.testing._state import (
     advance_generators,
     model_state,
@@ -56,10 +56,9 @@ def check_method(method: Method, model: nn.Module | None = None, x: Tensor | Non
 
 
 def _subject(method: Method, model: nn.Module | None, x: Tensor | None) -> tuple[Any, ...]:
-    if model is None and x is None:
-        return ()
-    example_model, example_x = (None, None) if model is not None and x is not None else example_of(method)
-    return (example_model if model is None else model, example_x if x is None else x)
+    if model is None:
+        return () if x is None else (example_of(method)[0], x)
+    return model, images() if x is None else x
 
 
 @METHOD_CHECKS.add

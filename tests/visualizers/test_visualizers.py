@@ -48,7 +48,9 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("options", [{}, SIMONYAN | {"l2": 0.1, "blur": 0.5}], ids=["defaults", "pixel"])
 @pytest.mark.parametrize("name", registry.visualizers())
 def test_conformance(name, options, check):
-    check(registry.visualizers()[name](**options, steps=5), tiny_cnn(), (3, 16, 16))
+    if options and check.name == "seed":
+        pytest.skip("these options draw no random numbers")
+    check(registry.visualizers()[name](**options, steps=20), tiny_cnn(), (3, 16, 16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -68,8 +70,9 @@ def test_the_suite_sees_a_visualizer_that_draws_from_the_global_generator():
             images = torch.rand_like(blank)
             return images, model.score_and_gradient(images, unit)[0][None]
 
+    (check,) = (check for check in VISUALIZER_CHECKS if check.name == "repeats")
     with pytest.raises(AssertionError, match="two equal calls give different images"):
-        check_visualizer(Drawn())
+        check(Drawn())
 
 
 # Closed forms
