@@ -104,8 +104,8 @@ def require_unchanged(before: dict[str, Any], model: nn.Module, when: str) -> No
     )
 
 
-def require_unchanged_on_error(model: nn.Module, call: Callable[[], object]) -> None:
-    """Require that an error in the forward passes through the call, and leaves the model unchanged."""
+def require_unchanged_on_error(model: nn.Module, call: Callable[[], object], *, must_raise: bool = True) -> None:
+    """Require that an error in the forward leaves the model unchanged, and passes through the call if it must."""
     for error in (RuntimeError("raised on purpose"), KeyboardInterrupt()):
         call()  # runs the steps that are done once per model before the error is raised
         calls: list[object] = []
@@ -114,7 +114,7 @@ def require_unchanged_on_error(model: nn.Module, call: Callable[[], object]) -> 
         try:
             call()
             require(
-                not calls,
+                not (calls and must_raise),
                 f"{error!r} of the model's forward is caught, and a result is returned",
                 "the error of the model's forward",
                 "do not catch errors of the model",
