@@ -17,7 +17,7 @@ from attribkit._engine.batched_model import LayersDiffer
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
 from attribkit._runs.diagnosis import diagnosis_of
-from attribkit._runs.guards import read_only, refuse_exits
+from attribkit._runs.validation import read_only, refuse_exits
 from attribkit._targets.outputs import to_full_precision
 from attribkit._targets.target import Target
 

@@ -18,7 +18,7 @@ from attribkit._core.shapes import Images
 from attribkit._core.substrates import options_channels_first
 from attribkit._engine.model import HookedModel
 from attribkit._runs.diagnosis import diagnosis_of
-from attribkit._runs.guards import read_only, refuse_exits
+from attribkit._runs.validation import read_only, refuse_exits
 from attribkit._state.hooks import frozen
 from attribkit._targets.resolution import as_target
 from attribkit._targets.target import NoTarget, Target

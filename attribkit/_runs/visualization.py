@@ -11,7 +11,7 @@ from attribkit._contracts.visualization import Visualization, image_names
 from attribkit._contracts.visualizer import Visualizer
 from attribkit._core.errors import OWN_FORWARD, AttribkitError, InvalidInput, error_context
 from attribkit._engine.model import HookedModel
-from attribkit._runs.guards import refuse_exits
+from attribkit._runs.validation import refuse_exits
 from attribkit._targets.target import Target
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit.datasets._coco import Coco
-from attribkit.datasets._dataset import Dataset
+from attribkit.datasets._dataset import Dataset, ImageSource, MaskSource, Sample, Size
 from attribkit.datasets._folders import ImageFolder, ImageNet
 from attribkit.datasets._geometry import Prepared, prepare_sample
 from attribkit.datasets._items import BoxedImages, ItemDataset
-from attribkit.datasets._oxford_pets import OxfordPets
-from attribkit.datasets._pascal_voc import PascalVOC
-from attribkit.datasets._sample import ImageSource, MaskSource, Sample, Size
+from attribkit.datasets._pascal_voc import OxfordPets, PascalVOC
 from attribkit.datasets._scenes import Scenes, grid_mosaics
 
 __all__ = [

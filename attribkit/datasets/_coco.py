@@ -19,8 +19,7 @@ from attribkit.datasets._annotations import (
     map_labels,
     read_json,
 )
-from attribkit.datasets._dataset import Dataset
-from attribkit.datasets._sample import BoxCorners, Mask, MaskSource, Sample, Size, difficult_subset
+from attribkit.datasets._dataset import BoxCorners, Dataset, Mask, MaskSource, Sample, Size, difficult_subset
 from attribkit.datasets._sources import ImageFile, digest
 
 CocoRecord = Mapping[str, Any]  # an image or an instance, as in the file

@@ -18,8 +18,7 @@ from attribkit.datasets._annotations import (
     xml_box,
     xml_size,
 )
-from attribkit.datasets._dataset import Dataset
-from attribkit.datasets._sample import BoxCorners, Sample, Size
+from attribkit.datasets._dataset import BoxCorners, Dataset, Sample, Size
 from attribkit.datasets._sources import ImageFile
 
 

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from attribkit._core.errors import InvalidInput
 from attribkit._core.ground_truth import filled_boxes
-from attribkit.datasets._sample import BoxCorners, Mask, Sample, Size
+from attribkit.datasets._dataset import BoxCorners, Mask, Sample, Size
 from attribkit.io._preprocessing import Preprocessing
 
 InputMask = Bool[Tensor, "rows columns"]  # True on the object, in pixels of the model's input

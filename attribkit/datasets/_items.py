@@ -18,8 +18,7 @@ from attribkit.datasets._annotations import (
     read_json,
     subset_names,
 )
-from attribkit.datasets._dataset import Dataset
-from attribkit.datasets._sample import BoxCorners, ImageSource, MaskSource, Sample, Size
+from attribkit.datasets._dataset import BoxCorners, Dataset, ImageSource, MaskSource, Sample, Size
 from attribkit.datasets._sources import BinaryMaskFile, ImageFile, ImageFunction, InMemoryImage, mask_from_array
 
 _BOX_KEYS = ("boxes", "mask", "label", "category", "subsets", "size", "photograph")

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from attribkit import zoo
 from attribkit._core.errors import InvalidInput
-from attribkit.datasets._dataset import Dataset
+from attribkit.datasets._dataset import Dataset, ImageSource, Mask, MaskSource, Sample
 from attribkit.datasets._geometry import Prepared
-from attribkit.datasets._sample import ImageSource, Mask, MaskSource, Sample
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attribkit._core.errors import InvalidInput, UnreadableFile
-from attribkit.datasets._sample import ImageSource, Mask, MaskSource, Size
+from attribkit.datasets._dataset import ImageSource, Mask, MaskSource, Size
 from attribkit.io._preprocessing import read_image
 
 

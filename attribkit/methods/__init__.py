@@ -4,8 +4,7 @@ from attribkit._contracts.method import Method
 from attribkit._hookspecs import hookimpl
 from attribkit.methods._attention import Attention, AttentionGates, AttentionRollout, GradientRollout
 from attribkit.methods._controls import Centre, Constant, Edges, InputNorm, Random
-from attribkit.methods._eigencam import EigenCAM
-from attribkit.methods._gradcam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from attribkit.methods._gradcam import CAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from attribkit.methods._gradients import DeconvNet, GuidedBackprop, GuidedGradCAM, InputXGradient, Saliency, SmoothGrad
 from attribkit.methods._integrated_gradients import IntegratedGradients
 from attribkit.methods._occlusion import Occlusion

@@ -12,7 +12,7 @@ from attribkit._core.annotations import describe
 from attribkit._core.errors import InvalidInput, PluginWarning, UnknownName, join_names, one_line
 from attribkit._core.spec import ModelSpec
 from attribkit._core.substrates import Imputer, Substrate
-from attribkit._runs.guards import refuse_exits
+from attribkit._runs.validation import refuse_exits
 from attribkit.registry._discovery import VARIABLE, OfferedClass, Plugin, SkippedPlugin, load_plugins, options_of
 from attribkit.registry._local import register, register_file
 

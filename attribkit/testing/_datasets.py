@@ -2,8 +2,7 @@
 
 from PIL import Image
 
-from attribkit.datasets._dataset import Dataset
-from attribkit.datasets._sample import Sample
+from attribkit.datasets._dataset import Dataset, Sample
 from attribkit.testing._checks import CheckList, NotApplicable, raise_first_failure, require
 
 _LOOKED_AT = 20  # samples whose images and masks are read

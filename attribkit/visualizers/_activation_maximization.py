@@ -28,12 +28,12 @@ from attribkit.visualizers._parametrisations import (
     Canvas,
     Fourier,
     Pixels,
+    RandomMovement,
     pixel_bounds,
     squared_norm,
     total_variation,
     with_natural_colours,
 )
-from attribkit.visualizers._transformations import RandomMovement
 
 Jitter = NonNegativeInt | OneOrMore[NonNegativeInt]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from attribkit import registry
 from attribkit.cli import app
-from attribkit.cli._new import PluginKind
+from attribkit.cli._plugin_commands import PluginKind
 from attribkit.registry._local import classes_in, import_file
 from attribkit.testing import report_conformance
 

@@ -25,7 +25,7 @@ from attribkit.datasets import (
     prepare_sample,
 )
 from attribkit.datasets._coco import decode_segmentation
-from attribkit.datasets._sample import Size
+from attribkit.datasets._dataset import Size
 from attribkit.datasets._sources import InMemoryImage, mask_from_array
 from attribkit.io._preprocessing import Preprocessing
 

@@ -21,12 +21,12 @@ from attribkit.testing import VISUALIZER_CHECKS, check_visualizer, tiny_cnn
 from attribkit.visualizers._activation_maximization import ActivationMaximization
 from attribkit.visualizers._parametrisations import (
     Fourier,
+    RandomMovement,
     gaussian_blur,
     natural_colours,
     pixel_bounds,
     total_variation,
 )
-from attribkit.visualizers._transformations import RandomMovement
 
 PAGES = Path(__file__).parents[2] / "docs" / "visualizers"
 STILL = {"jitter": 0, "scale": 0.0, "rotate": 0.0}

@@ -138,7 +138,7 @@ def test_training_is_bit_identical(tmp_path, images, method):
 def test_the_comparison_detects_drawn_numbers(tmp_path, images, monkeypatch):
     without = outcome(*fit(tmp_path / "a", []))
     monkeypatch.setattr(callback_module, "_random_states_restored", nullcontext)
-    monkeypatch.setattr("attribkit._state.freeze.RandomDraws.undo", lambda self: None)
+    monkeypatch.setattr("attribkit._state.hooks.RandomDraws.undo", lambda self: None)
     assert not are_equal(outcome(*fit(tmp_path / "b", [AttributionCallback(images, DrawsNumbers())])), without)
 
 
