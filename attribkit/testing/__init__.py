@@ -27,7 +27,6 @@ from attribkit._core.spec import ModelSpec
 from attribkit._core.substrates import Imputer
 from attribkit._targets.target import Target
 from attribkit.datasets._dataset import Dataset
-from attribkit.testing import _method_maps as _method_maps  # adds its checks to METHOD_CHECKS
 from attribkit.testing._checks import (
     Check,
     CheckList,
@@ -40,7 +39,7 @@ from attribkit.testing._checks import (
 from attribkit.testing._datasets import DATASET_CHECKS, check_dataset
 from attribkit.testing._examples import tiny_cnn, tiny_transformer
 from attribkit.testing._imputers import IMPUTER_CHECKS, check_imputer
-from attribkit.testing._methods import METHOD_CHECKS, check_method
+from attribkit.testing._method_checks import METHOD_CHECKS, check_method
 from attribkit.testing._metrics import METRIC_CHECKS, check_metric
 from attribkit.testing._models import MODEL_SPEC_CHECKS, TARGET_CHECKS, check_model_spec, check_target
 from attribkit.testing._state import changes, model_state

@@ -1,18 +1,28 @@
 """Conformance checks for model specifications and for targets."""
 
+import copy
 import inspect
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attribkit._coordinates.verification import verify_layout
-from attribkit._core.spec import ModelSpec
+from attribkit._core.annotations import describe
+from attribkit._core.axes import ImageAxes
+from attribkit._core.errors import InvalidInput, UnsupportedModel
+from attribkit._core.nested import tensors_in
+from attribkit._core.spec import ModelSpec, output_kind_by_values
 from attribkit._explainer import Explainer
 from attribkit._state.hooks import frozen
+from attribkit._targets.outputs import class_scores
 from attribkit._targets.target import Target
+from attribkit._tracing.first_layer import first_layer
+from attribkit._tracing.layers import Layer
 from attribkit.testing._checks import CheckList, NotApplicable, raise_first_failure, require
 from attribkit.testing._examples import images, tiny_cnn
-from attribkit.testing._state import outputs_of
+from attribkit.testing._state import advance_generators
 
 _TOLERANCE = 1e-4  # of scores, relative to the largest magnitude
 
@@ -49,62 +59,109 @@ def check_model_spec_image(spec: ModelSpec, model: nn.Module, x: Tensor) -> None
 
 @MODEL_SPEC_CHECKS.add
 def check_model_spec_outputs(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
-    """Check that the outputs are in the range of the declared kind."""
-    outputs = outputs_of(model, x)
-    if spec.outputs is None or not isinstance(outputs, Tensor):
-        raise NotApplicable("`outputs` is not declared, or the model does not return a tensor")
-    low, high = float(outputs.min()), float(outputs.max())
-    ranges = {"probabilities": (0, 1), "log_probabilities": (-torch.inf, 0), "logits": (-torch.inf, torch.inf)}
-    least, most = ranges[spec.outputs]
+    """Check that the values of the class scores are of the declared kind."""
+    scores = _class_scores(model, x, spec)
+    if spec.outputs is None or scores is None:
+        raise NotApplicable("`outputs` is not declared, or the model does not return class scores")
+    kind, sums_to_one = output_kind_by_values(scores)
+    is_possible = spec.outputs == kind or (spec.outputs == "logits" and not sums_to_one)
     require(
-        least - 1e-4 <= low and high <= most + 1e-4,
-        f"outputs from {low:.3g} to {high:.3g}, declared as {spec.outputs}",
-        f"values from {least} to {most}",
-        "change `outputs`",
+        is_possible,
+        f"scores from {float(scores.min()):.3g} to {float(scores.max()):.3g}"
+        + (" that are normalised over the classes" if sums_to_one else ""),
+        f"values that can be {spec.outputs}",
+        f"declare outputs={kind!r}, or None, which detects the kind",
+    )
+
+
+@MODEL_SPEC_CHECKS.add
+def check_model_spec_embedding(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
+    """Check that a model with class labels is not declared as an embedding model."""
+    require(
+        not (spec.is_embedding_model and (spec.labels is not None or spec.outputs is not None)),
+        "is_embedding_model=True, with labels or a kind of class scores",
+        "a classifier or an embedding model",
+        "remove `is_embedding_model`, or `labels` and `outputs`",
     )
 
 
 @MODEL_SPEC_CHECKS.add
 def check_model_spec_labels(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
-    """Check that there is one label for each class."""
+    """Check that there is one label, a string, for each class."""
     labels = spec.labels() if callable(spec.labels) else spec.labels
-    outputs = outputs_of(model, x)
-    if labels is None or not isinstance(outputs, Tensor):
-        raise NotApplicable("`labels` is not declared, or the model does not return a tensor")
+    scores = _class_scores(model, x, spec)
+    if labels is None or scores is None:
+        raise NotApplicable("`labels` is not declared, or the model does not return class scores")
     require(
-        len(labels) == outputs.shape[1],
-        f"{len(labels)} labels for {outputs.shape[1]} classes",
-        "one label for each class, in order",
+        not isinstance(labels, str) and len(labels) == scores.shape[1],
+        f"{len(labels)} labels for {scores.shape[1]} classes",
+        "a sequence of one label for each class, in order",
         "change `labels`",
+    )
+    wrong = next((label for label in labels if not isinstance(label, str) or not label.strip()), None)
+    require(wrong is None, f"the label {wrong!r}", "labels that are non-empty strings", "change `labels`")
+
+
+@MODEL_SPEC_CHECKS.add
+def check_model_spec_axes(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
+    """Check that `axes` names each axis of the images, as the model reads them."""
+    if spec.axes is None:
+        raise NotApplicable("`axes` is not declared")
+    require(
+        len(spec.axes) == x.ndim,
+        f"axes={spec.axes!r} for images of shape {tuple(x.shape)}",
+        "one letter for each axis",
+        "change `axes`",
+    )
+    with frozen(model):
+        first = first_layer(lambda images: _forward(model, images, spec), x[:2])
+    mixed = first.mixed() if first else []
+    require(
+        len(mixed) != 1 or mixed[0] == ImageAxes(spec.axes).channels,
+        f"axes={spec.axes!r}; the first layer of the model mixes axis {mixed} of the images",
+        "the letter c for the axis that the first layer mixes",
+        "change `axes`",
     )
 
 
 @MODEL_SPEC_CHECKS.add
 def check_model_spec_preprocessing(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
     """Check that the model accepts images of `input_size`, and that `mean` and `std` have a value per channel."""
-    if spec.input_size is not None:
-        outputs_of(model, spec.to_model_axes(torch.zeros(1, *spec.input_size, dtype=x.dtype, device=x.device)))
     channels = x.shape[1] if spec.axes is None else x.shape[spec.axes.index("c")]
+    if spec.input_size is not None:
+        require(
+            len(spec.input_size) == x.ndim - 1 and spec.input_size[0] == channels,
+            f"input_size={spec.input_size} for images of {channels} channels and shape {tuple(x.shape)}",
+            "the channels and the sides of one image, (c, *space)",
+            "change `input_size`",
+        )
+        blank = torch.zeros(1, *spec.input_size, dtype=x.dtype, device=x.device)
+        with frozen(model):
+            _forward(model, spec.to_model_axes(blank), spec)
     for name, values in {"mean": spec.mean, "std": spec.std}.items():
         require(
-            values is None or (len(values) == channels and (name == "mean" or min(values) > 0)),
+            values is None or (len(values) == channels and all(_in_pixel_range(name, value) for value in values)),
             f"{name}={values} for images of {channels} channels",
-            "one value per channel; positive standard deviations",
-            f"change `{name}`",
+            "one value per channel, for pixels between 0 and 1: means from 0 to 1, standard deviations above 0 to 1",
+            f"change `{name}`; divide values for pixels between 0 and 255 by 255",
         )
+
+
+def _in_pixel_range(name: str, value: float) -> bool:
+    return (value > 0 if name == "std" else value >= 0) and value <= 1
 
 
 @MODEL_SPEC_CHECKS.add
 def check_model_spec_layer(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
     """Check that the default layer is a map of the image, and that its cells are where their derivatives are."""
-    explainer = Explainer(model, spec=spec)
-    layers = {layer.name: layer for layer in explainer.layers(x)}
+    names = [layer.name for layer in _layers(spec, model, x)]
     require(
-        spec.layer is None or spec.layer in layers,
+        spec.layer is None or spec.layer in names,
         f"layer={spec.layer!r} is not among the layers that are maps of the image",
-        f"one of {list(layers)}",
+        f"one of {names}",
         "change `layer`; Explainer.layers() lists the layers",
     )
+    explainer = Explainer(model, spec=spec)
     with torch.enable_grad():
         bound, channels_first, _ = explainer._bind(x[:1], explainer._inputs(None, x[:1]))
         image = channels_first.detach().requires_grad_()
@@ -116,6 +173,54 @@ def check_model_spec_layer(spec: ModelSpec, model: nn.Module, x: Tensor) -> None
         "cells whose derivatives with respect to the image are centred at their positions",
         "change `prefix_tokens`, `patch` or `channels_last`, or choose another layer",
     )
+
+
+@MODEL_SPEC_CHECKS.add
+def check_model_spec_layouts(spec: ModelSpec, model: nn.Module, x: Tensor) -> None:
+    """Check that a layer has the declared prefix tokens, patch size or channels on the last axis."""
+    layers = _layers(spec, model, x)
+    tokens = [layer.layout for layer in layers if layer.layout.kind == "tokens"]
+    sides = tuple(ImageAxes(spec.axes or ImageAxes.of(x.ndim).letters).channels_first(x).shape[2:])
+    grids = {layout.grid for layout in tokens}
+    observed: dict[str, tuple[object, set[Any]]] = {
+        "prefix_tokens": (spec.prefix_tokens, {layout.prefix for layout in tokens}),
+        "patch": (spec.patch, {tuple(s // g for s, g in zip(sides, grid, strict=True)) for grid in grids}),
+        "channels_last": (spec.channels_last or None, {layer.layout.kind == "channels last" for layer in layers}),
+    }
+    for name, (declared, values) in observed.items():
+        require(
+            declared is None or declared in values,
+            f"{name}={declared}; the layers have {sorted(values) or 'no tokens'}",
+            "the value of at least one layer",
+            f"change `{name}`, or remove it: it is detected from a forward pass",
+        )
+
+
+def _layers(spec: ModelSpec, model: nn.Module, x: Tensor) -> list[Layer]:
+    """Return the layers that are maps of the image; raises NotApplicable if the head is untrained."""
+    try:
+        return Explainer(model, spec=spec).layers(x)
+    except UnsupportedModel as error:
+        if spec.layer is None:
+            raise NotApplicable(str(error)) from error
+        raise
+
+
+def _class_scores(model: nn.Module, x: Tensor, spec: ModelSpec) -> Tensor | None:
+    """Return the class scores, (b, classes), or None if the model does not return such."""
+    with frozen(model):
+        outputs = _forward(model, x, spec)
+    try:
+        scores = class_scores(outputs, len(x)).detach()
+    except InvalidInput:
+        return None
+    return scores if scores.ndim == 2 else None
+
+
+def _forward(model: nn.Module, images: Tensor, spec: ModelSpec) -> Any:
+    """Run a frozen model on images in the order of axes of its forward."""
+    arguments, keywords = replace(spec, axes=None).arguments(images, {})
+    return model(*arguments, **keywords)
 
 
 def check_target(target: Target, model: nn.Module | None = None, x: Tensor | None = None) -> None:
@@ -135,13 +240,52 @@ def check_target(target: Target, model: nn.Module | None = None, x: Tensor | Non
 
 @TARGET_CHECKS.add
 def check_target_one_score_per_image(target: Target, model: nn.Module, x: Tensor) -> None:
-    """Check that the scores are finite, (b,)."""
+    """Check that the scores are finite floating-point numbers, (b,)."""
     scores = _scores(target, model, x)
+    is_finite = isinstance(scores, Tensor) and bool(scores.isfinite().all())
     require(
-        isinstance(scores, Tensor) and scores.shape == (len(x),) and bool(scores.isfinite().all()),
-        f"{tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__} for {len(x)} images",
-        f"finite scores of shape ({len(x)},)",
+        is_finite and scores.shape == (len(x),) and scores.is_floating_point(),
+        f"{describe(scores)} of {'finite' if is_finite else 'non-finite'} values, {getattr(scores, 'dtype', '')}, for "
+        f"{len(x)} images",
+        f"finite scores of shape ({len(x)},) and a floating-point dtype",
         "reduce over all axes but the first: outputs.flatten(1).sum(1)",
+    )
+
+
+@TARGET_CHECKS.add
+def check_target_repeats(target: Target, model: nn.Module, x: Tensor) -> None:
+    """Check that the same images have the same scores at each call."""
+    first = _scores(target, model, x)
+    advance_generators()
+    second = _scores(target, model, x)
+    require(
+        first.equal(second),
+        f"the scores of two calls differ by {float((first - second).abs().max()):.2g}",
+        "equal scores",
+        "use no random numbers, and change no attributes in a call",
+    )
+
+
+@TARGET_CHECKS.add
+def check_target_outputs_unchanged(target: Target, model: nn.Module, x: Tensor) -> None:
+    """Check that the target does not write into the outputs of the model."""
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+
+    def keep(_module: nn.Module, _arguments: Any, outputs: Any) -> None:
+        before[:] = [tensor.detach().clone() for tensor in tensors_in(outputs)]
+        after[:] = [tensor.detach() for tensor in tensors_in(outputs)]
+
+    handle = model.register_forward_hook(keep)
+    try:
+        _scores(target, model, x)
+    finally:
+        handle.remove()
+    require(
+        all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before, after, strict=True)),
+        "the outputs of the model differ after the call of the target",
+        "unchanged outputs",
+        "write into a copy, outputs.clone(), or use operations that return a new tensor",
     )
 
 
@@ -163,7 +307,7 @@ def check_target_images_are_independent(target: Target, model: nn.Module, x: Ten
 
 @TARGET_CHECKS.add
 def check_target_differentiable(target: Target, model: nn.Module, x: Tensor) -> None:
-    """Check that the score has a gradient with respect to the images, and depends on each image's own pixels only."""
+    """Check that the score has a gradient with respect to each image."""
     gradient = Explainer(model).attribute(x, "saliency", target=target).scores
     require(
         bool(gradient.flatten(1).abs().amax(1).gt(0).all()),
@@ -171,6 +315,24 @@ def check_target_differentiable(target: Target, model: nn.Module, x: Tensor) -> 
         "a score that depends on the image",
         "compute the score with differentiable operations: no argmax, detach() or NumPy",
     )
+
+
+@TARGET_CHECKS.add
+def check_target_count(target: Target, model: nn.Module, x: Tensor) -> None:
+    """Check that `count` is None or the number of images, also of the results of `subset` and `tile`."""
+    tiled = target.tile(2)
+    counts = {
+        "count": (target.count, len(x)),
+        "subset(slice(0, 1)).count": (target.subset(slice(0, 1)).count, 1),
+        "tile(2).count": (None if tiled is None else tiled.count, 2 * len(x)),
+    }
+    for name, (count, expected) in counts.items():
+        require(
+            count in (None, expected),
+            f"{name} is {count} for {len(x)} images",
+            f"{expected}, or None for any number of images",
+            "return from `subset` and `tile` a target with one value per image",
+        )
 
 
 @TARGET_CHECKS.add
@@ -192,10 +354,16 @@ def check_target_tile(target: Target, model: nn.Module, x: Tensor) -> None:
 
 @TARGET_CHECKS.add
 def check_target_equality(target: Target, model: nn.Module, x: Tensor) -> None:
-    """Check that the target equals itself, and has a hash if it defines a key for the choice of a layer."""
-    require(target == target, "the target does not equal itself", "equality", "use @dataclass(frozen=True)")
-    if target.layer_key is not None:
-        hash(target.layer_key)
+    """Check that a copy with the same options is equal, and that the key for the choice of a layer has a hash."""
+    copied = copy.copy(target)
+    if hasattr(target, "__dataclass_fields__"):
+        require(
+            bool(copied == target),
+            "a copy with the same options is not equal to the target",
+            "equality by options",
+            "use @dataclass(frozen=True), with options that are compared by their values",
+        )
+    hash(target.layer_key)
 
 
 def _scores(target: Target, model: nn.Module, x: Tensor) -> Tensor:

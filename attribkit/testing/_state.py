@@ -1,7 +1,10 @@
 """The state that a plugin must leave unchanged, and assertions that all kinds of plugins share."""
 
+import gc
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,6 +144,41 @@ def advance_generators() -> None:
     """Draw from the global random number generators."""
     torch.rand(1, dtype=torch.float32, device="cpu")
     np.random.rand()  # noqa: NPY002
+
+
+def memory_growth(call: Callable[[], object], calls: int = 3) -> list[int]:
+    """Return the bytes of tensors and NumPy arrays that each of several calls left allocated.
+
+    Two calls before these fill caches. A storage that several tensors share counts once.
+    """
+    sizes = []
+    call()
+    gc.collect()
+    gc.freeze()  # so that the objects that exist now are not visited each time
+    tracemalloc.start()
+    try:
+        for _ in range(1 + calls):
+            call()
+            gc.collect()
+            sizes.append(_bytes_of_tensors() + _bytes_of_arrays())
+    finally:
+        tracemalloc.stop()
+        gc.unfreeze()
+    return [after - before for before, after in pairwise(sizes)]
+
+
+def _bytes_of_tensors() -> int:
+    storages = {}
+    for each in gc.get_objects():
+        if issubclass(type(each), Tensor) and each.layout == torch.strided and not each.is_meta:
+            storage = each.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _bytes_of_arrays() -> int:
+    arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
 
 
 def predicted_classes(model: nn.Module, x: Tensor) -> list[int]:

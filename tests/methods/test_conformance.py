@@ -14,7 +14,7 @@ from attribkit.testing import (
     model_state,
     tiny_cnn,
 )
-from attribkit.testing._methods import check_method_half_precision
+from attribkit.testing._method_checks import check_method_half_precision
 
 
 def tiny_vit():

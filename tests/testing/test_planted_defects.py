@@ -1,13 +1,31 @@
 """Plugin classes with one planted defect each: the check of that name fails, and names what it saw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from attribkit import Complexity, Explainer, Faithfulness, Imputer, Localization, Method, Seed, Visualizer
-from attribkit.testing import ConformanceError, checks_of, report_conformance
+from attribkit import (
+    ClassLogit,
+    Complexity,
+    Contrast,
+    Explainer,
+    Faithfulness,
+    Imputer,
+    Localization,
+    Method,
+    ModelSpec,
+    Probability,
+    Seed,
+    Target,
+    Visualizer,
+)
+from attribkit.datasets import Dataset, ImageSource, MaskSource, Sample
+from attribkit.testing import ConformanceError, checks_of, report_conformance, tiny_cnn, tiny_transformer
 
 
 def failures(instance, *arguments):
@@ -139,7 +157,7 @@ class Calls:
     def half_precision(self, model, x, target):
         return (1000 * x) % 1
 
-    def keeps_no_tensors(self, model, x, target):
+    def memory(self, model, x, target):
         KEPT.append(x.clone())
         return good(model, x, target)
 
@@ -156,6 +174,19 @@ class Calls:
 
 
 KEPT = []
+GROWING = {"tensor": torch.zeros(0)}
+
+
+@pytest.mark.parametrize("keep", ["one tensor that grows", "arrays"])
+def test_memory_that_grows_without_a_growing_number_of_tensors(keep):
+    def call(self, model, x, target):
+        if keep == "arrays":
+            KEPT.append(x.numpy().copy())
+        else:
+            GROWING["tensor"] = torch.cat([GROWING["tensor"], x.flatten()])
+        return good(model, x, target)
+
+    assert "bytes of tensors or arrays" in failing(method("Keeping", __call__=call), "memory").observed
 
 
 def _first(target):
@@ -440,3 +471,316 @@ def test_what_is_checked_is_an_instance():
 
     with pytest.raises(InvalidInput, match="Checks exist for instances of Method, Metric"):
         checks_of(Explainer)
+
+
+# --- model specifications ---------------------------------------------------------------------------------------------
+
+
+class TwoInputs(torch.nn.Module):
+    """A network whose images are the second parameter of the forward, and which returns a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = tiny_cnn()
+
+    def forward(self, age=None, pixels=None):
+        return {"logits": self.network(pixels), "age": age}
+
+
+class LastAxisChannels(torch.nn.Module):
+    """A network of images (b, h, w, c)."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = tiny_cnn()
+
+    def forward(self, x):
+        return self.network(x.permute(0, 3, 1, 2))
+
+
+def probabilities():
+    return torch.nn.Sequential(tiny_cnn(), torch.nn.Softmax(1)).eval()
+
+
+SPEC = {"input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "labels": tuple("abcde")}
+NOISE = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+SPEC_DEFECTS = {
+    "parameter that does not exist": ("image", {"image": "pixel_values"}, tiny_cnn, NOISE),
+    "probabilities for logits": ("outputs", {"outputs": "probabilities"}, tiny_cnn, NOISE),
+    "log-probabilities for logits": ("outputs", {"outputs": "log_probabilities"}, tiny_cnn, NOISE),
+    "logits for probabilities": ("outputs", {"outputs": "logits"}, probabilities, NOISE),
+    "log-probabilities for probabilities": ("outputs", {"outputs": "log_probabilities"}, probabilities, NOISE),
+    "embedding with labels": ("embedding", {"is_embedding_model": True}, tiny_cnn, NOISE),
+    "one label too few": ("labels", {"labels": tuple("abcd")}, tiny_cnn, NOISE),
+    "labels in one string": ("labels", {"labels": "abcde"}, tiny_cnn, NOISE),
+    "labels that are numbers": ("labels", {"labels": (0, 1, 2, 3, 4)}, tiny_cnn, NOISE),
+    "labels of a dictionary of outputs": ("labels", {"labels": ("cat",), "image": "pixels"}, TwoInputs, NOISE),
+    "size with channels last": ("preprocessing", {"input_size": (16, 16, 3)}, tiny_cnn, NOISE),
+    "size without channels": ("preprocessing", {"input_size": (16, 16)}, tiny_cnn, NOISE),
+    "size of a grey image": ("preprocessing", {"input_size": (1, 16, 16)}, tiny_cnn, NOISE),
+    "size that the model does not accept": ("preprocessing", {"input_size": (3, 24, 24)}, tiny_transformer, NOISE),
+    "mean for pixels up to 255": ("preprocessing", {"mean": (123.7, 116.3, 103.5)}, tiny_cnn, NOISE),
+    "standard deviation of zero": ("preprocessing", {"std": (0.2, 0.2, 0.0)}, tiny_cnn, NOISE),
+    "two means for three channels": ("preprocessing", {"mean": (0.5, 0.5)}, tiny_cnn, NOISE),
+    "channels in the wrong place": (
+        *("axes", {"axes": "bchw", "input_size": None}),
+        *(LastAxisChannels, NOISE.permute(0, 2, 3, 1)),
+    ),
+    "one axis too many": ("axes", {"axes": "btchw"}, tiny_cnn, NOISE),
+    "layer that does not exist": ("layer", {"layer": "blocks.9"}, tiny_cnn, NOISE),
+    "layer that is not a map": ("layer", {"layer": "8"}, tiny_cnn, NOISE),
+    "no prefix tokens": ("layouts", {"prefix_tokens": 0}, tiny_transformer, NOISE),
+    "too many prefix tokens": ("layouts", {"prefix_tokens": 5}, tiny_transformer, NOISE),
+    "prefix tokens of a network without tokens": ("layouts", {"prefix_tokens": 1}, tiny_cnn, NOISE),
+    "patch of other sides": ("layouts", {"patch": (2, 8)}, tiny_transformer, NOISE),
+    "channels last": ("layouts", {"channels_last": True}, tiny_cnn, NOISE),
+}
+
+
+@pytest.mark.parametrize("defect", SPEC_DEFECTS)
+def test_a_model_spec_with_a_defect(defect):
+    name, changed, make, x = SPEC_DEFECTS[defect]
+    assert name in failures(ModelSpec(**SPEC | changed), make().eval(), x), defect
+
+
+@pytest.mark.parametrize(
+    ("changed", "make", "x"),
+    [
+        ({}, tiny_cnn, NOISE),
+        ({"outputs": "logits"}, tiny_cnn, NOISE),
+        ({"outputs": "probabilities"}, probabilities, NOISE),
+        ({"image": "pixels"}, TwoInputs, NOISE),
+        ({"axes": "bhwc"}, LastAxisChannels, NOISE.permute(0, 2, 3, 1)),
+        ({"prefix_tokens": 1, "patch": (4, 4)}, tiny_transformer, NOISE),
+    ],
+)
+def test_a_good_model_spec_passes(changed, make, x):
+    assert failures(ModelSpec(**SPEC | changed), make().eval(), x) == []
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoreOfClass(Target):
+    """The score of one class for each image."""
+
+    index: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def count(self):
+        return len(self.index)
+
+    def __call__(self, outputs):
+        return outputs.gather(1, torch.tensor(self.index)[:, None])[:, 0]
+
+    def subset(self, images):
+        return replace(self, index=self.index[images])
+
+    def tile(self, times):
+        return replace(self, index=self.index * times)
+
+
+class TargetDefects:
+    """Subclasses with a defect; the name of each is the check that fails."""
+
+    class one_score_per_image(ScoreOfClass):
+        def __call__(self, outputs):
+            return outputs
+
+    class images_are_independent(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs.softmax(0))
+
+    class differentiable(ScoreOfClass):
+        def __call__(self, outputs):
+            return outputs.argmax(1).float()
+
+    class tile(ScoreOfClass):
+        def tile(self, times):
+            return replace(self, index=tuple(i for i in self.index for _ in range(times)))
+
+    class count(ScoreOfClass):
+        def subset(self, images):
+            return self
+
+    class repeats(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs) + torch.rand(len(outputs))
+
+    class outputs_unchanged(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs.mul_(2))
+
+    class equality(ScoreOfClass):
+        def __eq__(self, other):
+            return self is other
+
+        __hash__ = object.__hash__
+
+
+class MoreTargetDefects:
+    """The same, where another check has the name."""
+
+    class integers(ScoreOfClass):
+        def __call__(self, outputs):
+            return (1000 * super().__call__(outputs)).long()
+
+    class infinite(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs) / 0
+
+    class mean_of_the_batch(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs - outputs.mean(0))
+
+    class without_graph(ScoreOfClass):
+        def __call__(self, outputs):
+            return super().__call__(outputs.detach())
+
+    class constant(ScoreOfClass):
+        def __call__(self, outputs):
+            return torch.ones(len(outputs))
+
+
+MORE_NAMES = {
+    "integers": "one_score_per_image",
+    "infinite": "one_score_per_image",
+    "mean_of_the_batch": "images_are_independent",
+    "without_graph": "differentiable",
+    "constant": "differentiable",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in vars(TargetDefects) if not name.startswith("_")])
+def test_a_target_with_a_defect(name):
+    assert name in failures(vars(TargetDefects)[name]())
+
+
+@pytest.mark.parametrize("name", MORE_NAMES)
+def test_a_target_with_another_defect(name):
+    assert MORE_NAMES[name] in failures(vars(MoreTargetDefects)[name]())
+
+
+@pytest.mark.parametrize("target", [ScoreOfClass(), ClassLogit(2), Probability(1), Contrast(0, 1)])
+def test_a_good_target_passes(target):
+    assert failures(target) == []
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pixels(ImageSource):
+    """An image in memory."""
+
+    name: str
+    mode: str = "RGB"
+    is_augmented: bool = False
+
+    def read(self):
+        seed = None if self.is_augmented else sum(map(ord, self.name))
+        array = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        return Image.fromarray(array).convert(self.mode)
+
+    def stamp(self):
+        return self.name
+
+
+@dataclass(frozen=True)
+class Rectangle(MaskSource):
+    """A mask in memory."""
+
+    size: tuple[int, int] = (30, 40)
+    inverted: bool = False
+    empty: bool = False
+    dtype: type = bool
+
+    def read(self):
+        mask = np.zeros(self.size, bool)
+        mask[10:26, 6:30] = not self.empty
+        return (mask != self.inverted).astype(self.dtype)
+
+    def stamp(self):
+        return repr(self)
+
+
+BOX = np.array([[6.0, 10.0, 30.0, 26.0]])
+
+
+@dataclass(frozen=True)
+class ThreeImages(Dataset):
+    """Three images with boxes and masks; `change` changes the fields of a sample."""
+
+    change: object = None
+
+    kind: ClassVar[str] = "three_images"
+
+    def read(self):
+        for i, name in enumerate(("one", "two", "three")):
+            sample = Sample(
+                id=name, group=name, image_source=Pixels(name), label=i, boxes=BOX, mask_source=Rectangle()
+            )  # fmt: skip
+            yield replace(sample, **self.change(sample)) if self.change else sample
+
+
+DATASET_DEFECTS = {
+    "equal ids": ("samples", lambda _: {"id": "same"}),
+    "grey images": ("images", lambda sample: {"image_source": Pixels(sample.id, "L")}),
+    "images with an alpha channel": ("images", lambda sample: {"image_source": Pixels(sample.id, "RGBA")}),
+    "random transforms": ("images", lambda sample: {"image_source": Pixels(sample.id, is_augmented=True)}),
+    "one group for all images": ("groups", lambda _: {"group": "all"}),
+    "one stamp for all images": ("groups", lambda _: {"image_source": Pixels("same")}),
+    "names as labels": ("labels", lambda sample: {"label": sample.id}),
+    "negative labels": ("labels", lambda sample: {"label": -1}),
+    "mask with axes exchanged": ("masks", lambda _: {"mask_source": Rectangle((40, 30))}),
+    "empty mask": ("masks", lambda _: {"mask_source": Rectangle(empty=True)}),
+    "mask of bytes": ("masks", lambda _: {"mask_source": Rectangle(dtype=np.uint8)}),
+    "inverted mask": ("boxes_contain_masks", lambda _: {"mask_source": Rectangle(inverted=True)}),
+    "box of position and size": ("boxes_contain_masks", lambda _: {"boxes": np.array([[6.0, 10.0, 24.0, 16.0]])}),
+    "box of rows and columns": ("boxes", lambda _: {"boxes": np.array([[10.0, 6.0, 26.0, 30.0 + 1]])}),
+    "box of fractions": ("boxes", lambda _: {"boxes": BOX / (40, 30, 40, 30), "mask_source": None}),
+    "box beyond the image": ("boxes", lambda _: {"boxes": BOX * 2}),
+    "box without the axis of objects": ("boxes", lambda _: {"boxes": BOX[0]}),
+    "no boxes": ("boxes", lambda _: {"boxes": BOX[:0]}),
+}
+
+
+@pytest.mark.parametrize("defect", DATASET_DEFECTS)
+def test_a_data_set_with_a_defect(defect):
+    name, change = DATASET_DEFECTS[defect]
+    assert name in failures(ThreeImages(change)), defect
+
+
+def test_a_data_set_in_another_order_each_time():
+    class Shuffled(ThreeImages):
+        def read(self):
+            ORDER.reverse()
+            return [sample for _, sample in sorted(zip(ORDER, super().read(), strict=True), key=lambda pair: pair[0])]
+
+    assert "samples" in failures(Shuffled())
+
+
+ORDER = [0, 1, 2]
+STAMPS = count()
+
+
+def test_a_data_set_without_samples():
+    class Empty(ThreeImages):
+        def read(self):
+            return []
+
+    assert "samples" in failures(Empty())
+
+
+def test_a_data_set_whose_stamps_change():
+    class Changing(Pixels):
+        def stamp(self):
+            return f"{self.name} {next(STAMPS)}"
+
+    assert "fingerprint" in failures(ThreeImages(lambda sample: {"image_source": Changing(sample.id)}))
+
+
+@pytest.mark.parametrize("change", [None, lambda _: {"boxes": None}, lambda _: {"mask_source": None, "label": None}])
+def test_a_good_data_set_passes(change):
+    assert failures(ThreeImages(change)) == []

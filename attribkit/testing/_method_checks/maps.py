@@ -27,7 +27,7 @@ from attribkit.testing._examples import (
     spot_centre,
     spotted_images,
 )
-from attribkit.testing._methods import METHOD_CHECKS, require_close, require_target
+from attribkit.testing._method_checks.contract import METHOD_CHECKS, require_close, require_target
 
 _MAX_DISTANCE = 0.5  # pixels between the centres of a spot and of its map, along each axis
 _MAX_SAMPLED_DISTANCE = 3.0  # the same for methods with a seed

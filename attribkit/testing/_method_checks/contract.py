@@ -1,7 +1,6 @@
 """Conformance checks for attribution methods: the contract of the call."""
 
 import copy
-import gc
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
-from attribkit._core.errors import AttribkitError, UnsupportedModel
+from attribkit._core.errors import AttribkitError, UnsupportedModel, join_names
 from attribkit._explainer import Explainer
 from attribkit._targets.logits import Probability
 from attribkit._targets.target import NoTarget
@@ -19,6 +18,7 @@ from attribkit.testing._checks import NotApplicable, raise_first_failure, requir
 from attribkit.testing._examples import example_of, images
 from attribkit.testing._state import (
     advance_generators,
+    memory_growth,
     model_state,
     plugin_checks,
     predicted_classes,
@@ -115,19 +115,16 @@ def check_method_model_unchanged_on_error(method: Method, model: nn.Module, x: T
 
 
 @METHOD_CHECKS.add
-def check_method_keeps_no_tensors(method: Method, model: nn.Module, x: Tensor) -> None:
-    """Check that the number of tensors in memory does not grow from call to call."""
+def check_method_memory(method: Method, model: nn.Module, x: Tensor) -> None:
+    """Check that the memory of tensors and NumPy arrays does not grow with every call."""
     explainer = Explainer(model)
-    counts = []
-    for _ in range(5):
-        explainer.attribute(x + 0, method)
-        gc.collect()
-        counts.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
+    grown = memory_growth(lambda: explainer.attribute(x + 0, method))
     require(
-        not counts[1] < counts[2] < counts[3] < counts[4],
-        f"the number of tensors in memory grows with every call: {counts[1:]}",
-        "the same number after each call",
-        "keep no tensors in attributes or global variables; model.cached(key, compute) shares values of one call",
+        min(grown) <= 0,
+        f"{len(grown)} calls left {join_names(map(str, grown))} bytes of tensors or arrays allocated",
+        "no growth from call to call",
+        "keep no tensors and arrays in attributes or global variables; model.cached(key, compute) shares values of one "
+        "call",
     )
 
 
