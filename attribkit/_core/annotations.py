@@ -82,6 +82,11 @@ def describe(value: Any) -> str:
     return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."
 
 
+def describe_plugin(plugin: Any) -> str:
+    """Format a method, metric or visualizer for a message: its registered name and its options."""
+    return f"{plugin.name!r}, {describe(plugin)}," if getattr(plugin, "name", None) else describe(plugin)
+
+
 @dataclass(frozen=True)
 class _Scalar(ValueType):
     """An int, float, bool or str of Python or NumPy."""

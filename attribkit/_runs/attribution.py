@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, resize_map
 from attribkit._contracts.method import Method
+from attribkit._core.annotations import describe_plugin
 from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import AttribkitError, error_context
 from attribkit._core.layouts import Extent
@@ -92,12 +93,14 @@ def _check_scores(scores: Any, x: Tensor, method: Method) -> None:
     if not isinstance(scores, Tensor) or scores.ndim != x.ndim or len(scores) != len(x):
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise AttribkitError(
-            f"{method!r} returned {got}; a method must return a tensor (b, k, *grid) for its {len(x)} images."
+            f"{describe_plugin(method)} "
+            f"returned {got}; a method must return a tensor (b, k, *grid) for its {len(x)} images."
         )
     finite = scores.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise AttribkitError(
-            f"{method!r} returned scores that are not finite for images {_indices(~finite)}: the model overflows or "
+            f"{describe_plugin(method)} "
+            f"returned scores that are not finite for images {_indices(~finite)}: the model overflows or "
             "divides by zero on them. Check its outputs; a half-precision model may need float32."
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit._contracts.records import Recorded
+from attribkit._core.annotations import describe_plugin
 from attribkit._core.errors import AttribkitError, InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth, as_ground_truth
 from attribkit._core.inputs import has_other_inputs
@@ -206,6 +207,7 @@ def _check_values(result: MetricResult, maps: int, images: int) -> None:
     if not isinstance(values, Tensor) or values.shape != (maps, images):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise AttribkitError(
-            f"{result.metric!r} returned {got} for {maps} attributions of {images} images; a metric must return one "
+            f"{describe_plugin(result.metric)} "
+            f"returned {got} for {maps} attributions of {images} images; a metric must return one "
             "number for each image of each attribution."
         )

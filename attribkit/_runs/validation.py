@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from attribkit._core.annotations import describe
+from attribkit._core.annotations import describe_plugin
 from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import AttribkitError, InvalidInput, UnsupportedModel
 from attribkit._core.inputs import Inputs
@@ -244,7 +244,8 @@ def refuse_exits(plugin: object) -> Iterator[None]:
         yield
     except SystemExit as error:
         raise AttribkitError(
-            f"{describe(plugin)} raised SystemExit({error.code!r}), but a plugin must not exit the program: change it "
+            f"{describe_plugin(plugin)} "
+            f"raised SystemExit({error.code!r}), but a plugin must not exit the program: change it "
             "to raise another error, or do not use it."
         ) from error
 
@@ -267,7 +268,8 @@ def read_only(plugin: object, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         written = [name for name, tensor in tensors.items() if _restore_if_written(tensor, copies[name])]
     if written:
         raise AttribkitError(
-            f"{plugin!r} modified {written[0]} in place, but they are shared with other code: change it to modify a "
+            f"{describe_plugin(plugin)} "
+            f"modified {written[0]} in place, but they are shared with other code: change it to modify a "
             "copy, tensor.clone()."
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit._contracts.visualization import Visualization, image_names
 from attribkit._contracts.visualizer import Visualizer
+from attribkit._core.annotations import describe_plugin
 from attribkit._core.errors import OWN_FORWARD, AttribkitError, InvalidInput, error_context
 from attribkit._engine.model import HookedModel
 from attribkit._runs.validation import refuse_exits
@@ -74,13 +75,15 @@ def _check_returned(returned: Any, blank: Tensor, visualizer: Visualizer) -> tup
     shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in pair]
     if not _fits(shapes, tuple(blank.shape)):
         raise AttribkitError(
-            f"{visualizer!r} returned tensors of shapes {shapes}; a visualizer must return a pair: images of shape "
+            f"{describe_plugin(visualizer)} "
+            f"returned tensors of shapes {shapes}; a visualizer must return a pair: images of shape "
             f"{tuple(blank.shape)}, or a multiple of that number of images, and responses of shape (steps, images)."
         )
     images, responses = pair
     if not bool(images.isfinite().all() & responses.isfinite().all()):
         raise AttribkitError(
-            f"{visualizer!r} returned images or responses that are not finite: use a smaller learning rate, or "
+            f"{describe_plugin(visualizer)} "
+            "returned images or responses that are not finite: use a smaller learning rate, or "
             "float32 for a half-precision model."
         )
     return images.detach(), responses.detach()
