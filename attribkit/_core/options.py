@@ -39,12 +39,14 @@ class Options:
     Attributes:
         expected_failures: Names of checks of `attribkit.testing` that the class fails by design, with the reasons. A
             check that is listed must fail.
+        check_options: Options with which `attribkit check` makes the instance that it checks, such as fewer samples.
 
     Raises:
         InvalidInput: An option has a value that its annotation does not allow.
     """
 
     expected_failures: ClassVar[Mapping[str, str]] = {}
+    check_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

@@ -85,16 +85,16 @@ def _check_options(options: dict[str, Any], classes: Iterable[Any]) -> None:
 
 
 def _instance(cls: Any, options: dict[str, Any]) -> Any:
-    """Make an instance with the options that the class has."""
+    """Make an instance with its `check_options`, and those of the command line that the class has."""
     from attribkit import registry
 
     accepted = registry.options_of(cls)
     try:
-        return cls(**{name: value for name, value in options.items() if name in accepted})
+        return cls(**{**cls.check_options, **{name: value for name, value in options.items() if name in accepted}})
     except TypeError as error:
         raise InvalidInput(
-            f"{cls.name!r} cannot be created: {error}. Pass its options ({join_names(accepted)}) with --option, or "
-            "define default values."
+            f"{cls.name!r} cannot be created: {error}. Pass its options ({join_names(accepted)}) with --option, "
+            "define default values, or set the class attribute `check_options`."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Gradients of the model as it is, at the image or along a path."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -60,6 +61,7 @@ class IntegratedGradients(CaptumMethod):
 
     name: ClassVar[str] = "captum.IntegratedGradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
+    check_options: ClassVar[Mapping[str, Any]] = {"n_steps": 4}
     algorithm: ClassVar[Any] = captum.attr.IntegratedGradients
     advice: ClassVar[str] = "increase n_steps"
 

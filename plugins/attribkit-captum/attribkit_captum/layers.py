@@ -189,6 +189,7 @@ class LayerConductance(PathMethod):
 
     name: ClassVar[str] = "captum.LayerConductance"
     source: ClassVar[str] = "Dhamdhere et al., ICLR 2019, eq. 2"
+    check_options: ClassVar[Mapping[str, Any]] = {"n_steps": 4}
     algorithm: ClassVar[Any] = captum.attr.LayerConductance
     joint: ClassVar[bool] = True
 
@@ -213,6 +214,7 @@ class InternalInfluence(PathMethod):
 
     name: ClassVar[str] = "captum.InternalInfluence"
     source: ClassVar[str] = "Leino et al., ITC 2018, eq. 1"
+    check_options: ClassVar[Mapping[str, Any]] = {"n_steps": 4}
     algorithm: ClassVar[Any] = captum.attr.InternalInfluence
     expected_failures: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("seed", "double_precision", "position"),
@@ -239,6 +241,7 @@ class LayerIntegratedGradients(PathMethod):
 
     name: ClassVar[str] = "captum.LayerIntegratedGradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1, at a layer"
+    check_options: ClassVar[Mapping[str, Any]] = {"n_steps": 4}
     algorithm: ClassVar[Any] = captum.attr.LayerIntegratedGradients
 
     multiply_by_inputs: bool = True

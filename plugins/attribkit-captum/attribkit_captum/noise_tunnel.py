@@ -1,5 +1,6 @@
 """Methods under noise: SmoothGrad and its variants."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -37,6 +38,7 @@ class NoiseTunnel(CaptumMethod):
 
     name: ClassVar[str] = "captum.NoiseTunnel"
     source: ClassVar[str] = "Smilkov et al., 2017, arXiv:1706.03825; Adebayo et al., NeurIPS 2018"
+    check_options: ClassVar[Mapping[str, Any]] = {"nt_samples": 3, "stdevs": 0.1}
     algorithm: ClassVar[Any] = captum.attr.NoiseTunnel
 
     attribution_method: MethodName | CaptumMethod = "Saliency"

@@ -76,6 +76,7 @@ class FeatureAblation(SegmentMethod):
 
     name: ClassVar[str] = "captum.FeatureAblation"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 4.2, for segments"
+    check_options: ClassVar[Mapping[str, Any]] = {"feature_mask": 30}
     algorithm: ClassVar[Any] = captum.attr.FeatureAblation
 
 
@@ -96,6 +97,7 @@ class ShapleyValueSampling(SegmentMethod):
 
     name: ClassVar[str] = "captum.ShapleyValueSampling"
     source: ClassVar[str] = "Castro et al., Computers and Operations Research 2009"
+    check_options: ClassVar[Mapping[str, Any]] = {"feature_mask": 30, "n_samples": 3}
     algorithm: ClassVar[Any] = captum.attr.ShapleyValueSampling
 
     n_samples: PositiveInt = 25
@@ -174,6 +176,7 @@ class KernelShap(Surrogate):
 
     name: ClassVar[str] = "captum.KernelShap"
     source: ClassVar[str] = "Lundberg and Lee, NeurIPS 2017, sec. 4.1"
+    check_options: ClassVar[Mapping[str, Any]] = {"feature_mask": 30, "n_samples": 80, "perturbations_per_eval": 1}
     algorithm: ClassVar[Any] = captum.attr.KernelShap
 
     def made(self, call: Call) -> tuple[Any, dict[str, Any]]:
@@ -205,6 +208,7 @@ class Lime(Surrogate):
 
     name: ClassVar[str] = "captum.Lime"
     source: ClassVar[str] = "Ribeiro et al., KDD 2016, eq. 2"
+    check_options: ClassVar[Mapping[str, Any]] = {"feature_mask": 30, "n_samples": 80, "alpha": 1e-5}
     algorithm: ClassVar[Any] = captum.attr.Lime
 
     alpha: NonNegativeFloat = 0.01
@@ -237,6 +241,7 @@ class Occlusion(CaptumMethod):
 
     name: ClassVar[str] = "captum.Occlusion"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 4.2"
+    check_options: ClassVar[Mapping[str, Any]] = {"sliding_window_shapes": 16, "strides": 8}
     algorithm: ClassVar[Any] = captum.attr.Occlusion
 
     sliding_window_shapes: PositiveInt | OneOrMore[PositiveInt] | None = None

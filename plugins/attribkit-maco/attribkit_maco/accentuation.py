@@ -1,8 +1,8 @@
 """Feature accentuation: feature visualization that starts at an image and keeps its features at a layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class FeatureAccentuation(ImportanceVisualizer):
 
     name = "feature_accentuation"
     source = "Hamblin et al., 2024, arXiv:2402.10039"
+    check_options: ClassVar[Mapping[str, Any]] = {"image": torch.zeros(3, 16, 16, dtype=torch.float32), "steps": 8}
 
     image: SeedImages | Tensor | None = None
     layer: str | None = None
