@@ -13,12 +13,17 @@ from attribkit import (
     ClassLogit,
     Complexity,
     Contrast,
+    Counterfactual,
+    Direction,
+    EmbeddingNorm,
     Explainer,
     Faithfulness,
     Imputer,
     Localization,
     Method,
     ModelSpec,
+    MultiLabel,
+    NoTarget,
     Probability,
     Seed,
     Target,
@@ -662,7 +667,13 @@ def test_a_target_with_another_defect(name):
     assert MORE_NAMES[name] in failures(vars(MoreTargetDefects)[name]())
 
 
-@pytest.mark.parametrize("target", [ScoreOfClass(), ClassLogit(2), Probability(1), Contrast(0, 1)])
+GOOD_TARGETS = (
+    *(ScoreOfClass(), ClassLogit(2), ClassLogit((0, 1, 2)), Probability((2, 1, 0)), Counterfactual(1)),
+    *(Contrast(0, (1, 2, 3)), MultiLabel((0, 3)), EmbeddingNorm("3"), NoTarget(), Direction("3", torch.ones(6))),
+)
+
+
+@pytest.mark.parametrize("target", GOOD_TARGETS, ids=lambda target: type(target).__name__)
 def test_a_good_target_passes(target):
     assert failures(target) == []
 

@@ -27,6 +27,7 @@ from .magnitudes import natural_spectrum
 from .phases import image_of
 from .views import RandomViews
 
+_EXAMPLE = torch.rand(3, 16, 16, dtype=torch.float32, generator=torch.Generator().manual_seed(0)) - 0.5
 _DAMPING = 5.0  # initial parameter of the magnitudes, whose sigmoid is 0.993
 _TOLERANCE = 1 / 255  # by which the seed's pixels may leave the range from 0 to 1
 
@@ -67,7 +68,7 @@ class FeatureAccentuation(ImportanceVisualizer):
 
     name = "feature_accentuation"
     source = "Hamblin et al., 2024, arXiv:2402.10039"
-    check_options: ClassVar[Mapping[str, Any]] = {"image": torch.zeros(3, 16, 16, dtype=torch.float32), "steps": 8}
+    check_options: ClassVar[Mapping[str, Any]] = {"image": _EXAMPLE, "regularization": 0.1, "steps": 16}
 
     image: SeedImages | Tensor | None = None
     layer: str | None = None
