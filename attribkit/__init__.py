@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from attribkit._explainer import Explainer
     from attribkit._heads import cam_head, train_head
     from attribkit._hookspecs import hookimpl
+    from attribkit._loading import load_model
     from attribkit._targets.binary import Binary
     from attribkit._targets.embeddings import EmbeddingNorm, Similarity
     from attribkit._targets.logits import ClassLogit, Contrast, Counterfactual, MultiLabel, Probability
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from attribkit._targets.target import NoTarget, Target
     from attribkit._targets.units import Direction, LayerUnit, Unit
     from attribkit.figures import figure, gallery
-    from attribkit.io._loading import load_model
     from attribkit.metrics._correlation import spearman_correlation
     from attribkit.metrics._curve_engine import rank_pixels
 
@@ -178,7 +178,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "figure": "figures",
     "gallery": "figures",
     "hookimpl": "_hookspecs",
-    "load_model": "io._loading",
+    "load_model": "_loading",
     "rank_pixels": "metrics._curve_engine",
     "register": "registry",
     "spearman_correlation": "metrics._correlation",

@@ -24,6 +24,7 @@ Example:
 import pluggy
 from torch import nn
 
+from attribkit._contracts.dataset import Dataset
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
@@ -54,6 +55,11 @@ def attribkit_metrics() -> list[type[Metric]]:
 @hookspec
 def attribkit_imputers() -> list[type[Imputer]]:
     """Return the imputers that the plugin adds: they fill removed pixels for metrics and methods."""
+
+
+@hookspec
+def attribkit_datasets() -> list[type[Dataset]]:
+    """Return the data sets that the plugin adds, for benchmarks."""
 
 
 @hookspec(firstresult=True)

@@ -22,7 +22,7 @@ def boxed_photographs(assets: Path, output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     written = output / "boxes.json"
     written.write_text(json.dumps({name: _entry(entry) for name, entry in entries.items()}, indent=1) + "\n")
-    return {"kind": "boxes", "root": str(folder / "images"), "annotations": str(written)}
+    return {"name": "boxes", "root": str(folder / "images"), "annotations": str(written)}
 
 
 def _entry(source: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def main() -> None:
     configuration = Configuration(
         name="faithfulness",
         output=arguments.output,
-        data={"kind": data.pop("kind"), "options": data, "limit": arguments.images},
+        data={"name": data.pop("name"), "options": data, "limit": arguments.images},
         models=[model | {"weights": weights(arguments.assets / model["weights"])} for model in MODELS],
         methods=METHODS,
         metrics=METRICS,

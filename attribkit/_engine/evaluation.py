@@ -1,5 +1,6 @@
-"""The score of a target for one chunk of images, and the batching state kept between calls."""
+"""The score of a target for a chunk of images, or as a module, and the batching state between calls."""
 
+import copy
 import gc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribkit._core.errors import InvalidInput, OutOfMemory
+from attribkit._core.errors import InvalidInput, OutOfMemory, UnsupportedModel
 from attribkit._core.layouts import Layout
 from attribkit._core.nested import tensors_in
+from attribkit._core.shapes import Images, PerImage
 from attribkit._state.snapshot import ModelState
 from attribkit._targets.class_outputs import Returned
 from attribkit._targets.target import Target, TargetNote, outputs_for
@@ -153,3 +155,49 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class ScoringModule(nn.Module):
+    """A module that maps images, (n, c, *space), to the score of a target for each image, (n,).
+
+    It contains the model as `module`, so that hooks on the layers of the model see every call.
+
+    Args:
+        module: The model.
+        score: Computes the scores, with their graph.
+    """
+
+    def __init__(self, module: nn.Module, score: Callable[[Images], PerImage]) -> None:
+        super().__init__()
+        self.module = module
+        self.training = module.training
+        self._score = score
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._score(images)
+
+
+def deep_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy; raises UnsupportedModel if the module cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and a copy of the model is "
+            "required here: make copy.deepcopy(model) work, or choose another method or metric."
+        ) from error
+
+
+def without_inplace(module: nn.Module) -> nn.Module:
+    """Return a deep copy whose modules do not work in place, such as ``nn.ReLU(inplace=True)``.
+
+    Functions that work in place, such as ``F.relu_``, are not changed.
+
+    Raises:
+        UnsupportedModel: The module cannot be copied.
+    """
+    copied = deep_copy(module)
+    for each in copied.modules():
+        if getattr(each, "inplace", False) is True:
+            each.inplace = False  # type: ignore[assignment]
+    return copied

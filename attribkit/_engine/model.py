@@ -13,11 +13,10 @@ from attribkit._core.progress import track
 from attribkit._core.shapes import Images, LayerMaps, PerImage
 from attribkit._engine.backward_rules import BackwardRule
 from attribkit._engine.batched_model import BatchedModel, LayersDiffer
-from attribkit._engine.evaluation import TargetEvaluation
+from attribkit._engine.evaluation import ScoringModule, TargetEvaluation, without_inplace
 from attribkit._engine.forward import ForwardPass, ForwardResults, Requirements, gradients_of
 from attribkit._engine.interventions import Change, scores_with
 from attribkit._engine.linear_head import class_weights
-from attribkit._engine.scoring import ScoringModule, without_inplace
 from attribkit._targets.logits import Predicted
 from attribkit._targets.outputs import to_full_precision, to_result_dtype
 from attribkit._targets.target import Target

@@ -15,11 +15,11 @@ from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._core import serialization
 from attribkit._core.errors import InvalidInput, UnreadableFile
+from attribkit._loading import LoadedModel, is_file_model
 from attribkit.benchmark._settings.choices import ModelChoice
 from attribkit.benchmark._settings.configuration import Configuration
 from attribkit.benchmark._settings.plan import Plan, WorkUnit
 from attribkit.benchmark._settings.validation_errors import at_setting
-from attribkit.io._loading import LoadedModel, is_file_model
 
 Identity = dict[str, dict[str, Any]]
 
@@ -61,7 +61,7 @@ def identity(configuration: Configuration, plan: Plan, data: Any) -> Identity:
     return {
         "settings": configuration.model_dump(mode="json", include=_SETTINGS),
         "versions": {"attribkit": __version__} | {package: version(package) for package in _PACKAGES},
-        "data": {configuration.data.kind: data.fingerprint(), "images": plan.images},
+        "data": {configuration.data.name: data.fingerprint(), "images": plan.images},
         "metrics": {title: _plugin_identity(metric) for title, metric in plan.metrics.items()},
         "models": dict(_model_identities(configuration)),
         "methods": {

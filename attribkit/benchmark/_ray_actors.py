@@ -7,13 +7,13 @@ from typing import Any
 
 from attribkit._core.errors import InvalidInput
 from attribkit._core.progress import Bar, progress_bar
+from attribkit._loading import LoadedModel
 from attribkit.benchmark._identity import model_identity
 from attribkit.benchmark._ray_cluster import WorkerPool, connect, import_ray, worker_capacity, worker_resources
 from attribkit.benchmark._settings.configuration import Configuration
 from attribkit.benchmark._settings.plan import Plan, ShardTask
 from attribkit.benchmark._store import Failure, Store
 from attribkit.benchmark._work import Worker, set_threads
-from attribkit.io._loading import LoadedModel
 
 
 class TaskWorker:

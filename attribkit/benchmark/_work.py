@@ -17,6 +17,7 @@ from attribkit._core.ground_truth import GroundTruth
 from attribkit._core.progress import track
 from attribkit._core.tensors import describe_device, resolve_device
 from attribkit._explainer import Explainer
+from attribkit._loading import complete_spec
 from attribkit._state.randomness import preserve_random_state
 from attribkit.benchmark._identity import load_choice
 from attribkit.benchmark._settings.configuration import Configuration
@@ -24,7 +25,6 @@ from attribkit.benchmark._settings.plan import GroundTruthMap, PerImageNoise, Pl
 from attribkit.benchmark._shard import Shard, SkippedImages, format_error, read_samples, with_targets
 from attribkit.benchmark._store import Failure, Store, rows_table
 from attribkit.benchmark._unit_rows import Cost, ShardScores, measure_cost, unit_rows
-from attribkit.io._loading import complete_spec
 
 
 @contextmanager

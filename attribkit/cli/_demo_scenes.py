@@ -18,9 +18,9 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.metric import Metric
 from attribkit._core.errors import AttribkitError
 from attribkit._explainer import Explainer
+from attribkit._loading import load_model
 from attribkit.figures import Cell, grid
 from attribkit.figures._figure import caption
-from attribkit.io._loading import load_model
 
 FAMILIES = {
     "Class activation maps": ("cam", "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"),

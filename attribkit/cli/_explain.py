@@ -82,7 +82,7 @@ def _clip_preprocessing(model: str, frames: int | None) -> Any:
     """Return the preprocessing of a video model, with this number of frames; None for an image model."""
     from dataclasses import replace
 
-    from attribkit.io._loading import clip_preprocessing
+    from attribkit._loading import clip_preprocessing
 
     clips = clip_preprocessing(model)
     if frames is None:

@@ -14,8 +14,8 @@ from attribkit._core.errors import InvalidInput
 from attribkit._explainer import Explainer
 from attribkit._inspection.feature_maps import FeatureMaps, Filters
 from attribkit._inspection.receptive_field import ReceptiveField
+from attribkit._loading import LoadedModel
 from attribkit.figures import draw_inspection
-from attribkit.io._loading import LoadedModel
 from attribkit.io._preprocessing import ClipPreprocessing
 
 _NOISE_IMAGES = 8

@@ -10,7 +10,7 @@ from attribkit._core.errors import InvalidInput
 from attribkit.cli._app import write_line
 
 if TYPE_CHECKING:  # `attribkit --help` must not wait for the import of torch
-    from attribkit.io._loading import LoadedModel
+    from attribkit._loading import LoadedModel
 
 ModelName = Annotated[str, typer.Option("--model", help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME or zoo:NAME")]
 WindowOption = Annotated[
@@ -26,7 +26,7 @@ def load_named_model(
     model: str, model_arg: list[str], *, weights: Path | None, pretrained: bool, quiet: bool = False
 ) -> "LoadedModel":
     """Load the model that the options name; warn of random weights, unless quiet."""
-    from attribkit.io._loading import load_model
+    from attribkit._loading import load_model
 
     arguments = dict(argument(each) for each in model_arg)
     if reserved := arguments.keys() & {"name", "pretrained", "weights"}:
@@ -42,7 +42,7 @@ def load_named_model(
 def explainer_of(loaded: "LoadedModel", preprocessing: Any, device: str) -> Any:
     """Create an explainer whose model spec includes the preprocessing."""
     from attribkit._explainer import Explainer
-    from attribkit.io._loading import complete_spec
+    from attribkit._loading import complete_spec
 
     return Explainer(loaded.model.to(parse_device(device)), spec=complete_spec(loaded.model, preprocessing))
 
@@ -91,7 +91,7 @@ def argument(text: str, option: str = "--model-arg") -> tuple[str, Any]:
 
 def refuse_clips(model: str, command: str) -> None:
     """Raise InvalidInput for a video model, in commands that support image models only."""
-    from attribkit.io._loading import clip_preprocessing
+    from attribkit._loading import clip_preprocessing
 
     if clip_preprocessing(model) is not None:
         raise InvalidInput(

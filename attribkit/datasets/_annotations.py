@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from attribkit._contracts.dataset import BoxCorners, Size
 from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile
-from attribkit.datasets._dataset import BoxCorners, Size
 
 LabelMap = Mapping[str, int] | Sequence[str] | Literal["dataset"] | None
 

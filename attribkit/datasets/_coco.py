@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from skimage import draw
 
+from attribkit._contracts.dataset import BoxCorners, Dataset, Mask, MaskSource, Sample, Size, difficult_subset
 from attribkit._core.errors import InvalidInput
 from attribkit.datasets._annotations import (
     LabelMap,
@@ -19,7 +20,6 @@ from attribkit.datasets._annotations import (
     map_labels,
     read_json,
 )
-from attribkit.datasets._dataset import BoxCorners, Dataset, Mask, MaskSource, Sample, Size, difficult_subset
 from attribkit.datasets._sources import ImageFile, digest
 
 CocoRecord = Mapping[str, Any]  # an image or an instance, as in the file
@@ -44,7 +44,8 @@ class Coco(Dataset):
         Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
     """
 
-    kind: ClassVar[str] = "coco"
+    name: ClassVar[str] = "coco"
+    source: ClassVar[str] = "Lin et al., ECCV 2014"
 
     root: str | Path
     annotations: str | Path

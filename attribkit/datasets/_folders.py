@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from attribkit._contracts.dataset import BoxCorners, Dataset, Sample, Size
 from attribkit._core.errors import InvalidInput
 from attribkit.datasets._annotations import (
     LabelMap,
@@ -18,7 +19,6 @@ from attribkit.datasets._annotations import (
     xml_box,
     xml_size,
 )
-from attribkit.datasets._dataset import BoxCorners, Dataset, Sample, Size
 from attribkit.datasets._sources import ImageFile
 
 
@@ -33,7 +33,8 @@ class ImageFolder(Dataset):
             labels are unknown.
     """
 
-    kind: ClassVar[str] = "image_folder"
+    name: ClassVar[str] = "image_folder"
+    source: ClassVar[str] = "the user"
 
     root: str | Path
     labels: LabelMap = None
@@ -64,7 +65,8 @@ class ImageNet(Dataset):
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
     """
 
-    kind: ClassVar[str] = "imagenet"
+    name: ClassVar[str] = "imagenet"
+    source: ClassVar[str] = "Russakovsky et al., IJCV 2015"
 
     root: str | Path
     boxes: str | Path | None = None

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from attribkit._contracts.dataset import BoxCorners, Mask, Sample, Size
 from attribkit._core.errors import InvalidInput
 from attribkit._core.ground_truth import filled_boxes
-from attribkit.datasets._dataset import BoxCorners, Mask, Sample, Size
 from attribkit.io._preprocessing import Preprocessing
 
 InputMask = Bool[Tensor, "rows columns"]  # True on the object, in pixels of the model's input

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from attribkit._contracts.dataset import BoxCorners, Dataset, ImageSource, MaskSource, Sample, Size
 from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit.datasets._annotations import (
     annotation_errors,
@@ -18,7 +19,6 @@ from attribkit.datasets._annotations import (
     read_json,
     subset_names,
 )
-from attribkit.datasets._dataset import BoxCorners, Dataset, ImageSource, MaskSource, Sample, Size
 from attribkit.datasets._sources import BinaryMaskFile, ImageFile, ImageFunction, InMemoryImage, mask_from_array
 
 _BOX_KEYS = ("boxes", "mask", "label", "category", "subsets", "size", "photograph")
@@ -40,7 +40,8 @@ class BoxedImages(Dataset):
         annotations: The JSON file.
     """
 
-    kind: ClassVar[str] = "boxes"
+    name: ClassVar[str] = "boxes"
+    source: ClassVar[str] = "the user"
 
     root: str | Path
     annotations: str | Path
@@ -66,7 +67,8 @@ class ItemDataset(Dataset):
         items: An object with a length, indexed by integers.
     """
 
-    kind: ClassVar[str] = "items"
+    name: ClassVar[str] = "items"
+    source: ClassVar[str] = "the user"
 
     items: Any
 

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from attribkit._contracts.dataset import Dataset, Sample, Size, difficult_subset
 from attribkit._core.errors import UnreadableFile
 from attribkit.datasets._annotations import (
     LabelMap,
@@ -21,7 +22,6 @@ from attribkit.datasets._annotations import (
     xml_size,
     xml_text,
 )
-from attribkit.datasets._dataset import Dataset, Sample, Size, difficult_subset
 from attribkit.datasets._sources import ImageFile, IndexedMaskFile
 
 _PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of the trimaps
@@ -76,7 +76,8 @@ class PascalVOC(Dataset):
         al., ECCV 2016.
     """
 
-    kind: ClassVar[str] = "pascal_voc"
+    name: ClassVar[str] = "pascal_voc"
+    source: ClassVar[str] = "Everingham et al., IJCV 2010"
 
     root: str | Path
     split: str = "test"
@@ -148,7 +149,8 @@ class OxfordPets(Dataset):
         Parkhi et al., "Cats and Dogs", CVPR 2012.
     """
 
-    kind: ClassVar[str] = "oxford_pets"
+    name: ClassVar[str] = "oxford_pets"
+    source: ClassVar[str] = "Parkhi et al., CVPR 2012"
 
     root: str | Path
     split: str = "test"

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from attribkit import zoo
+from attribkit._contracts.dataset import Dataset, ImageSource, Mask, MaskSource, Sample
 from attribkit._core.errors import InvalidInput
-from attribkit.datasets._dataset import Dataset, ImageSource, Mask, MaskSource, Sample
 from attribkit.datasets._geometry import Prepared
 
 
@@ -27,7 +27,8 @@ class Scenes(Dataset):
         seed: Seed of the first scene; scene i has the seed `seed + i`.
     """
 
-    kind: ClassVar[str] = "scenes"
+    name: ClassVar[str] = "scenes"
+    source: ClassVar[str] = "attribkit, generated"
 
     count: int = 100
     seed: int = 0

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from attribkit._contracts.dataset import ImageSource, Mask, MaskSource, Size
 from attribkit._core.errors import InvalidInput, UnreadableFile
-from attribkit.datasets._dataset import ImageSource, Mask, MaskSource, Size
 from attribkit.io._preprocessing import read_image
 
 

@@ -19,8 +19,8 @@ from attribkit._core.options import PositiveInt, Seed
 from attribkit._core.pictures import extremes
 from attribkit._core.progress import track
 from attribkit._core.shapes import Heatmaps, Images, PerImage
+from attribkit._engine.evaluation import deep_copy
 from attribkit._engine.model import HookedModel
-from attribkit._engine.scoring import deep_copy
 from attribkit._state.hooks import observe_modules
 from attribkit._targets.binary import Binary
 from attribkit._targets.class_outputs import Returned, read_scores, resolve_labels

@@ -1,10 +1,11 @@
-"""Lookup of methods, visualizers, metrics and imputers by name, over all loaded plugins."""
+"""Lookup of methods, visualizers, metrics, imputers and data sets by name, over all loaded plugins."""
 
 import warnings
 from typing import Any, TypeVar, get_args
 
 from torch import nn
 
+from attribkit._contracts.dataset import Dataset
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
@@ -23,8 +24,10 @@ __all__ = [
     "Plugin",
     "SkippedPlugin",
     "classes",
+    "datasets",
     "imputers",
     "make",
+    "make_dataset",
     "methods",
     "metrics",
     "model_spec",
@@ -37,7 +40,7 @@ __all__ = [
     "visualizers",
 ]
 
-PluginClass = TypeVar("PluginClass", Method, Visualizer, Metric, Imputer)
+PluginClass = TypeVar("PluginClass", Method, Visualizer, Metric, Imputer, Dataset)
 SUBSTRATES = ("substrate", "insertion_substrate", "baseline")  # options that accept a filling or an imputer's name
 _FILLINGS = (*get_args(Substrate), "inpaint")
 
@@ -72,13 +75,18 @@ def imputers() -> dict[str, type[Imputer]]:
     return classes(Imputer)
 
 
+def datasets() -> dict[str, type[Dataset]]:
+    """Return all data sets by name."""
+    return classes(Dataset)
+
+
 def classes(kind: type[PluginClass]) -> dict[str, type[PluginClass]]:
-    """Return all classes of a kind (Method, Visualizer, Metric or Imputer) by name."""
+    """Return all classes of a kind (Method, Visualizer, Metric, Imputer or Dataset) by name."""
     return {cls.name: cls for plugin in plugins() for cls in plugin.offers if issubclass(cls, kind)}
 
 
 def plugin_of(cls: OfferedClass) -> Plugin:
-    """Return the plugin that provides a method, visualizer, metric or imputer."""
+    """Return the plugin that provides a method, visualizer, metric, imputer or data set."""
     return next(plugin for plugin in plugins() if cls in plugin.offers)
 
 
@@ -102,11 +110,11 @@ def model_spec(model: nn.Module) -> ModelSpec:
 
 
 def make(choice: str | type[PluginClass] | PluginClass, kind: type[PluginClass], **options: Any) -> PluginClass:
-    """Make an instance of a method, visualizer, metric or imputer.
+    """Make an instance of a method, visualizer, metric, imputer or data set.
 
     Args:
         choice: Its name, its class or an instance, which is returned unchanged.
-        kind: The base class: Method, Visualizer, Metric or Imputer.
+        kind: The base class: Method, Visualizer, Metric, Imputer or Dataset.
         **options: Options of the instance. Metrics with presets also accept ``preset="..."``; further options replace
             those of the preset.
 
@@ -143,6 +151,26 @@ def make(choice: str | type[PluginClass] | PluginClass, kind: type[PluginClass],
         ) from error
 
 
+def make_dataset(name: str, **options: Any) -> Dataset:
+    """Create a data set by its name and read its annotations.
+
+    Args:
+        name: A key of `datasets()`.
+        **options: Fields of its class.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UnknownName: If the data set or an option does not exist.
+        InvalidInput: If an option is invalid or missing, or the data set is empty.
+        UnreadableFile: If a folder or annotations are missing or broken.
+    """
+    dataset = make(name, Dataset, **options)
+    len(dataset)  # reads the annotations
+    return dataset
+
+
 def _imputer(name: str) -> Imputer:
     if name not in (by_name := imputers()):
         raise UnknownName("substrate", name, [*_FILLINGS, *by_name])
@@ -155,11 +183,16 @@ def _preset(cls: type[Metric], name: Any) -> dict[str, Any]:
     return dict(cls.presets[name])
 
 
+def _words(kind: type[Any]) -> str:
+    return "data set" if kind is Dataset else kind.__name__.lower()
+
+
 def _class_named(name: Any, kind: type[PluginClass]) -> type[PluginClass]:
     by_name = classes(kind)
     if not isinstance(name, str):
-        what = kind.__name__.lower()
-        raise InvalidInput(f"{what} must be a name ({join_names(by_name)}), a class or an instance, got {name!r}.")
+        raise InvalidInput(
+            f"{_words(kind)} must be a name ({join_names(by_name)}), a class or an instance, got {name!r}."
+        )
     if name not in by_name:
-        raise UnknownName(kind.__name__.lower(), name, by_name)
+        raise UnknownName(_words(kind), name, by_name)
     return by_name[name]

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import pluggy
 
 import attribkit._models
+import attribkit.datasets
 import attribkit.methods
 import attribkit.metrics
 import attribkit.visualizers
 from attribkit import __version__
 from attribkit import _hookspecs as hookspecs
+from attribkit._contracts.dataset import Dataset
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
@@ -29,6 +31,7 @@ BUILTIN = {
     "methods": attribkit.methods,
     "visualizers": attribkit.visualizers,
     "metrics": attribkit.metrics,
+    "datasets": attribkit.datasets,
     "models": attribkit._models,
 }
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -36,12 +39,13 @@ _MAX_LENGTH = 64  # characters of a name
 VARIABLE = "ATTRIBKIT_PLUGINS"  # environment variable: third-party plugins to load, separated by commas, or "none"
 
 
-OfferedClass = type[Method] | type[Visualizer] | type[Metric] | type[Imputer]
+OfferedClass = type[Method] | type[Visualizer] | type[Metric] | type[Imputer] | type[Dataset]
 KINDS: dict[str, type[Any]] = {
     "attribkit_methods": Method,
     "attribkit_visualizers": Visualizer,
     "attribkit_metrics": Metric,
     "attribkit_imputers": Imputer,
+    "attribkit_datasets": Dataset,
 }
 
 
@@ -53,7 +57,7 @@ class Plugin:
         name: Name of the entry point.
         distribution: Distribution that installed the plugin.
         version: Version of the distribution; a checksum of the code for classes that are registered in this process.
-        offers: The methods, visualizers, metrics and imputers that the plugin provides.
+        offers: The methods, visualizers, metrics, imputers and data sets that the plugin provides.
     """
 
     name: str

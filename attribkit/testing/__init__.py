@@ -18,6 +18,7 @@ Example:
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from attribkit._contracts.dataset import Dataset
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
@@ -26,7 +27,6 @@ from attribkit._core.errors import InvalidInput, join_names, one_line
 from attribkit._core.spec import ModelSpec
 from attribkit._core.substrates import Imputer
 from attribkit._targets.target import Target
-from attribkit.datasets._dataset import Dataset
 from attribkit.testing._checks import (
     Check,
     CheckList,

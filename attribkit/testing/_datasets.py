@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from attribkit.datasets._dataset import Dataset, Sample
+from attribkit._contracts.dataset import Dataset, Sample
 from attribkit.testing._checks import CheckList, NotApplicable, raise_first_failure, require
 
 _LOOKED_AT = 20  # samples whose images and masks are read

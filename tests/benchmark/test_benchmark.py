@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 
 from attribkit import Complexity, Explainer, Metric, Robustness, registry, zoo
 from attribkit._core.errors import AttribkitError, InvalidInput, UnreadableFile
+from attribkit._loading import LoadedModel, load_model
 from attribkit.benchmark import (
     Configuration,
     Summary,
@@ -47,14 +48,13 @@ from attribkit.benchmark._store import SCHEMA, lock_folder
 from attribkit.benchmark._tables.rendering import tables
 from attribkit.benchmark._work import Worker
 from attribkit.cli import app
-from attribkit.io._loading import LoadedModel, load_model
 from attribkit.methods._gradients import Saliency
 from attribkit.metrics import PointingGame
 from attribkit.metrics._masked import AverageDrop
 from attribkit.registry import _discovery as discovery
 
 MEASURED = ("milliseconds", "peak_mib")  # of the rows: another number each time
-HEAD = 'output = "out"\ndata = {kind = "scenes", options = {count = 2}}\n'
+HEAD = 'output = "out"\ndata = {name = "scenes", options = {count = 2}}\n'
 TINY = HEAD + 'models = ["zoo:cnn"]\nmethods = ["gradcam"]\nmetrics = ["pointing_game"]\n'
 
 
@@ -72,7 +72,7 @@ def configured(folder, **changes):
     """Three scenes in shards of two, one model, two methods of which one is the oracle."""
     told = {
         "output": str(folder),
-        "data": {"kind": "scenes", "options": {"count": 3}},
+        "data": {"name": "scenes", "options": {"count": 3}},
         "models": ["zoo:cnn"],
         "methods": ["gradcam", "saliency"],
         "metrics": ["pointing_game", "relevance_mass"],
@@ -115,7 +115,7 @@ def complaints(tmp_path, text):
         (TINY + "sed = 1\n", "sed: No setting is named 'sed'. Did you mean 'seed'? Known: name, plugin"),
         (TINY.replace("gradcam", "gradcan"), "methods[0].name: No method is named 'gradcan'. Did you mean 'gradcam'?"),
         (TINY.replace("pointing_game", "x"), "metrics[0].name: No metric is named 'x'. Known: "),
-        (TINY.replace("scenes", "scene"), "data.kind: No kind of data is named 'scene'. Did you mean 'scenes'?"),
+        (TINY.replace("scenes", "scene"), "data.name: No data set is named 'scene'. Did you mean 'scenes'?"),
         (TINY.replace("count", "cout"), "data.options: No option of 'scenes' is named 'cout'. Did you mean 'count'?"),
         (TINY + 'executor = "slurm"\n', "executor must be 'serial' or 'ray', got 'slurm'."),
         (TINY + "shard_size = 0\n", "shard_size must be greater than 0, got 0."),
@@ -156,11 +156,11 @@ def test_errors_name_the_path_of_the_setting(tmp_path, text, expected):
 def test_a_mark_at_the_beginning_of_the_file_does_no_harm(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(TINY, encoding="utf-8-sig")
-    assert read_configuration(path).data.kind == "scenes"
+    assert read_configuration(path).data.name == "scenes"
 
 
 def test_from_python_what_is_wrong_is_told_in_the_same_words(tmp_path):
-    told = {"output": tmp_path, "data": {"kind": "scenes"}, "models": ["zoo:cnn"], "methods": ["gradcan"], "sed": 1}
+    told = {"output": tmp_path, "data": {"name": "scenes"}, "models": ["zoo:cnn"], "methods": ["gradcan"], "sed": 1}
     with pytest.raises(InvalidInput) as error:
         Configuration(**told)
     assert "metrics: This setting is required." in str(error.value).splitlines()
@@ -175,7 +175,7 @@ def test_types_of_options_that_cannot_be_read_are_not_checked(tmp_path, monkeypa
 
 
 TABLES = """output = "out"
-data = {kind = "scenes"}
+data = {name = "scenes"}
 metrics = ["pointing_game"]
 
 [[models]]
@@ -253,7 +253,7 @@ def test_controls_and_the_oracle_are_added_once(tmp_path):
 
 
 def test_only_the_first_images_if_asked_for(tmp_path):
-    data = {"kind": "scenes", "options": {"count": 3}, "limit": 1}
+    data = {"name": "scenes", "options": {"count": 3}, "limit": 1}
     rows = benchmark(configured(tmp_path, data=data, methods=["edges"], oracle=False, controls=False)).rows
     assert {row["image"] for row in rows.to_pylist()} == {"scene 0"}
     assert json.loads((tmp_path / "run.json").read_text())["identity"]["data"]["images"] == 1
@@ -308,7 +308,7 @@ def test_numbers_are_those_of_the_explainer(undisturbed):
 def test_the_predicted_class_is_explained_if_asked_for_or_if_there_is_no_label(tmp_path):
     items = [{"image": scene.image, "id": str(i), "label": 3} for i, scene in enumerate(zoo.scenes(2))]
     del items[1]["label"]
-    data = {"kind": "items", "options": {"items": items}}
+    data = {"name": "items", "options": {"items": items}}
     fast = {"data": data, "methods": ["gradcam"], "oracle": False, "controls": False}
     predicted = [scene.label for scene in zoo.scenes(2)]
     labelled = benchmark(configured(tmp_path / "label", **fast)).rows
@@ -520,7 +520,7 @@ def test_a_run_that_is_killed_while_it_writes_goes_on(tmp_path, undisturbed):
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_loses_nothing(tmp_path):
     """At random moments, each later than the last; what is done between two kills is kept."""
-    changes = {"data": {"kind": "scenes", "options": {"count": 40}}, "methods": ["gradcam", "occlusion"]}
+    changes = {"data": {"name": "scenes", "options": {"count": 40}}, "methods": ["gradcam", "occlusion"]}
     expected = benchmark(configured(tmp_path / "whole", **changes)).rows
     told = configured(tmp_path / "killed", **changes).model_dump_json()
     rng, kept = random.Random(0), 0
@@ -665,7 +665,7 @@ def test_the_command_ends_with_1_where_a_method_failed_and_names_the_line(own_co
         ({"plugins": ["none.py"]}, "none.py' does not exist: check the path."),
         (
             {"plugins": ["beside.py"]},
-            "'beside.py' must define a class that derives from one of Method, Visualizer, Metric, Imputer, but",
+            "'beside.py' must define a class that derives from one of Method, Visualizer, Metric, Imputer, Dataset,",
         ),
         ({"plugins": ["broken.py"]}, "broken.py' cannot be run: ZeroDivisionError: division by zero."),
         ({"plugins": ["taken.py"]}, "are both named 'gradcam': rename the second."),
@@ -804,7 +804,7 @@ def test_a_full_disk_while_maps_are_kept_is_told(tmp_path):
 def test_a_label_that_is_no_class_of_the_model_costs_its_image_alone(tmp_path, label):
     items = [{"image": zoo.scene(i).image, "label": 3, "id": str(i)} for i in range(2)]
     items[0]["label"] = label
-    data = {"kind": "items", "options": {"items": items}}
+    data = {"name": "items", "options": {"items": items}}
     results = benchmark(configured(tmp_path, data=data, controls=False))
     assert {row["image"] for row in results.rows.to_pylist()} == {"1"}
     (failure,) = results.failures
@@ -821,7 +821,7 @@ def test_an_unreadable_image_is_told_and_left_out(tmp_path):
     items = [{"image": str(tmp_path / f"{i}.png"), "id": f"scene {i}"} for i in range(3)]
     (tmp_path / "3.png").write_bytes(b"nor this, alone in its shard")
     items += [{"image": zoo.scene(3).image, "id": "scene 3"}, {"image": str(tmp_path / "3.png"), "id": "alone"}]
-    data = {"kind": "items", "options": {"items": items}}
+    data = {"name": "items", "options": {"items": items}}
     for _ in range(2):  # the second time from what is stored
         results = benchmark(configured(tmp_path / "out", data=data))
         assert {row["image"] for row in results.rows.to_pylist()} == {"scene 0", "scene 2", "scene 3"}
@@ -913,7 +913,7 @@ def test_a_metric_that_always_raises_costs_what_it_asks_itself(tmp_path, monkeyp
     monkeypatch.setattr(AverageDrop, "__call__", raising)
     few = {"steps": 2, "substrate": "zero"}
     metrics = [{"name": "deletion", "options": few}, {"name": "insertion", "options": few}, "pointing_game"]
-    told = {"data": {"kind": "scenes", "options": {"count": 2}}, "oracle": False, "methods": ["gradcam"]}
+    told = {"data": {"name": "scenes", "options": {"count": 2}}, "oracle": False, "methods": ["gradcam"]}
     expected = benchmark(configured(tmp_path / "without", **told, metrics=metrics))
     results = benchmark(configured(tmp_path / "with", **told, metrics=[metrics[0], "average_drop", *metrics[1:]]))
     assert certain(results.rows) == certain(expected.rows)
@@ -1021,14 +1021,14 @@ def test_long_names_have_folders(tmp_path):
 
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):
     told = {"models": [{"name": "timm:resnet10t", "arguments": {"num_classes": 10}}], "methods": ["gradcam"]}
-    changes = {**told, "controls": False, "oracle": False, "data": {"kind": "scenes", "options": {"count": 1}}}
+    changes = {**told, "controls": False, "oracle": False, "data": {"name": "scenes", "options": {"count": 1}}}
     first = benchmark(configured(tmp_path, **changes))
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
 
 
 def test_what_is_not_there_is_told_as_it_is(tmp_path):
     """No oracle is no lack of one, and data without masks have no localization."""
-    told = {"methods": ["gradcam"], "oracle": False, "data": {"kind": "items", "options": {"items": unmasked(7)}}}
+    told = {"methods": ["gradcam"], "oracle": False, "data": {"name": "items", "options": {"items": unmasked(7)}}}
     summary = write_summary(benchmark(configured(tmp_path, metrics=["pointing_game", "sparseness"], **told)))
     assert not any("occlusion" in note for note in summary.notes)
     captions = [table.caption for table in tables(summary)]
@@ -1072,7 +1072,7 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
     items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(6)]
     expected = benchmark(configured(tmp_path / "serial", data={"kind": "items", "options": {"items": items}}))
     items[3]["image"] = fatal
-    changes = {"data": {"kind": "items", "options": {"items": items}}, "executor": "ray", "ray": {"workers": 2}}
+    changes = {"data": {"name": "items", "options": {"items": items}}, "executor": "ray", "ray": {"workers": 2}}
     results = benchmark(configured(tmp_path / "ray", **changes))
     assert flag.exists()
     assert not results.failures
@@ -1089,7 +1089,7 @@ def test_a_machine_that_is_lost_loses_no_unit_and_doubles_none(tmp_path, monkeyp
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests beside it would starve the workers of a usual cluster
 
-    changes = {"data": {"kind": "scenes", "options": {"count": 12}}, "shard_size": 1}
+    changes = {"data": {"name": "scenes", "options": {"count": 12}}, "shard_size": 1}
     expected = benchmark(configured(tmp_path / "serial", **changes))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     machine, lost = cluster.add_node(num_cpus=1), threading.Event()

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from attribkit import registry
+from attribkit._core.python_files import classes_in, import_file
 from attribkit.cli import app
 from attribkit.cli._plugin_commands import PluginKind
-from attribkit.registry._local import classes_in, import_file
 from attribkit.testing import report_conformance
 
 ROOT = Path(__file__).parents[2]

@@ -12,22 +12,21 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from attribkit import AttribkitError, Explainer, GroundTruth, zoo
+from attribkit import AttribkitError, Explainer, GroundTruth, registry, zoo
+from attribkit._contracts.dataset import Size
 from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile
 from attribkit.datasets import (
-    DATASETS,
     ItemDataset,
     Prepared,
     Sample,
     Scenes,
     grid_mosaics,
-    make_dataset,
     prepare_sample,
 )
 from attribkit.datasets._coco import decode_segmentation
-from attribkit.datasets._dataset import Size
 from attribkit.datasets._sources import InMemoryImage, mask_from_array
 from attribkit.io._preprocessing import Preprocessing
+from attribkit.registry import make_dataset
 
 HALF = (0.5, 0.5, 0.5)
 SQUASH = Preprocessing((32, 32), (32, 32), HALF, HALF, "bilinear")
@@ -170,7 +169,7 @@ def voc(root, names=("000001", "000002")):
         size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
         (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{told}</annotation>")
     (root / "ImageSets/Main/test.txt").write_text("".join(f"{name}\n" for name in names))
-    return {"kind": "pascal_voc", "root": root}
+    return {"name": "pascal_voc", "root": root}
 
 
 def as_text(lengths):
@@ -223,7 +222,7 @@ def coco(root):
         ],
     }
     (root / "instances.json").write_text(json.dumps(told))
-    return {"kind": "coco", "root": root / "val", "annotations": root / "instances.json"}
+    return {"name": "coco", "root": root / "val", "annotations": root / "instances.json"}
 
 
 def pets(root):
@@ -235,7 +234,7 @@ def pets(root):
         photo(root / "images" / f"{name}.jpg")
         Image.fromarray(trimap).save(root / "annotations/trimaps" / f"{name}.png")
     (root / "annotations/test.txt").write_text("#Image CLASS-ID SPECIES BREED ID\nbeagle_7 5 2 1\nAbyssinian_1 1 1 1\n")
-    return {"kind": "oxford_pets", "root": root}
+    return {"name": "oxford_pets", "root": root}
 
 
 def imagenet(root):
@@ -250,7 +249,7 @@ def imagenet(root):
         "<annotation><size><width>40</width><height>30</height></size><object><name>n01443537</name><bndbox>"
         "<xmin>0</xmin><ymin>10</ymin><xmax>40</xmax><ymax>30</ymax></bndbox></object></annotation>"
     )
-    return {"kind": "imagenet", "root": root / "val", "boxes": root / "xml"}
+    return {"name": "imagenet", "root": root / "val", "boxes": root / "xml"}
 
 
 def folders(root):
@@ -259,7 +258,7 @@ def folders(root):
     (root / "dog/notes.txt").write_text("no image")
     photo(root / ".cache/a.png")
     photo(root / "dog/._a.png")
-    return {"kind": "image_folder", "root": root}
+    return {"name": "image_folder", "root": root}
 
 
 def boxes(root):
@@ -270,11 +269,11 @@ def boxes(root):
         "a.png": {"boxes": [[0, 0, 40, 30]], "size": [30, 40]},
     }
     (root / "boxes.json").write_text(json.dumps(told))
-    return {"kind": "boxes", "root": root / "images", "annotations": root / "boxes.json"}
+    return {"name": "boxes", "root": root / "images", "annotations": root / "boxes.json"}
 
 
 def scenes(root):
-    return {"kind": "scenes", "count": 3}
+    return {"name": "scenes", "count": 3}
 
 
 def given(root):
@@ -284,7 +283,7 @@ def given(root):
         {"image": np.zeros((30, 40, 3), dtype=np.uint8), "mask": torch.ones(30, 40, dtype=torch.bool)},
         {"image": lambda: Image.new("L", (40, 30)), "subsets": ["dark"], "group": "first"},
     ]
-    return {"kind": "items", "items": items}
+    return {"name": "items", "items": items}
 
 
 TREES = {
@@ -300,8 +299,8 @@ TREES = {
 
 
 def test_all_of_them_are_tried(tmp_path):
-    assert set(DATASETS) == set(TREES)
-    assert all(tree(tmp_path / kind)["kind"] == kind for kind, tree in TREES.items())
+    assert set(registry.datasets()) == set(TREES)
+    assert all(tree(tmp_path / kind)["name"] == kind for kind, tree in TREES.items())
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -406,7 +405,7 @@ def test_what_is_not_there_or_not_known():
             make_dataset(kind, root="/nowhere")
     with pytest.raises(UnknownName, match=r"No data set is named 'cocoa'. Did you mean 'coco'"):
         make_dataset("cocoa")
-    with pytest.raises(UnknownName, match=r"option of the data set 'scenes' is named 'counts'. Did you mean 'count'"):
+    with pytest.raises(UnknownName, match=r"option of 'scenes' is named 'counts'. Did you mean 'count'"):
         make_dataset("scenes", counts=3)
     with pytest.raises(InvalidInput, match=r"'coco' cannot be created: .*annotations"):
         make_dataset("coco", root="/nowhere")

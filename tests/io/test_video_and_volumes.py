@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, ModelSpec, figure, load_model, registry
 from attribkit._core.pictures import middle_indices, overlay, to_pictures
 from attribkit._core.substrates import substrate_images
+from attribkit._loading import clip_preprocessing
 from attribkit.cli import app
 from attribkit.figures import animate, mosaic, strip, write_clip
 from attribkit.io._clips import Clip, read_clip
-from attribkit.io._loading import clip_preprocessing
 from attribkit.io._preprocessing import ClipPreprocessing, read_image
 from attribkit.methods._gradcam import GradCAM
 from attribkit.methods._occlusion import Occlusion

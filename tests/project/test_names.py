@@ -28,6 +28,7 @@ HOOKS = {
     "attribkit_metrics",
     "attribkit_visualizers",
     "attribkit_imputers",
+    "attribkit_datasets",
     "attribkit_model_spec",
 }
 MOST_SPEECH, MOST_NEGATIONS = 30, 10

@@ -216,7 +216,9 @@ def test_what_cannot_be_registered_is_told():
     with pytest.raises(AttribkitError, match=r"GradCAM and .*Taken are both named 'gradcam'"):
         registry.register(Taken)
     assert registry.methods()["gradcam"] is not Taken
-    with pytest.raises(AttribkitError, match="must derive from one of Method, Visualizer, Metric, Imputer, got"):
+    with pytest.raises(
+        AttribkitError, match="must derive from one of Method, Visualizer, Metric, Imputer, Dataset, got"
+    ):
         registry.register(int)
     with pytest.raises(AttribkitError, match="must return classes derived from Method"):
         registry.register(Method)

@@ -725,7 +725,7 @@ class ThreeImages(Dataset):
 
     change: object = None
 
-    kind: ClassVar[str] = "three_images"
+    name: ClassVar[str] = "three_images"
 
     def read(self):
         for i, name in enumerate(("one", "two", "three")):

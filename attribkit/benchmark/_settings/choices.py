@@ -8,12 +8,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, field_validator
 from pydantic.errors import PydanticUserError
 
-from attribkit import datasets, registry
+from attribkit import registry
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, join_names
+from attribkit._loading import LoadedModel, is_file_model, load_model
 from attribkit.benchmark._settings.validation_errors import type_message
-from attribkit.io._loading import LoadedModel, is_file_model, load_model
 from attribkit.io._preprocessing import Preprocessing
 
 PluginChoice = TypeVar("PluginChoice", Method, Metric)
@@ -157,29 +157,29 @@ class DataChoice(ConfigTable):
     """A data set with its options.
 
     Args:
-        kind: Name of the kind of data set.
+        name: Name of the data set.
         options: Options of the data set.
         limit: Number of samples to use, from the first; None means all.
     """
 
-    kind: str
+    name: str
     options: dict[str, Any] = Field({}, validate_default=True)
     limit: PositiveInt | None = None
 
     def make(self) -> Any:
         """Create the data set."""
-        return datasets.make_dataset(self.kind, **self.options)
+        return registry.make_dataset(self.name, **self.options)
 
-    @field_validator("kind")
+    @field_validator("name")
     @classmethod
-    def _check_kind(cls, kind: str) -> str:
-        return _check_known("kind of data", kind, datasets.DATASETS)
+    def _check_name(cls, name: str) -> str:
+        return _check_known("data set", name, registry.datasets())
 
     @field_validator("options")
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
-        if "kind" in info.data:
-            _check_data(info.data["kind"], options)
+        if "name" in info.data:
+            _check_data(info.data["name"], options)
         return options
 
 
@@ -189,14 +189,14 @@ def _check_known(what: str, name: str, known: Any) -> str:
     return name
 
 
-def _check_data(kind: str, options: dict[str, Any]) -> None:
+def _check_data(name: str, options: dict[str, Any]) -> None:
     """Check that the options are known, complete and of the right types, without reading the data."""
-    data_set = datasets.DATASETS[kind]
+    data_set = registry.datasets()[name]
     known = registry.options_of(data_set)
     for option in options:
-        _check_known(f"option of {kind!r}", option, known)
+        _check_known(f"option of {name!r}", option, known)
     if lacking := [option for option, default in known.items() if default is MISSING and option not in options]:
-        raise ValueError(f"{kind!r} needs {join_names(map(repr, lacking))}: set options = {{{lacking[0]} = ...}}.")
+        raise ValueError(f"{name!r} needs {join_names(map(repr, lacking))}: set options = {{{lacking[0]} = ...}}.")
     _check_types(data_set, options)
     try:
         data_set(**options)

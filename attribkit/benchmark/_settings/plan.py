@@ -173,7 +173,7 @@ def make_plan(configuration: Configuration, images: int) -> Plan:
         InvalidInput: If there are not any images.
     """
     if images < 1:
-        raise InvalidInput(f"The data set {configuration.data.kind!r} is empty. Check data.options.")
+        raise InvalidInput(f"The data set {configuration.data.name!r} is empty. Check data.options.")
     images = min(images, configuration.data.limit or images)
     methods: dict[str, Method | None] = {each.title: each.make() for each in configuration.methods}
     if configuration.oracle and configuration.oracle not in methods:

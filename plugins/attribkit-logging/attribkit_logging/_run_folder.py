@@ -17,8 +17,9 @@ from attribkit import Attribution, InvalidInput, NoTarget, UnreadableFile, track
 from attribkit._contracts.records import Recorded
 from attribkit.benchmark._settings.plan import WorkUnit
 from attribkit.benchmark._store import Store
-from attribkit.datasets import Dataset, make_dataset
+from attribkit.datasets import Dataset
 from attribkit.io import Preprocessing
+from attribkit.registry import make_dataset
 
 from ._images import Reduction
 
@@ -113,14 +114,14 @@ def read_run_folder(folder: str | Path, data: Dataset | None = None) -> RunFolde
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         choice, recorded = record["configuration"]["data"], record["identity"]["data"]
-        kind, options = choice["kind"], choice["options"]
-        expected = recorded[kind]
+        name, options = choice["name"], choice["options"]
+        expected = recorded[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableFile(
             f"{str(folder)!r} is not the folder of a benchmark ({type(error).__name__}: {error}): pass the folder that "
             "the setting `output` names."
         ) from error
-    chosen = make_dataset(kind, **options) if data is None else data
+    chosen = make_dataset(name, **options) if data is None else data
     if chosen.fingerprint() != expected:
         raise InvalidInput(
             f"The data set {chosen!r} is not the one that the benchmark in {str(folder)!r} has read: its files or its "

@@ -123,7 +123,7 @@ def test_names_that_give_the_same_field_are_refused(attribution, paths):
 def configuration(folder, **changes):
     settings = {
         "output": folder / "run",
-        "data": {"kind": "image_folder", "options": {"root": str(folder / "photographs")}},
+        "data": {"name": "image_folder", "options": {"root": str(folder / "photographs")}},
         "models": ["zoo:cnn"],
         "methods": ["gradcam", {"name": "saliency", "label": "Saliency, plain"}],
         "metrics": ["sparseness"],
@@ -181,7 +181,7 @@ def test_a_part_of_a_benchmark(run):
 
 
 def test_images_that_are_not_files(tmp_path):
-    data = {"kind": "scenes", "options": {"count": 2}}
+    data = {"name": "scenes", "options": {"count": 2}}
     benchmark(configuration(tmp_path, data=data, methods=["gradcam"]))
     with pytest.raises(AttribkitError, match=r"is not a file: pass media=..., a folder for PNG files"):
         fiftyone_samples(tmp_path / "run")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from attribkit import registry, zoo
 from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, join_names
+from attribkit._core.python_files import import_file
 from attribkit._core.spec import ModelSpec
 from attribkit.io._preprocessing import ClipPreprocessing, Preprocessing
-from attribkit.registry._local import import_file
 
 Built = TypeVar("Built")
 

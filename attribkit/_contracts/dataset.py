@@ -2,10 +2,10 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -125,10 +125,13 @@ def difficult_subset(area: float, image_area: int, categories: int) -> frozenset
 class Dataset(ABC):
     """A sequence of annotated images.
 
-    Subclass it as a frozen dataclass whose fields are the options, set `kind` and implement `read`.
+    Subclass it as a frozen dataclass whose fields are the options, set `name` and `source`, and implement `read`.
     """
 
-    kind: ClassVar[str]  # the name of the data set, as in make_dataset("coco")
+    name: ClassVar[str]  # as in make_dataset("coco")
+    source: ClassVar[str]  # authors, venue, year
+    expected_failures: ClassVar[Mapping[str, str]] = {}  # as for `Options`
+    check_options: ClassVar[Mapping[str, Any]] = {}  # as for `Options`
 
     @abstractmethod
     def read(self) -> Iterable[Sample]:
@@ -149,7 +152,7 @@ class Dataset(ABC):
             raise InvalidInput(f"The data set {self!r} is empty: check its folder and its options.")
         for sample in samples:
             if sample.id in ids:
-                raise InvalidInput(f"The data set {self.kind!r} has two samples with the id {sample.id!r}.")
+                raise InvalidInput(f"The data set {self.name!r} has two samples with the id {sample.id!r}.")
             ids.add(sample.id)
         return samples
 
@@ -171,7 +174,7 @@ class Dataset(ABC):
 
         It changes with a name, the size of an image file or an annotation, and not with the location of the folder.
         """
-        digest = hashlib.sha256(self.kind.encode())
+        digest = hashlib.sha256(self.name.encode())
         for sample in self.samples:
             digest.update(sample.stamp().encode())
         return digest.hexdigest()
