@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from attribkit import AttribkitError, Complexity, Explainer, Method, Requirements, registry
 from attribkit._core.errors import UnsupportedModel
-from attribkit._state import concurrency, freeze, hooks, randomness, snapshot
+from attribkit._state import concurrency, hooks, randomness, snapshot
 from attribkit._state.hooks import frozen
 from attribkit.cli import app
 from attribkit.testing import changes, model_state, tiny_cnn
@@ -383,7 +383,7 @@ def test_the_monitor_of_progress_bars_is_not_taken_for_a_thread_that_draws():
 
 # Interrupts
 
-CODE = {module.__file__ for module in (concurrency, freeze, hooks, randomness, snapshot)}
+CODE = {module.__file__ for module in (concurrency, hooks, randomness, snapshot)}
 
 
 class Place:
