@@ -119,13 +119,14 @@ class Method(Options, ABC):
         """Compute the scores of the images for the target.
 
         Args:
-            model: The model, bound to `x`: frozen, in evaluation mode. See the module docstring for its interface.
+            model: The model, bound to `x`: frozen, in evaluation mode. See `HookedModel` for its interface.
             x: Images, (b, c, *space), preprocessed as the model expects. Do not modify them in place.
             target: What is explained. Pass it to the calls of `model`, which resolve it.
 
         Returns:
             Finite, signed scores, (b, k, *grid): k is 1 or c, and `grid` is the resolution of the method, such as the
-            grid of a layer. Positive scores are evidence for the target.
+            grid of a layer. Positive scores are evidence for the target; magnitudes, which do not state a sign, are
+            allowed.
         """
 
 

@@ -1,5 +1,6 @@
 """The command `attribkit benchmark`."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,11 +29,13 @@ def benchmark_command(
     The exit code is 1 if a method or a metric failed; the other results are written, and the next run retries the
     failed ones.
     """
+    if example:
+        typer.echo(
+            files("attribkit").joinpath("benchmark/_settings/example.toml").read_text(encoding="utf-8"), nl=False
+        )
+        return
     from attribkit import benchmark as bench
 
-    if example:
-        typer.echo(bench.example(), nl=False)
-        return
     if configuration is None:
         raise InvalidInput(
             "The path of a configuration is missing: `attribkit benchmark --example > run.toml` writes an example."
@@ -58,6 +61,7 @@ def benchmark_command(
         )
         raise typer.Exit(130) from None
     _print_results(results)
+    _print_failures(results)
     if any(failure.image is None for failure in results.failures):
         raise typer.Exit(1)
 
@@ -66,13 +70,17 @@ def _print_results(results: "Results") -> None:
     from attribkit.benchmark import write_summary
     from attribkit.benchmark._tables import agreement_tables, ranking_tables, tables
 
-    for failure in results.failures[:_MAX_FAILURES]:
-        write_line(f"left out: {failure}", err=True)
-    if (more := len(results.failures) - _MAX_FAILURES) > 0:
-        typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
     summary = write_summary(results)
     for table in (*tables(summary), *ranking_tables(summary), *agreement_tables(summary)):
         print_rich_table(table)
     for note in summary.notes:
         write_line(f"note: {note}")
     write_line(f"written: {results.store.folder}")
+
+
+def _print_failures(results: "Results") -> None:
+    """Print what failed, last, so that the tables do not hide it."""
+    for failure in results.failures[:_MAX_FAILURES]:
+        write_line(f"left out: {failure}", err=True)
+    if (more := len(results.failures) - _MAX_FAILURES) > 0:
+        typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)

@@ -13,6 +13,7 @@ from attribkit.cli._options import (
     WindowOption,
     class_index,
     load_named_model,
+    methods_with_options,
     overridden,
     parse_device,
     parse_window,
@@ -28,6 +29,9 @@ def explain_command(
     weights: Annotated[Path | None, typer.Option(help="safetensors file or saved state dict")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="download the published weights")] = False,
     method: Annotated[list[str], typer.Option(help="may be repeated; see `attribkit methods`")] = ["gradcam"],  # noqa: B006
+    option: Annotated[
+        list[str], typer.Option(help="KEY=VALUE for all methods that have the option, or METHOD.KEY=VALUE for one")
+    ] = [],  # noqa: B006
     target: Annotated[str | None, typer.Option(help="class index or label; default: the predicted class")] = None,
     top: Annotated[int, typer.Option(min=1, help="number of predicted classes to explain")] = 1,
     mean: Annotated[str | None, typer.Option(help="mean per channel, values 0 to 1: 0.5,0.5,0.5")] = None,
@@ -56,11 +60,12 @@ def explain_command(
     prepare_output(output, clips=clips is not None)
     if target is not None and top > 1:
         raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
+    methods = methods_with_options(method, option)
     files = read_images(images, clips, parse_window(window))
     loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(parse_device(device)))
-    explained = explain_files(explainer, preprocessing, files, method, target=class_index(target), top=top)
+    explained = explain_files(explainer, preprocessing, files, methods, target=class_index(target), top=top)
     results = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
     save(results, output)
     rows = [

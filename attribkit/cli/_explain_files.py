@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, FailedAttribution
+from attribkit._contracts.method import Method
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices
 from attribkit._core.shapes import Pictures
@@ -68,7 +69,7 @@ def explain_images(
     explainer: Explainer,
     preprocessing: Preprocessing | ClipPreprocessing,
     images: Mapping[str, Any],
-    methods: Sequence[str],
+    methods: Sequence[str | Method],
     *,
     target: str | int | None = None,
     top: int = 1,
@@ -81,7 +82,7 @@ def explain_images(
         explainer: An explainer of the model.
         preprocessing: The preprocessing of the model.
         images: PIL images by name, or clips for a ClipPreprocessing.
-        methods: Names of the methods.
+        methods: Names or instances of the methods.
         target: Label or index of the class; None for the predicted classes.
         top: Number of predicted classes.
     """

@@ -1,12 +1,13 @@
 """Options that several commands have, and their parsing."""
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attribkit._core.errors import InvalidInput
+from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit.cli._app import write_line
 
 if TYPE_CHECKING:  # `attribkit --help` must not wait for the import of torch
@@ -87,6 +88,42 @@ def argument(text: str, option: str = "--model-arg") -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+def methods_with_options(names: Sequence[str], options: Sequence[str]) -> list[Any]:
+    """Return the methods with the options of the command line: instances, or the names of those without options.
+
+    Args:
+        names: Names of methods.
+        options: Texts KEY=VALUE for all methods that have the option, or METHOD.KEY=VALUE for one of them.
+
+    Raises:
+        UnknownName: If no method has an option, or METHOD is not one of the names.
+        InvalidInput: If an option has a wrong value.
+    """
+    from attribkit import Method, registry
+
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for text in options:
+        key, value = argument(text, "--option")
+        method, _, key = key.rpartition(".")
+        if method and method not in chosen:
+            raise UnknownName("explained method", method, names)
+        owners = [method] if method else [name for name in names if key in _options_of(name)]
+        if not owners:
+            raise UnknownName(
+                "option of the methods", key, dict.fromkeys(o for name in names for o in _options_of(name))
+            )
+        for owner in owners:
+            chosen[owner][key] = value
+    return [registry.make(name, Method, **values) if values else name for name, values in chosen.items()]
+
+
+def _options_of(name: str) -> dict[str, Any]:
+    """Return the options of a method; none if it does not exist, which its use reports."""
+    from attribkit import registry
+
+    return registry.options_of(registry.methods()[name]) if name in registry.methods() else {}
 
 
 def refuse_clips(model: str, command: str) -> None:

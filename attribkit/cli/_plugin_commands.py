@@ -106,13 +106,21 @@ class PluginKind(StrEnum):
     VISUALIZER = "visualizer"
     IMPUTER = "imputer"
     MODEL_SPEC = "model-spec"
+    DATASET = "dataset"
 
 
+_CHECKED = (
+    PluginKind.METHOD,
+    PluginKind.METRIC,
+    PluginKind.VISUALIZER,
+    PluginKind.IMPUTER,
+)  # created without arguments
 _USAGE = {
     PluginKind.METHOD: "```\nattribkit explain photo.jpg --model timm:resnet50 --pretrained --method my_plugin\n```",
     PluginKind.METRIC: '```python\nexplainer.evaluate(attribution, "my_plugin")\n```',
     PluginKind.VISUALIZER: "```\nattribkit visualize --model zoo:cnn --class 0 --visualizer my_plugin\n```",
     PluginKind.IMPUTER: '```python\nexplainer.evaluate(attribution, "deletion", substrate="my_plugin")\n```',
+    PluginKind.DATASET: '```toml\n[data]\nname = "my_plugin"\noptions = { root = "folder" }\n```',
     PluginKind.MODEL_SPEC: "`Explainer(model)` then uses the spec for the models that it describes.",
 }
 
@@ -138,23 +146,24 @@ def new_plugin(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         write_line(f"written: {target}")
-    write_line(f"next: pip install --editable {folder} && attribkit check attribkit-{'-'.join(words)}")
+    check = f"attribkit check attribkit-{'-'.join(words)}" if kind in _CHECKED else f"pytest {folder}"
+    write_line(f"next: pip install --editable {folder} && {check}")
 
 
 def _files(kind: PluginKind, words: list[str]) -> dict[str, str]:
     """Return the contents of the files of a new plugin, by path."""
-    is_spec = kind is PluginKind.MODEL_SPEC
+    is_checked = kind in _CHECKED
     texts = {
         "pyproject.toml": _template("pyproject.toml"),
         "README.md": _template("README.md").replace("KIND", kind.value).replace("USAGE", _USAGE[kind]),
         "LICENSE": _template("LICENSE"),
         ".github/workflows/tests.yml": _template("workflow.yml").replace(
-            "CHECK", "attribkit plugins" if is_spec else "attribkit check attribkit-my-plugin"
+            "CHECK", "attribkit check attribkit-my-plugin" if is_checked else "attribkit plugins"
         ),
         "attribkit_my_plugin.py": _template(f"{kind.value}.py"),
-        "tests/test_my_plugin.py": _template("test-model-spec.py" if is_spec else "test.py"),
+        "tests/test_my_plugin.py": _template("test.py" if is_checked else f"test-{kind.value}.py"),
     }
-    if is_spec:
+    if not is_checked:
         texts["README.md"] = texts["README.md"].replace("attribkit check attribkit-my-plugin\n", "")
     return {_renamed(path, words): _renamed(text, words) for path, text in texts.items()}
 

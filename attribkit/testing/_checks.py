@@ -1,11 +1,16 @@
 """Conformance checks: what a check is, the error that it raises, and the report of all checks of an instance."""
 
+import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, overload
 
+import attribkit
 from attribkit._core.errors import one_line
+
+_LIBRARIES = (str(Path(attribkit.__file__).parent), "site-packages", "<frozen")
 
 
 class ConformanceError(AssertionError):
@@ -92,10 +97,17 @@ class Check:
             raise
         except (Exception, SystemExit) as error:
             raise ConformanceError(
-                f"{type(error).__name__}: {one_line(str(error))}",
+                f"{type(error).__name__}: {one_line(str(error))}{_location(error)}",
                 "no error",
-                "see the traceback above; raise UnsupportedModel for models that do not meet the requirements",
+                "correct the error; raise UnsupportedModel for models that do not meet the requirements",
             ) from error
+
+
+def _location(error: BaseException) -> str:
+    """Return the innermost line of the traceback outside attribkit and installed libraries, in brackets; or nothing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -144,7 +156,14 @@ class ConformanceReport:
     def __str__(self) -> str:
         count = {outcome: sum(result.outcome == outcome for result in self.results) for outcome in _OUTCOMES}
         summary = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-        return "\n".join([f"{self.subject}: {summary}", *(f"  {_indented(result)}" for result in self.results)])
+        lines, first = [f"{self.subject}: {summary}"], dict[str, str]()
+        for result in self.results:
+            details = str(result.error).partition("\n")[2]
+            if result.error and first.setdefault(details, result.check) != result.check:
+                lines.append(f"  {result.outcome:8} {result.check}: as {first[details]}")
+            else:
+                lines.append(f"  {_indented(result)}")
+        return "\n".join(lines)
 
 
 _OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "skipped")

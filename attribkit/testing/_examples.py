@@ -50,6 +50,16 @@ def tiny_cnn() -> nn.Module:
     return model
 
 
+def tiny_volume_cnn() -> nn.Module:
+    """Return a small CNN for volumes and clips, in training mode; (b, 3, 6, 16, 16) to 5 classes."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv3d(4, 6, 3, padding=1, stride=2),
+            nn.ReLU(inplace=True), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 5),
+        )  # fmt: skip
+
+
 def tiny_transformer() -> nn.Module:
     """Return a small vision transformer with a class token, in training mode; (b, 3, 16, 16) to 5 classes."""
     with torch.random.fork_rng([]):

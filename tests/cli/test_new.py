@@ -59,13 +59,13 @@ def test_it_is_set_up_as_the_plugins_of_the_repository(tmp_path):
     assert set(real["project"]) <= set(new["project"])
 
 
-@pytest.mark.parametrize("kind", ["model-spec"])
-def test_its_own_tests_pass(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "passed"), [("model-spec", 2), ("dataset", 1)])
+def test_its_own_tests_pass(kind, passed, tmp_path):
     run(kind, "fancy", "--output", tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert f"{passed} passed" in done.stdout
 
 
 def test_bad_names_and_folders(tmp_path):
@@ -73,4 +73,4 @@ def test_bad_names_and_folders(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     assert "is not an empty folder" in run("metric", "fancy", "--output", tmp_path, code=2)
     assert (tmp_path / "note.txt").read_text() == "mine"
-    assert {kind.value for kind in PluginKind} == {"method", "metric", "visualizer", "imputer", "model-spec"}
+    assert {kind.value for kind in PluginKind} == {"method", "metric", "visualizer", "imputer", "model-spec", "dataset"}

@@ -407,7 +407,7 @@ def test_what_is_not_there_or_not_known():
         make_dataset("cocoa")
     with pytest.raises(UnknownName, match=r"option of 'scenes' is named 'counts'. Did you mean 'count'"):
         make_dataset("scenes", counts=3)
-    with pytest.raises(InvalidInput, match=r"'coco' cannot be created: .*annotations"):
+    with pytest.raises(InvalidInput, match=r"'coco' cannot be created with these options: .*annotations"):
         make_dataset("coco", root="/nowhere")
 
 

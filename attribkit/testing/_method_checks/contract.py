@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
-from attribkit._core.errors import AttribkitError, UnsupportedModel, join_names
+from attribkit._core.errors import AttribkitError, InvalidInput, UnsupportedModel, join_names, one_line
 from attribkit._explainer import Explainer
 from attribkit._targets.logits import Probability
 from attribkit._targets.target import NoTarget
 from attribkit.registry import SUBSTRATES, options_of
 from attribkit.testing._checks import NotApplicable, raise_first_failure, require
-from attribkit.testing._examples import example_of, images
+from attribkit.testing._examples import example_of, images, tiny_volume_cnn
 from attribkit.testing._state import (
     advance_generators,
     memory_growth,
@@ -287,6 +287,23 @@ def check_method_image_sizes(method: Method, model: nn.Module, x: Tensor) -> Non
     except Exception as error:
         raise NotApplicable("the model does not accept images of another size") from error
     require_close(first, explainer.attribute(x, method), "before and after images of another size", _NO_STATE)
+
+
+@METHOD_CHECKS.add
+def check_method_volumes(method: Method, model: nn.Module, x: Tensor) -> None:
+    """Check that images with three spatial axes get finite scores with three axes, or InvalidInput or UnsupportedModel."""
+    dimming = torch.linspace(0.5, 1, 6, dtype=torch.float32)[:, None, None]
+    volumes = images()[:2, :, None].repeat(1, 1, 6, 1, 1) * dimming
+    try:
+        scores = Explainer(tiny_volume_cnn()).attribute(volumes, method).scores
+    except (UnsupportedModel, InvalidInput) as error:
+        raise NotApplicable(f"refused for volumes: {one_line(str(error))}") from error
+    require(
+        scores.ndim == volumes.ndim and len(scores) == len(volumes),
+        f"scores of shape {tuple(scores.shape)} for images of shape {tuple(volumes.shape)}",
+        "scores (b, k, *grid) with a side for each spatial axis",
+        "reduce over the channels, axis 1, and use x.shape[2:] as the sides; or raise UnsupportedModel if x.ndim != 4",
+    )
 
 
 @METHOD_CHECKS.add
