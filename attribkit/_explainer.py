@@ -124,8 +124,9 @@ class Explainer:
             >>> explainer.attribute(x, "integrated_gradients", target="tabby", steps=100)
             >>> explainer.attribute(x, "gradcam", layer="layer3")
         """
-        with error_context("model", self.model.module), error_context("method", method):
+        with error_context("method", method):
             instance = registry.make(method, Method, **self._layer_names(options))
+        with error_context("model", self.model.module), error_context("method", method):
             unbound, checked_inputs = self._target(target, x, instance), self._inputs(inputs, x)
             with frozen(self.model.module):
                 model, images, note = self._bind(x, checked_inputs)
@@ -166,8 +167,8 @@ class Explainer:
         """
         if errors not in ("raise", "note"):
             raise InvalidInput(f"errors must be 'raise' or 'note', got {errors!r}.")
+        instances = [registry.make(method, Method) for method in _check_list(methods, "methods")]
         with error_context("model", self.model.module):
-            instances = [registry.make(method, Method) for method in _check_list(methods, "methods")]
             with_target = next((method for method in instances if method.uses_target), instances[0])
             unbound = [self._target(target, x, with_target) for target in _check_list(targets, "targets")]
             checked_inputs = self._inputs(inputs, x)
@@ -219,8 +220,9 @@ class Explainer:
             >>> explainer.visualize("tabby").pictures()
             >>> explainer.visualize(Unit("layer3", 5), size=128, steps=256)
         """
-        with error_context("model", self.model.module), error_context("visualizer", visualizer):
+        with error_context("visualizer", visualizer):
             instance = registry.make(visualizer, Visualizer, **options)
+        with error_context("model", self.model.module), error_context("visualizer", visualizer):
             target = as_target(unit, self.model.spec.labels)
             if target.needs_outputs and not isinstance(target, LabelOfTwo):
                 raise InvalidInput(
@@ -263,7 +265,7 @@ class Explainer:
             >>> explainer.evaluate(attribution, "insertion", preset="rise")
             >>> explainer.evaluate(attribution, "pointing_game", mask=mask)
         """
-        with error_context("model", self.model.module), error_context("metric", metric):
+        with error_context("metric", metric):
             instance = registry.make(metric, Metric, **options)
         return self.measure([attribution], [instance], mask=mask, inputs=inputs)[0].values[0]
 
@@ -295,8 +297,8 @@ class Explainer:
             >>> deletion, insertion = explainer.measure([a, b], ["deletion", "insertion"])
             >>> deletion.values.mean(1)  # one number for each attribution
         """
+        instances = [registry.make(metric, Metric) for metric in _check_list(metrics, "metrics")]
         with error_context("model", self.model.module):
-            instances = [registry.make(metric, Metric) for metric in _check_list(metrics, "metrics")]
             check_attributions(attributions)
         session = self.metric_session(attributions[0].x, mask=mask, inputs=inputs)
         return list(map(session, instances, repeat(attributions)))

@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attribkit import AttribkitError, Attribution, BroadcastInput, Explainer, ModelSpec, Similarity, Unit
-from attribkit._models import hugging_face
+from attribkit._models import hugging_face_spec
 from attribkit.cli import _explain_files as explain_files
 from attribkit.cli import app
 from attribkit.figures import strip
