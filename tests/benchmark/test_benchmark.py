@@ -726,7 +726,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path, monkeypatch):
     refused("methods 'gradcam' was GradCAM.layer=None, relu=True. and is .*relu=False", methods=[
         {"name": "gradcam", "options": {"relu": False}}, "saliency"])  # fmt: skip
     refused("metrics 'relevance_mass' was .* and is absent", metrics=["pointing_game"])
-    refused("data 'scenes' was .* and is ", data={"kind": "scenes", "options": {"count": 4}})
+    refused("data 'scenes' was .* and is ", data={"name": "scenes", "options": {"count": 4}})
     weights = zoo.load_zoo_model("cnn").state_dict()
     weights["fc.bias"] = weights["fc.bias"] + 1e-7
     save_file(weights, tmp_path / "other.safetensors")
@@ -1042,7 +1042,7 @@ def unmasked(count):
 @pytest.mark.slow
 def test_chance_is_another_for_each_image_whatever_its_shard(tmp_path):
     told = {"methods": ["gradcam"], "metrics": ["pointing_game", "deletion"], "oracle": False, "save_maps": True}
-    told["data"] = {"kind": "scenes", "options": {"count": 3}}
+    told["data"] = {"name": "scenes", "options": {"count": 3}}
     one, other = (benchmark(configured(tmp_path / str(size), shard_size=size, **told)) for size in (1, 3))
     maps = other.store.maps(WorkUnit("zoo:cnn", "random", 0))
     first, second, _ = maps.values()
@@ -1070,7 +1070,7 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(tmp_path):
         return Image.fromarray(zoo.scene(3).image)
 
     items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(6)]
-    expected = benchmark(configured(tmp_path / "serial", data={"kind": "items", "options": {"items": items}}))
+    expected = benchmark(configured(tmp_path / "serial", data={"name": "items", "options": {"items": items}}))
     items[3]["image"] = fatal
     changes = {"data": {"name": "items", "options": {"items": items}}, "executor": "ray", "ray": {"workers": 2}}
     results = benchmark(configured(tmp_path / "ray", **changes))

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import AttribkitError, Attribution, BroadcastInput, Explainer, ModelSpec, Similarity, Unit
-from attribkit._models import hugging_face_spec
+from attribkit import AttribkitError, Attribution, BroadcastInput, Explainer, ModelSpec, Similarity, Unit, _models
 from attribkit.cli import _explain_files as explain_files
 from attribkit.cli import app
 from attribkit.figures import strip
@@ -142,10 +141,10 @@ def test_a_model_of_hugging_face_names_its_images():
             super().__init__()
             self.forward = forward
 
-    assert hugging_face._image(Of(lambda input_ids=None, pixel_values=None: None)) == "pixel_values"
-    assert hugging_face._image(Of(lambda input_ids=None, pixel_values_videos=None: None)) == "pixel_values_videos"
-    assert hugging_face._image(Of(lambda input_ids=None, mask=None: None)) == "input_ids"
-    assert hugging_face._image(Of(lambda images: None)) is None  # a forward of the user's own: the first parameter
+    assert _models._image(Of(lambda input_ids=None, pixel_values=None: None)) == "pixel_values"
+    assert _models._image(Of(lambda input_ids=None, pixel_values_videos=None: None)) == "pixel_values_videos"
+    assert _models._image(Of(lambda input_ids=None, mask=None: None)) == "input_ids"
+    assert _models._image(Of(lambda images: None)) is None  # a forward of the user's own: the first parameter
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -28,7 +28,7 @@ MEASURED = ["milliseconds", "peak_mib"]  # of the rows: other numbers each time
 def configured(folder, **changes):
     settings = {
         "output": str(folder),
-        "data": {"kind": "scenes", "options": {"count": 2}},
+        "data": {"name": "scenes", "options": {"count": 2}},
         "models": ["zoo:cnn"],
         "methods": ["saliency"],
         "metrics": ["relevance_mass"],
@@ -438,9 +438,9 @@ def test_two_workers_of_one_cpu_run_with_the_niceness_and_the_threads_of_the_run
         return Image.fromarray(zoo.scene(0).image)
 
     items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(4)]
-    expected = benchmark(configured(tmp_path / "serial", data={"kind": "items", "options": {"items": items}}))
+    expected = benchmark(configured(tmp_path / "serial", data={"name": "items", "options": {"items": items}}))
     items[0]["image"] = told
-    changes = {"data": {"kind": "items", "options": {"items": items}}, "executor": "ray"}
+    changes = {"data": {"name": "items", "options": {"items": items}}, "executor": "ray"}
     results = benchmark(configured(tmp_path / "ray", ray={"workers": 2, "cpus": 1}, **changes))
     assert not results.failures
     assert certain(results.rows) == certain(expected.rows)

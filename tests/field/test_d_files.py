@@ -647,7 +647,7 @@ def test_a_file_that_ends_the_program(tmp_path):
 def test_a_method_that_ends_the_program_is_named(install):
     install(body="raise SystemExit(7)")
     explainer, before = Explainer(model := tiny_cnn()), model_state(tiny_cnn())["training flags"]
-    with pytest.raises(AttribkitError, match=r"Mine\(\) raised SystemExit\(7\), but a plugin must not exit"):
+    with pytest.raises(AttribkitError, match=r"Mine\(\), raised SystemExit\(7\), but a plugin must not exit"):
         explainer.attribute(torch.randn(1, 3, 16, 16), "mine")
     assert model_state(model)["training flags"] == before
 

@@ -609,7 +609,7 @@ WRITES = {
 def test_a_method_that_writes_into_the_images_is_refused(how):
     x = images()
     mine, explainer = x.clone(), Explainer(tiny_cnn())
-    with pytest.raises(AttribkitError, match=r"Writing\(how='.*'\) modified the images x in place.*tensor\.clone\(\)"):
+    with pytest.raises(AttribkitError, match=r"Writing\(how='.*'\), modified the images x in place.*tensor\.clone\(\)"):
         explainer.attribute(mine, Writing(how))
     assert torch.equal(mine, x)
     expected = explainer.attribute(x, "input_x_gradient")
