@@ -145,15 +145,12 @@ def demo_figure(
     ]
     titles = [f"{each.name}: {zoo.SHAPES[each.scenes[i].label]}" for each in shown for i in range(scenes)]
     attributions = [by_name[key].attribution for key in by_name if key[1] in methods]
-    figure = grid(
+    return grid(
         cells,
         row_titles=titles,
-        column_titles=["scene", *methods],
+        column_titles=[title, *(registry.methods()[method].display_name for method in methods)],
         caption=caption([each for each in attributions if each is not None]),
     )
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
 
 
 def _row(stage: Stage, name: str) -> DemoRow:

@@ -22,7 +22,7 @@ from attribkit._targets.outputs import check_index
 from attribkit._targets.resolution import as_target
 from attribkit.figures import Cell, animate, check_ending, grid, save_figure, write_clip
 from attribkit.figures._clips import CLIP_WRITERS, strip_rows, tile_clips
-from attribkit.figures._figure import caption
+from attribkit.figures._figure import caption, display_name
 from attribkit.io._clips import Clip, read_clip
 from attribkit.io._preprocessing import ClipPreprocessing, IntensityWindow, Preprocessing, read_image
 
@@ -193,7 +193,7 @@ def _save_figure(results: Sequence[ExplainedImage], path: Path) -> None:
     columns = _columns(results)
     maps = [[_cell(each.picture, result) for each, result in zip(results, c, strict=True)] for c in columns]
     rows = [list(row) for row in zip([Cell(each.picture) for each in results], *maps, strict=True)]
-    names = ["", *(column[0].method.name for column in columns)]
+    names = ["", *(display_name(column[0]) for column in columns)]
     save_figure(grid(rows, row_titles=_titles(results), column_titles=names, caption=_caption(results)), path)
 
 
@@ -205,7 +205,7 @@ def _save_strips(results: Sequence[ExplainedImage], path: Path) -> None:
     rows, titles = [], []
     for each, title in zip(results, _titles(results), strict=True):
         rows += strip_rows(each.picture, [a.heatmap()[0] for a in each.attributions], frames)
-        titles += [title, *(a.method.name for a in each.attributions)]
+        titles += [title, *map(display_name, each.attributions)]
     columns = [f"frame {frame}" for frame in frames]
     save_figure(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(results)), path)
 

@@ -1,17 +1,19 @@
 """Figures of attributions and visualizations of images."""
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from attribkit._contracts.attribution import Attribution
+from attribkit._contracts.attribution import Attribution, FailedAttribution
+from attribkit._contracts.method import Method
 from attribkit._contracts.visualization import Visualization
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Picture, Pictures
-from attribkit.figures._grid import CELL, Cell, grid
+from attribkit.figures._grid import Cell, Scale, grid
 
 
 def figure(
@@ -19,31 +21,42 @@ def figure(
     *,
     pictures: Sequence[Picture] | None = None,
     titles: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    width: float | str | None = None,
+    scale: Scale = "each",
+    note: str | None = None,
 ) -> Figure:
-    """Draw a row for each image: the picture, then an overlay for each attribution; the caption lists the methods.
+    """Draw a row for each image: the picture, then an overlay for each attribution.
 
     Args:
         attributions: One or more attributions of the same images (b, c, h, w).
         pictures: Pictures to draw, (h, w, 3) bytes of the size of x; None uses x, with its values scaled to 0 to 255.
         titles: Title of each image.
+        names: Title of each attribution; None uses the names of the methods.
+        width: Width of the figure in inches, or a venue, such as "cvpr" (a column) or "cvpr-text" (the page), one of
+            `attribkit.figures.VENUES`; None: 1.35 inches a picture.
+        scale: What maps are divided by: "each" map's own 99.5th percentile of the magnitudes, the largest of these in
+            its "row", or the largest in the figure, "shared".
+        note: Text below the figure; None lists the methods with their options and sources, "" omits it.
 
     Returns:
-        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
+        The figure, which notebooks show; write it with `attribkit.figures.save_figure` or its ``savefig``, which embed
+        TrueType fonts and give the same bytes each time.
 
     Raises:
+        UnknownName: If `width` is not the name of a venue.
         InvalidInput: If the attributions are not of the same images, or the pictures do not fit them.
     """
     attributions = as_attribution_list(attributions, axes=4)
     pictures = displayed_pictures(attributions[0], pictures)
     heatmaps = [each.heatmap() for each in attributions]
     rows = [[Cell(picture), *(Cell(picture, maps[i]) for maps in heatmaps)] for i, picture in enumerate(pictures)]
-    names = [each.method.name for each in attributions]
-    return grid(rows, row_titles=titles, column_titles=["", *names], caption=caption(attributions))
+    names = list(map(display_name, attributions)) if names is None else names
+    text = caption(attributions) if note is None else note
+    return grid(rows, row_titles=titles, column_titles=["", *names], caption=text, width=width, scale=scale)
 
 
 _COLUMNS = 6  # pictures in a row
-_WIDTH = 22  # characters that fit above a picture
-_CAPTION = 20  # characters per inch in the caption
 
 
 def gallery(
@@ -76,13 +89,32 @@ def gallery(
     cells += [blank] * (-len(cells) % width)
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
     lines = dict.fromkeys(f"{each.visualizer!r}: {each.visualizer.source}" for each in visualizations)
-    return grid(rows, caption="\n".join(textwrap.fill(line, int(_CAPTION * CELL * width)) for line in lines))
+    return grid(rows, caption="\n".join(lines))
 
 
 def caption(attributions: Sequence[Attribution]) -> str:
-    """Return a line for each method, with its options and source."""
-    lines = [f"{each.method!r}: {getattr(each.method, 'source', 'loaded from a file')}" for each in attributions]
-    return "\n".join(dict.fromkeys(lines))
+    """Return a line for each method: its name, the options that are not the default ones, and its source."""
+    return "\n".join(dict.fromkeys(map(_described, attributions)))
+
+
+def _described(attribution: Attribution) -> str:
+    method = attribution.method
+    if not isinstance(method, Method):
+        return f"{method!r}, loaded from a file"
+    changed = [f"{name}={value!r}" for name, value in _changed_options(method)]
+    options = f" ({', '.join(changed)})" if changed else ""
+    return f"{display_name(attribution)}{options}: {method.source}"
+
+
+def _changed_options(method: Method) -> Iterator[tuple[str, Any]]:
+    for field in fields(method):  # type: ignore[arg-type]
+        if (value := getattr(method, field.name)) != field.default:
+            yield field.name, value
+
+
+def display_name(attribution: Attribution | FailedAttribution) -> str:
+    """Return the name of the method in figures."""
+    return getattr(attribution.method, "display_name", "") or attribution.method.name
 
 
 def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
@@ -120,6 +152,6 @@ def displayed_pictures(attribution: Attribution, pictures: Sequence[Pictures] | 
 
 def _default_titles(visualization: Visualization) -> list[str]:
     """Return the unit that each image was made for, and the final response."""
-    names = (textwrap.fill(name.split(",")[0] if "(" not in name else name, _WIDTH) for name in visualization.names)
+    names = (name.split(",")[0] if "(" not in name else name for name in visualization.names)
     responses = visualization.responses[-1].tolist()
     return [f"{name}\n{response:.3g}" for name, response in zip(names, responses, strict=True)]

@@ -22,10 +22,10 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     drawn = figure(attributions, titles=["first", "second"])
     axes = drawn.get_axes()
     assert len(axes) == 2 * 3 + 1  # pictures and overlays, one colour bar
-    assert [ax.get_title() for ax in axes[:3]] == ["", "gradcam", "saliency"]
+    assert [ax.get_title() for ax in axes[:3]] == ["", "Grad-CAM", "Gradient"]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["first", "second"]
-    assert "GradCAM(layer=None, relu=True): Selvaraju et al." in drawn._supxlabel.get_text()
-    assert "Saliency(): Simonyan et al." in drawn._supxlabel.get_text()
+    assert "Grad-CAM: Selvaraju et al." in drawn._supxlabel.get_text()
+    assert "Gradient: Simonyan et al." in drawn._supxlabel.get_text()
 
 
 def test_signed_maps_get_a_bar_of_their_own():
