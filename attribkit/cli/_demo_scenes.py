@@ -179,4 +179,4 @@ def _map_cell(stage: Stage, i: int, row: DemoRow | None) -> Cell:
     if row is None or row.attribution is None or row.metrics is None:
         return Cell(stage.scenes[i].image, title="not applicable")
     title = "hit" if float(row.metrics["pointing_game"][i]) == 1 else "miss"
-    return Cell(stage.scenes[i].image, row.attribution[i].heatmap()[0], stage.mask[i].float(), title)
+    return Cell(stage.scenes[i].image, row.attribution[i].heatmap()[0], stage.mask[i].float(), title=title)

@@ -5,7 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, FailedAttribution
 from attribkit._contracts.method import Method
@@ -24,6 +28,9 @@ def figure(
     names: Sequence[str] | None = None,
     width: float | str | None = None,
     scale: Scale = "each",
+    smooth: float = 0.0,
+    mask: Float[Tensor, "b h w"] | Bool[Tensor, "b h w"] | None = None,
+    boxes: Sequence[Float[Tensor, "n 4"] | None] | None = None,
     note: str | None = None,
 ) -> Figure:
     """Draw a row for each image: the picture, then an overlay for each attribution.
@@ -37,6 +44,10 @@ def figure(
             `attribkit.figures.VENUES`; None: 1.35 inches a picture.
         scale: What maps are divided by: "each" map's own 99.5th percentile of the magnitudes, the largest of these in
             its "row", or the largest in the figure, "shared".
+        smooth: Standard deviation in pixels of a Gaussian filter for maps of single pixels, for display only; the
+            caption states it.
+        mask: Object of each image, whose outline is drawn.
+        boxes: Boxes of each image, left, top, right and bottom edges in pixels; None for an image without boxes.
         note: Text below the figure; None lists the methods with their options and sources, "" omits it.
 
     Returns:
@@ -49,11 +60,38 @@ def figure(
     """
     attributions = as_attribution_list(attributions, axes=4)
     pictures = displayed_pictures(attributions[0], pictures)
-    heatmaps = [each.heatmap() for each in attributions]
-    rows = [[Cell(picture), *(Cell(picture, maps[i]) for maps in heatmaps)] for i, picture in enumerate(pictures)]
+    heatmaps = [_smoothed(each.heatmap(), smooth) for each in attributions]
+    outlines, edges = _for_each_image("mask", mask, pictures), _for_each_image("boxes", boxes, pictures)
+    rows = [
+        [Cell(picture, each, outline, edge) for each in (None, *(maps[i] for maps in heatmaps))]
+        for i, (picture, outline, edge) in enumerate(zip(pictures, outlines, edges, strict=True))
+    ]
     names = list(map(display_name, attributions)) if names is None else names
     text = caption(attributions) if note is None else note
+    if smooth:
+        text = f"{text}\nMaps smoothed for display by a Gaussian filter of {smooth:g} pixels.".strip()
     return grid(rows, row_titles=titles, column_titles=["", *names], caption=text, width=width, scale=scale)
+
+
+def _for_each_image(
+    name: str, values: Sequence[Any] | Tensor | None, pictures: Sequence[Picture]
+) -> Sequence[Any] | Tensor:
+    """Return a value for each image, or None for each."""
+    if values is None:
+        return [None] * len(pictures)
+    if len(values) != len(pictures):
+        raise InvalidInput(f"{name} must contain one entry for each of the {len(pictures)} images, got {len(values)}.")
+    return values
+
+
+def _smoothed(heatmaps: Tensor, sigma: float) -> Tensor:
+    """Return heatmaps, (b, h, w), after a Gaussian filter; unchanged for sigma 0."""
+    if not (isinstance(sigma, int | float) and 0 <= sigma < min(heatmaps.shape[1:])):
+        raise InvalidInput(f"smooth must be 0 or a number of pixels smaller than the image, got {sigma!r}.")
+    if sigma == 0:
+        return heatmaps
+    smoothed = gaussian_filter(heatmaps.detach().double().cpu().numpy(), (0, sigma, sigma), mode="reflect")
+    return torch.from_numpy(smoothed)
 
 
 _COLUMNS = 6  # pictures in a row

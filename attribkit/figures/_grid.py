@@ -20,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from attribkit import __version__
@@ -52,6 +53,7 @@ class Cell:
         picture: The picture, (h, w, 3) bytes.
         heatmap: Map that is drawn over the picture.
         outline: Mask, 1 inside, that is drawn as a contour.
+        boxes: Left, top, right and bottom edges in pixels, (n, 4), that are drawn as lines.
         title: Title above the picture.
         whole: Map of the clip or volume that the heatmap is a section of; it determines the scale and the colours.
     """
@@ -59,6 +61,7 @@ class Cell:
     picture: Picture
     heatmap: Float[Tensor, "h w"] | None = None
     outline: Float[Tensor, "h w"] | None = None
+    boxes: Float[Tensor, "n 4"] | None = None
     title: str = ""
     whole: Float[Tensor, "*space"] | None = None
 
@@ -82,7 +85,17 @@ class _PaperFigure(Figure):
         """Write the figure; the same figure gives the same bytes. See `matplotlib.figure.Figure.savefig`."""
         ending = options.get("format") or Path(str(fname)).suffix.removeprefix(".")
         with _paper_style():
-            super().savefig(fname, **{"metadata": _METADATA.get(str(ending).lower()), **options})
+            super().savefig(fname, **{"metadata": self._metadata(str(ending).lower()), **options})
+
+    def _metadata(self, ending: str) -> dict[str, Any] | None:
+        """Return what a file states about its origin: the version and the caption, without a date."""
+        version, text = f"attribkit {__version__}", self.get_supxlabel()
+        known: dict[str, dict[str, Any]] = {
+            "png": {"Software": version, "Description": text},
+            "pdf": {"Creator": version, "Subject": text, "CreationDate": None},
+            "svg": {"Creator": version, "Description": text, "Date": None},
+        }
+        return known.get(ending)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -91,11 +104,6 @@ class _PaperFigure(Figure):
 
 
 _NOTEBOOK_DPI = 150
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": f"attribkit {__version__}"},
-    "pdf": {"Creator": f"attribkit {__version__}", "CreationDate": None},
-    "svg": {"Creator": f"attribkit {__version__}", "Date": None},
-}
 
 
 def grid(
@@ -127,8 +135,7 @@ def grid(
         UnknownName: If `width` is not the name of a venue.
         InvalidInput: If `scale` is unknown, or the figure is too narrow for its columns.
     """
-    if scale not in get_args(Scale):
-        raise InvalidInput(f"scale must be one of {', '.join(map(repr, get_args(Scale)))}, got {scale!r}.")
+    check_scale(scale)
     with _paper_style():
         page = _Page.of(rows, row_titles, column_titles, caption, side, width, scale)
         figure = _PaperFigure(figsize=(page.width, page.height))
@@ -152,9 +159,19 @@ def grid(
 _TITLE_PAD, _SPACING = 2.5, 1.15  # points between an axes and its title; height of a line in sizes of the font
 
 
+def check_scale(scale: Any) -> None:
+    """Raise InvalidInput unless the scale exists."""
+    if scale not in get_args(Scale):
+        raise InvalidInput(f"scale must be one of {', '.join(map(repr, get_args(Scale)))}, got {scale!r}.")
+
+
 def figure_width(width: float | str) -> float:
-    """Return a width in inches; raises UnknownName for a name that is not in VENUES."""
+    """Return a width in inches; raises UnknownName for a name that is not in VENUES, InvalidInput for other values."""
     if not isinstance(width, str):
+        if not (isinstance(width, int | float) and 0 < width < math.inf):
+            raise InvalidInput(
+                f"width must be a positive number of inches or one of {', '.join(VENUES)}, got {width!r}."
+            )
         return width
     if width not in VENUES:
         raise UnknownName("width of a figure", width, VENUES)
@@ -410,6 +427,9 @@ def _draw(ax: Axes, cell: Cell, maximum: float | None) -> None:
         ax.imshow(overlay(cell.picture, cell.heatmap, whole=cell.whole, maximum=maximum))
     if cell.outline is not None:
         ax.contour(cell.outline.float().cpu().numpy(), levels=[0.5], colors="white", linewidths=0.8)
+    for left, top, right, bottom in [] if cell.boxes is None else cell.boxes.tolist():
+        corner = left - 0.5, top - 0.5  # pixel centres are at integers
+        ax.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 

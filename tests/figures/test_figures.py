@@ -86,3 +86,38 @@ def test_stretched_and_png():
     (picture,) = to_pictures(x)
     assert picture.tolist() == [[[0, 0, 0], [255, 255, 255]]]
     assert encode_png(picture).startswith(b"\x89PNG")
+
+
+def test_names_notes_and_smoothing(attributions):
+    drawn = figure(attributions, names=["A", "B"], note="", smooth=1)
+    assert [ax.get_title() for ax in drawn.get_axes()[:3]] == ["", "A", "B"]
+    assert drawn.get_supxlabel() == "Maps smoothed for display by a Gaussian filter of 1 pixels."
+    plain = figure(attributions, note="")
+    assert plain.get_supxlabel() == ""
+    overlays = [each.get_axes()[2].get_images()[0].get_array() for each in (drawn, plain)]
+    assert not np.array_equal(*overlays)
+
+
+def test_objects_are_outlined(attributions):
+    mask = torch.zeros(2, 16, 16)
+    mask[:, 4:8, 4:12] = 1
+    drawn = figure(attributions, mask=mask, boxes=[torch.tensor([[4.0, 4.0, 12.0, 8.0]]), None])
+    axes = drawn.get_axes()
+    (box,) = axes[1].patches
+    assert box.get_bbox().bounds == (3.5, 3.5, 8, 4)
+    assert not axes[4].patches
+    assert len(axes[1].collections) == len(axes[4].collections) == 1  # the contour
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"smooth": -1}, "smooth must be 0 or a number of pixels smaller than the image, got -1"),
+        ({"smooth": 16}, "smaller than the image, got 16"),
+        ({"mask": torch.zeros(3, 16, 16)}, "mask must contain one entry for each of the 2 images, got 3"),
+        ({"boxes": [None]}, "boxes must contain one entry for each of the 2 images, got 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(attributions, options, words):
+    with pytest.raises(AttribkitError, match=words):
+        figure(attributions, **options)

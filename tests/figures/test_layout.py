@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from attribkit import AttribkitError
 from attribkit.figures import VENUES, Cell, grid, save_figure
@@ -110,6 +111,12 @@ def test_scales():
         grid(rows, scale="all")
 
 
+@pytest.mark.parametrize("width", [0, -1.0, float("nan"), float("inf"), None.__class__])
+def test_widths_that_are_not_lengths_are_refused(width):
+    with pytest.raises(AttribkitError, match="width must be a positive number of inches or one of cvpr"):
+        grid(cells(1, 2), width=width)
+
+
 def test_unknown_venues_are_refused():
     with pytest.raises(AttribkitError, match=r"No width of a figure is named 'cvpr2'. Did you mean 'cvpr'\?"):
         grid(cells(1, 2), width="cvpr2")
@@ -128,3 +135,11 @@ def test_savefig_writes_what_save_figure_writes(ending, tmp_path):
 
 def test_notebooks_show_figures():
     assert grid(cells(1, 2))._repr_png_().startswith(b"\x89PNG")
+
+
+def test_metadata_states_the_caption(tmp_path):
+    grid(cells(1, 2), caption="the caption").savefig(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Description"] == "the caption"
+    grid(cells(1, 2), caption="the caption").savefig(tmp_path / "a.pdf")
+    assert b"the caption" in (tmp_path / "a.pdf").read_bytes()
