@@ -145,12 +145,19 @@ def demo_figure(
     ]
     titles = [f"{each.name}: {zoo.SHAPES[each.scenes[i].label]}" for each in shown for i in range(scenes)]
     attributions = [by_name[key].attribution for key in by_name if key[1] in methods]
-    return grid(
+    figure = grid(
         cells,
         row_titles=titles,
-        column_titles=[title, *(registry.methods()[method].display_name for method in methods)],
+        column_titles=[title, *map(_display_name, methods)],
         caption=caption([each for each in attributions if each is not None]),
     )
+    figure.set_label(title)
+    return figure
+
+
+def _display_name(method: str) -> str:
+    cls = registry.methods().get(method)
+    return (cls and cls.display_name) or method
 
 
 def _row(stage: Stage, name: str) -> DemoRow:
