@@ -43,7 +43,7 @@ def test_demo(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"demo_{number}.png" for number in range(1, 6)}
     for path in tmp_path.iterdir():
         width, height = Image.open(path).size
-        assert 800 < width < 2400
+        assert 600 < width < 2400
         assert 700 < height < 2400
 
 
