@@ -1,4 +1,4 @@
-"""Figures of attributions and visualizations of images."""
+"""Figures of attributions and visualizations of images, and of the curves of metrics."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -17,7 +18,8 @@ from attribkit._contracts.visualization import Visualization
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Picture, Pictures
-from attribkit.figures._grid import Cell, Scale, grid
+from attribkit._runs.measurement import MetricResult
+from attribkit.figures._grid import Cell, Scale, figure_width, grid, paper_figure, paper_style
 
 
 def figure(
@@ -128,6 +130,84 @@ def gallery(
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
     lines = dict.fromkeys(f"{each.visualizer!r}: {each.visualizer.source}" for each in visualizations)
     return grid(rows, caption="\n".join(lines))
+
+
+def curves(
+    results: MetricResult | Sequence[MetricResult],
+    names: Sequence[str],
+    *,
+    width: float | str = "cvpr",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Figure:
+    """Draw the mean curve of each attribution over the images, with bootstrap bands; a panel for each metric.
+
+    The band of a point is the percentile interval of the mean, from 1000 samples of the images with replacement.
+
+    Args:
+        results: Results of `Explainer.measure` for metrics with curves, such as deletion and insertion.
+        names: Name of each attribution.
+        width: Width of the figure in inches, or a name of `VENUES`.
+        confidence: Confidence level of the bands; 0 omits them.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
+
+    Raises:
+        InvalidInput: If a metric does not have curves, or `names` or `confidence` does not fit.
+    """
+    results = [results] if isinstance(results, MetricResult) else list(results)
+    _check_curves(results, names, confidence)
+    total = figure_width(width)
+    rows = -(-len(names) // max(1, int(total / _LEGEND_WIDTH)))
+    with paper_style():
+        height = 0.8 * total / len(results) + 0.16 * rows + 0.3
+        drawn = paper_figure((total, height), layout="constrained")
+        for ax, result in zip(drawn.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+            for i, name in enumerate(names):
+                _draw_curve(ax, result, i, name, confidence, seed)
+            ax.set(title=result.metric.name, xlabel="fraction of the pixels", xlim=(0, 1))
+        drawn.axes[0].set_ylabel("score of the target")
+        handles, labels = drawn.axes[0].get_legend_handles_labels()
+        columns = -(-len(names) // rows)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
+    return drawn
+
+
+_LEGEND_WIDTH = 1.5  # inches of an entry of the legend
+_STYLES = ("-", "--", ":", "-.")  # curves also differ in grey print
+
+
+def _check_curves(results: Sequence[MetricResult], names: Sequence[str], confidence: float) -> None:
+    if not results or not 0 <= confidence < 1:
+        raise InvalidInput(
+            f"curves needs at least one result and a confidence from 0 to below 1, got {len(results)} results and "
+            f"confidence={confidence!r}."
+        )
+    for result in results:
+        if not {"curve", "fractions"} <= set(result.details):
+            raise InvalidInput(
+                f"The metric {result.metric.name!r} does not have curves: pass results of metrics such as 'deletion' "
+                "and 'insertion'."
+            )
+        if len(names) != len(result.values):
+            raise InvalidInput(
+                f"names must name each of the {len(result.values)} attributions, got {len(names)} names."
+            )
+
+
+def _draw_curve(ax: Axes, result: MetricResult, i: int, name: str, confidence: float, seed: int) -> None:
+    curve, fractions = (result.details[key][i].double().cpu().numpy() for key in ("curve", "fractions"))  # (b, steps)
+    line = ax.plot(fractions[0], curve.mean(0), label=name, linewidth=1, linestyle=_STYLES[i % len(_STYLES)])[0]
+    if confidence and len(curve) > 1:
+        samples = np.random.default_rng(seed).integers(0, len(curve), (_RESAMPLES, len(curve)))
+        means = np.stack([curve[sample].mean(0) for sample in samples])
+        low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
+        ax.fill_between(fractions[0], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+_RESAMPLES = 1000
 
 
 def caption(attributions: Sequence[Attribution]) -> str:

@@ -84,7 +84,7 @@ class _PaperFigure(Figure):
     def savefig(self, fname: Any, **options: Any) -> None:
         """Write the figure; the same figure gives the same bytes. See `matplotlib.figure.Figure.savefig`."""
         ending = options.get("format") or Path(str(fname)).suffix.removeprefix(".")
-        with _paper_style():
+        with paper_style():
             super().savefig(fname, **{"metadata": self._metadata(str(ending).lower()), **options})
 
     def _metadata(self, ending: str) -> dict[str, Any] | None:
@@ -104,6 +104,11 @@ class _PaperFigure(Figure):
 
 
 _NOTEBOOK_DPI = 150
+
+
+def paper_figure(size: tuple[float, float], layout: Literal["constrained"] | None = None) -> Figure:
+    """Return an empty figure of this width and height in inches, for files and notebooks."""
+    return _PaperFigure(figsize=size, layout=layout)
 
 
 def grid(
@@ -136,9 +141,9 @@ def grid(
         InvalidInput: If `scale` is unknown, or the figure is too narrow for its columns.
     """
     check_scale(scale)
-    with _paper_style():
+    with paper_style():
         page = _Page.of(rows, row_titles, column_titles, caption, side, width, scale)
-        figure = _PaperFigure(figsize=(page.width, page.height))
+        figure = paper_figure((page.width, page.height))
         maxima = _maxima(rows, scale)
         for i, row in enumerate(rows):
             for j, cell in enumerate(row):
@@ -416,7 +421,8 @@ def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
         raise InvalidInput(f"{str(path)!r} does not have a supported file extension: use one of {', '.join(suffixes)}.")
 
 
-def _paper_style() -> AbstractContextManager[None]:
+def paper_style() -> AbstractContextManager[None]:
+    """Return a context with the settings of figures for papers."""
     return style.context(str(files("attribkit.figures") / "paper.mplstyle"))
 
 
