@@ -71,6 +71,7 @@ class Method(Options, ABC):
     Attributes:
         name: Name by which users select the method, as in ``method="gradcam"``; up to 64 letters, digits and
             characters of ``_+-.``.
+        display_name: Name in figures, such as "Grad-CAM"; empty means `name`.
         source: Authors, venue and year of the method, with the equation where it applies.
         uses_target: Whether the scores depend on the target. If False, the method is called with ``NoTarget()`` if the
             user gives no target.
@@ -97,6 +98,7 @@ class Method(Options, ABC):
     """
 
     name: ClassVar[str]
+    display_name: ClassVar[str] = ""
     source: ClassVar[str]
     uses_target: ClassVar[bool] = True
     min_half_precision_correlation: ClassVar[float] = 0.99

@@ -39,16 +39,18 @@ def to_pictures(x: Float[Tensor, "b c *space"]) -> list[Pictures]:
     return [image.movedim(0, -1).cpu().numpy() for image in rgb]
 
 
-def scale_for_display(
-    heatmap: Float[Tensor, "*space"], whole: Float[Tensor, "*all"] | None = None
-) -> Float[np.ndarray, "*space"]:
-    """Scale a heatmap to -1 to 1 for display, by a high percentile of its magnitudes, so that outliers do not dim it.
+def display_maximum(heatmap: Float[Tensor, "*space"]) -> float:
+    """Return the magnitude that is shown at full strength: a high percentile, so that outliers do not dim the map."""
+    magnitudes = np.abs(heatmap.detach().double().cpu().numpy())
+    return float(np.percentile(magnitudes, PERCENTILE)) or float(magnitudes.max())
 
-    whole: The map of the whole clip or volume that the heatmap is a section of; it sets the scale.
-    """
+
+def scale_for_display(
+    heatmap: Float[Tensor, "*space"], whole: Float[Tensor, "*all"] | None = None, maximum: float | None = None
+) -> Float[np.ndarray, "*space"]:
+    """Scale a heatmap to -1 to 1 by a magnitude, `maximum`, or by `display_maximum` of it or of the `whole` map."""
     values = heatmap.detach().double().cpu().numpy()
-    magnitudes = np.abs(values if whole is None else whole.detach().double().cpu().numpy())
-    high = float(np.percentile(magnitudes, PERCENTILE)) or float(magnitudes.max())
+    high = display_maximum(heatmap if whole is None else whole) if maximum is None else maximum
     return np.clip(values / high, -1, 1) if high else values
 
 
@@ -57,6 +59,7 @@ def overlay(
     heatmap: Float[Tensor, "h w"],
     strength: float = 0.75,
     whole: Float[Tensor, "*all"] | None = None,
+    maximum: float | None = None,
 ) -> Picture:
     """Overlay a picture in grey with the coloured heatmap, whose opacity grows with the magnitude of the scores.
 
@@ -66,8 +69,9 @@ def overlay(
         strength: Opacity of the largest magnitude, 0 to 1.
         whole: The map of the whole clip or volume that the heatmap is a section of; it sets the scale and the colour
             map, so that sections are comparable.
+        maximum: The magnitude that is shown at full strength, in place of `display_maximum`.
     """
-    values, signed = scale_for_display(heatmap, whole), is_signed(heatmap if whole is None else whole)
+    values, signed = scale_for_display(heatmap, whole, maximum), is_signed(heatmap if whole is None else whole)
     positions = 0.5 + 0.5 * values if signed else values
     colours = _colour_table(DIVERGING if signed else SEQUENTIAL)[np.round(255 * positions).astype(int)]
     grey = picture.mean(axis=2, keepdims=True)

@@ -65,7 +65,7 @@ def demo(
     for number, figure in enumerate(demo_scenes.demo_figures(stages, results), 1):
         path = output / f"demo_{number}.png"
         figure.savefig(path, dpi=demo_scenes.DPI)
-        write_line(f"written: {path} ({figure.get_suptitle()})")
+        write_line(f"written: {path} ({figure.get_label()})")
 
 
 @app.command()

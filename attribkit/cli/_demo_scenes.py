@@ -148,12 +148,16 @@ def demo_figure(
     figure = grid(
         cells,
         row_titles=titles,
-        column_titles=["scene", *methods],
+        column_titles=[title, *map(_display_name, methods)],
         caption=caption([each for each in attributions if each is not None]),
     )
-    if title:
-        figure.suptitle(title, fontsize=11)
+    figure.set_label(title)
     return figure
+
+
+def _display_name(method: str) -> str:
+    cls = registry.methods().get(method)
+    return (cls and cls.display_name) or method
 
 
 def _row(stage: Stage, name: str) -> DemoRow:
@@ -182,4 +186,4 @@ def _map_cell(stage: Stage, i: int, row: DemoRow | None) -> Cell:
     if row is None or row.attribution is None or row.metrics is None:
         return Cell(stage.scenes[i].image, title="not applicable")
     title = "hit" if float(row.metrics["pointing_game"][i]) == 1 else "miss"
-    return Cell(stage.scenes[i].image, row.attribution[i].heatmap()[0], stage.mask[i].float(), title)
+    return Cell(stage.scenes[i].image, row.attribution[i].heatmap()[0], stage.mask[i].float(), title=title)

@@ -16,6 +16,7 @@ from attribkit.cli._options import (
     methods_with_options,
     overridden,
     parse_device,
+    parse_width,
     parse_window,
 )
 
@@ -42,6 +43,12 @@ def explain_command(
     ] = None,
     window: WindowOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    width: Annotated[
+        str | None, typer.Option(help="width of the figure in inches, or a venue: cvpr, cvpr-text, neurips, ieee ...")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="what maps are divided by: the maximum of each, of the row, or one that is shared")
+    ] = "each",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), for clips also mp4 or gif")
     ] = Path("explanation.png"),
@@ -53,11 +60,12 @@ def explain_command(
     from rich.progress import track
 
     from attribkit._explainer import Explainer
-    from attribkit.cli._explain_files import describe_clips, prepare_output, read_images, save
+    from attribkit.cli._explain_files import FigureStyle, describe_clips, prepare_output, read_images, save
     from attribkit.cli._explain_files import explain_images as explain_files
 
     clips = _clip_preprocessing(model, frames)
     prepare_output(output, clips=clips is not None)
+    style = FigureStyle(parse_width(width), scale)
     if target is not None and top > 1:
         raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
     methods = methods_with_options(method, option)
@@ -67,7 +75,7 @@ def explain_command(
     explainer = Explainer(loaded.model.to(parse_device(device)))
     explained = explain_files(explainer, preprocessing, files, methods, target=class_index(target), top=top)
     results = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
-    save(results, output)
+    save(results, output, style)
     rows = [
         {"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in results
     ]

@@ -22,7 +22,8 @@ from attribkit._targets.outputs import check_index
 from attribkit._targets.resolution import as_target
 from attribkit.figures import Cell, animate, check_ending, grid, save_figure, write_clip
 from attribkit.figures._clips import CLIP_WRITERS, strip_rows, tile_clips
-from attribkit.figures._figure import caption
+from attribkit.figures._figure import caption, display_name
+from attribkit.figures._grid import check_scale, figure_width
 from attribkit.io._clips import Clip, read_clip
 from attribkit.io._preprocessing import ClipPreprocessing, IntensityWindow, Preprocessing, read_image
 
@@ -149,7 +150,20 @@ def prepare_output(path: Path, *, clips: bool = False) -> None:
         raise UnreadableFile(f"{str(path)!r} cannot be written: it is a folder, or its folder is not writable.")
 
 
-def save(results: Sequence[ExplainedImage], path: Path) -> None:
+@dataclass(frozen=True)
+class FigureStyle:
+    """The width and the scale of a figure, as for `attribkit.figures.grid`."""
+
+    width: float | str | None = None
+    scale: Any = "each"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        if self.width is not None:
+            figure_width(self.width)
+
+
+def save(results: Sequence[ExplainedImage], path: Path, style: FigureStyle = FigureStyle()) -> None:
     """Write a figure (png, pdf, svg ...), the overlays of clips (mp4, gif), or the heatmaps and scores (npz).
 
     Raises the first error if every method failed for every image.
@@ -157,8 +171,13 @@ def save(results: Sequence[ExplainedImage], path: Path) -> None:
     if not any(each.attributions for each in results):
         raise results[0].failures[0].error
     of_clips = results[0].clip is not None
-    writer = WRITERS.get(path.suffix.lower(), _save_strips if of_clips else _save_figure)
-    (_save_clip if of_clips and path.suffix.lower() in CLIP_WRITERS else writer)(results, path)
+    if path.suffix.lower() in WRITERS:
+        WRITERS[path.suffix.lower()](results, path)
+    elif of_clips and path.suffix.lower() in CLIP_WRITERS:
+        _save_clip(results, path)
+    else:
+        drawn = _draw_strips(results) if of_clips else _draw_figure(results)
+        save_figure(grid(**drawn, width=style.width, scale=style.scale), path)
 
 
 def describe_clips(images: Mapping[str, Any], clips: ClipPreprocessing) -> list[str]:
@@ -188,26 +207,27 @@ def _cell(picture: Any, result: Attribution | FailedAttribution) -> Cell:
     return Cell(np.full_like(picture, 255))
 
 
-def _save_figure(results: Sequence[ExplainedImage], path: Path) -> None:
+def _draw_figure(results: Sequence[ExplainedImage]) -> dict[str, Any]:
+    """Return the arguments of `grid`: a row for each image."""
     _check_rows(len(results))
     columns = _columns(results)
     maps = [[_cell(each.picture, result) for each, result in zip(results, c, strict=True)] for c in columns]
     rows = [list(row) for row in zip([Cell(each.picture) for each in results], *maps, strict=True)]
-    names = ["", *(column[0].method.name for column in columns)]
-    save_figure(grid(rows, row_titles=_titles(results), column_titles=names, caption=_caption(results)), path)
+    names = ["", *(display_name(column[0]) for column in columns)]
+    return {"rows": rows, "row_titles": _titles(results), "column_titles": names, "caption": _caption(results)}
 
 
-def _save_strips(results: Sequence[ExplainedImage], path: Path) -> None:
-    """Draw some frames of each clip in a row, followed by a row for each method."""
+def _draw_strips(results: Sequence[ExplainedImage]) -> dict[str, Any]:
+    """Return the arguments of `grid`: some frames of each clip in a row, followed by a row for each method."""
     _check_rows(sum(1 + len(each.attributions) for each in results))
     length = len(results[0].picture)
     frames = middle_indices(length, min(STRIP_FRAMES, length))
     rows, titles = [], []
     for each, title in zip(results, _titles(results), strict=True):
         rows += strip_rows(each.picture, [a.heatmap()[0] for a in each.attributions], frames)
-        titles += [title, *(a.method.name for a in each.attributions)]
+        titles += [title, *map(display_name, each.attributions)]
     columns = [f"frame {frame}" for frame in frames]
-    save_figure(grid(rows, row_titles=titles, column_titles=columns, caption=_caption(results)), path)
+    return {"rows": rows, "row_titles": titles, "column_titles": columns, "caption": _caption(results)}
 
 
 def _save_clip(results: Sequence[ExplainedImage], path: Path) -> None:

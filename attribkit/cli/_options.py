@@ -126,6 +126,14 @@ def _options_of(name: str) -> dict[str, Any]:
     return registry.options_of(registry.methods()[name]) if name in registry.methods() else {}
 
 
+def parse_width(text: str | None) -> float | str | None:
+    """Return a width in inches, or the name of a venue."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def refuse_clips(model: str, command: str) -> None:
     """Raise InvalidInput for a video model, in commands that support image models only."""
     from attribkit._loading import clip_preprocessing

@@ -15,7 +15,7 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices, overlay, sections
 from attribkit._core.shapes import Pictures
-from attribkit.figures._figure import as_attribution_list, caption, displayed_pictures
+from attribkit.figures._figure import as_attribution_list, caption, display_name, displayed_pictures
 from attribkit.figures._grid import Cell, grid
 
 _FRAMES, _SLICES = 8, 12
@@ -49,7 +49,7 @@ def strip(
         for i, clip in enumerate(displayed_pictures(attributions[0], pictures))
         for row in strip_rows(clip, [maps[i] for maps in heatmaps], indices)
     ]
-    names = [each.method.name for each in attributions]
+    names = list(map(display_name, attributions))
     row_titles = [title for i in range(len(attributions[0])) for title in (dict(enumerate(titles)).get(i, ""), *names)]
     return grid(rows, row_titles=row_titles, column_titles=[f"{i}" for i in indices], caption=caption(attributions))
 

@@ -36,6 +36,7 @@ class Attention(Method):
     """
 
     name: ClassVar[str] = "attention"
+    display_name: ClassVar[str] = "Attention"
     source: ClassVar[str] = "Dosovitskiy et al., ICLR 2021; Vaswani et al., NeurIPS 2017, eq. 1"
     uses_target: ClassVar[bool] = False
 
@@ -84,6 +85,7 @@ class AttentionRollout(Method):
     """
 
     name: ClassVar[str] = "attention_rollout"
+    display_name: ClassVar[str] = "Attention rollout"
     source: ClassVar[str] = "Abnar and Zuidema, ACL 2020, eq. 1"
     uses_target: ClassVar[bool] = False
 
@@ -121,6 +123,7 @@ class GradientRollout(Method):
     """
 
     name: ClassVar[str] = "gradient_rollout"
+    display_name: ClassVar[str] = "Gradient rollout"
     source: ClassVar[str] = "Chefer et al., ICCV 2021, eqs. 5 and 6"
 
     def __call__(self, model: HookedModel, x: Images, target: Target) -> Scores:
@@ -145,6 +148,7 @@ class AttentionGates(Method):
     """
 
     name: ClassVar[str] = "attention_gates"
+    display_name: ClassVar[str] = "Attention gates"
     source: ClassVar[str] = "Woo et al., ECCV 2018, eq. 3 (CBAM); Park et al., BMVC 2018, eq. 2 (BAM)"
     uses_target: ClassVar[bool] = False
     expected_failures: ClassVar[Mapping[str, str]] = {"example": "the small networks do not have gates"}

@@ -22,6 +22,7 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
+    display_name: ClassVar[str] = "Random"
     source: ClassVar[str] = "a control"
     uses_target: ClassVar[bool] = False
 
@@ -43,6 +44,7 @@ class Centre(Method):
     """
 
     name: ClassVar[str] = "centre"
+    display_name: ClassVar[str] = "Centre"
     source: ClassVar[str] = "a control"
     uses_target: ClassVar[bool] = False
 
@@ -59,6 +61,7 @@ class Edges(Method):
     """Edge magnitude of the image: the norm of its Sobel gradients along all axes, maximum over the channels."""
 
     name: ClassVar[str] = "edges"
+    display_name: ClassVar[str] = "Edges"
     source: ClassVar[str] = "a control; Sobel and Feldman, 1968"
     uses_target: ClassVar[bool] = False
 
@@ -72,6 +75,7 @@ class Constant(Method):
     """Map that is 1 everywhere; it shows the value of a metric for a map without any preference between pixels."""
 
     name: ClassVar[str] = "constant"
+    display_name: ClassVar[str] = "Constant"
     source: ClassVar[str] = "a control"
     uses_target: ClassVar[bool] = False
 
@@ -84,6 +88,7 @@ class InputNorm(Method):
     """Distance of each pixel from the mean colour: the norm over the channels of the normalised image."""
 
     name: ClassVar[str] = "input_norm"
+    display_name: ClassVar[str] = "Input norm"
     source: ClassVar[str] = "a control"
     uses_target: ClassVar[bool] = False
 

@@ -106,6 +106,7 @@ class CAM(Method):
     """
 
     name: ClassVar[str] = "cam"
+    display_name: ClassVar[str] = "CAM"
     source: ClassVar[str] = "Zhou et al., CVPR 2016, eq. 2"
 
     layer: Name | None = None
@@ -124,6 +125,7 @@ class GradCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "gradcam"
+    display_name: ClassVar[str] = "Grad-CAM"
     source: ClassVar[str] = "Selvaraju et al., ICCV 2017, eqs. 1 and 2"
 
     relu: bool = True
@@ -143,6 +145,7 @@ class GradCAMPlusPlus(LayerMethod):
     """
 
     name: ClassVar[str] = "gradcam++"
+    display_name: ClassVar[str] = "Grad-CAM++"
     source: ClassVar[str] = "Chattopadhyay et al., WACV 2018, eqs. 5 and 19"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
@@ -165,6 +168,7 @@ class HiResCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "hirescam"
+    display_name: ClassVar[str] = "HiResCAM"
     source: ClassVar[str] = "Draelos and Carin, 2020, arXiv:2011.08891"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
@@ -179,6 +183,7 @@ class XGradCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "xgradcam"
+    display_name: ClassVar[str] = "XGrad-CAM"
     source: ClassVar[str] = "Fu et al., BMVC 2020, axiom-based Grad-CAM"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
@@ -200,6 +205,7 @@ class LayerCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "layercam"
+    display_name: ClassVar[str] = "LayerCAM"
     source: ClassVar[str] = "Jiang et al., IEEE Transactions on Image Processing 2021"
 
     def to_map(self, model: HookedModel, activation: LayerMaps, gradient: LayerMaps) -> Scores:
@@ -217,6 +223,7 @@ class EigenCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "eigencam"
+    display_name: ClassVar[str] = "Eigen-CAM"
     source: ClassVar[str] = "Muhammad and Yeasin, IJCNN 2020"
     uses_target: ClassVar[bool] = False
 

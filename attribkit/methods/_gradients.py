@@ -24,6 +24,7 @@ class Saliency(Method):
     """Sensitivity of the score to each pixel: the maximum over the channels of the gradient's magnitude."""
 
     name: ClassVar[str] = "saliency"
+    display_name: ClassVar[str] = "Gradient"
     source: ClassVar[str] = "Simonyan et al., ICLR Workshop 2014, sec. 3.1"
 
     requires = Requirements(gradients=(None,))
@@ -37,6 +38,7 @@ class InputXGradient(Method):
     """Each input value times its gradient: the first-order change of the score if it becomes zero (the mean colour)."""
 
     name: ClassVar[str] = "input_x_gradient"
+    display_name: ClassVar[str] = "Input x gradient"
     source: ClassVar[str] = "Shrikumar et al., 2016, arXiv:1605.01713, sec. 3.2"
 
     requires = Requirements(gradients=(None,))
@@ -59,6 +61,7 @@ class SmoothGrad(Method):
     """
 
     name: ClassVar[str] = "smoothgrad"
+    display_name: ClassVar[str] = "SmoothGrad"
     source: ClassVar[str] = "Smilkov et al., 2017, arXiv:1706.03825, sec. 3; Hooker et al., NeurIPS 2019"
 
     samples: PositiveInt = 25
@@ -99,6 +102,7 @@ class GuidedBackprop(Method):
     """Gradient with negative values set to zero at every ReLU; sharp, and nearly the same for every class."""
 
     name: ClassVar[str] = "guided_backprop"
+    display_name: ClassVar[str] = "Guided backprop"
     source: ClassVar[str] = "Springenberg et al., ICLR Workshop 2015, sec. 3.4"
 
     requires = Requirements(gradients=(backward_rules.guided_relu,))
@@ -112,6 +116,7 @@ class DeconvNet(Method):
     """Gradient where each ReLU's derivative is replaced by a ReLU of the incoming gradient."""
 
     name: ClassVar[str] = "deconvnet"
+    display_name: ClassVar[str] = "DeconvNet"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 2.1"
     expected_failures: ClassVar[Mapping[str, str]] = {
         "position": "the map does not depend on which ReLUs the image activates"
@@ -132,6 +137,7 @@ class GuidedGradCAM(Method):
     """
 
     name: ClassVar[str] = "guided_gradcam"
+    display_name: ClassVar[str] = "Guided Grad-CAM"
     source: ClassVar[str] = "Selvaraju et al., ICCV 2017, sec. 3.2"
 
     layer: Name | None = None

@@ -37,6 +37,7 @@ class IntegratedGradients(Method):
     """
 
     name: ClassVar[str] = "integrated_gradients"
+    display_name: ClassVar[str] = "Integrated gradients"
     source: ClassVar[str] = "Sundararajan et al., ICML 2017, eq. 1"
 
     steps: PositiveInt | Literal["auto"] = 50

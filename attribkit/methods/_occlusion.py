@@ -45,6 +45,7 @@ class Occlusion(Method):
     """
 
     name: ClassVar[str] = "occlusion"
+    display_name: ClassVar[str] = "Occlusion"
     source: ClassVar[str] = "Zeiler and Fergus, ECCV 2014, sec. 4.2"
 
     patch: PerAxis | None = None

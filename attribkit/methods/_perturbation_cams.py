@@ -32,6 +32,7 @@ class AblationCAM(Method):
     """
 
     name: ClassVar[str] = "ablationcam"
+    display_name: ClassVar[str] = "Ablation-CAM"
     source: ClassVar[str] = "Desai and Ramaswamy, WACV 2020, sec. 3"
 
     layer: Name | None = None
@@ -71,6 +72,7 @@ class ScoreCAM(Method):
     """
 
     name: ClassVar[str] = "scorecam"
+    display_name: ClassVar[str] = "Score-CAM"
     source: ClassVar[str] = "Wang et al., CVPR Workshops 2020, sec. 3"
 
     layer: Name | None = None

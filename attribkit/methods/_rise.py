@@ -40,6 +40,7 @@ class RISE(Method):
     """
 
     name: ClassVar[str] = "rise"
+    display_name: ClassVar[str] = "RISE"
     source: ClassVar[str] = "Petsiuk et al., BMVC 2018, eq. 6"
 
     masks: PositiveInt = 4000

@@ -43,7 +43,7 @@ def test_demo(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"demo_{number}.png" for number in range(1, 6)}
     for path in tmp_path.iterdir():
         width, height = Image.open(path).size
-        assert 800 < width < 2400
+        assert 600 < width < 2400
         assert 700 < height < 2400
 
 
@@ -55,9 +55,9 @@ def test_the_demo_draws_at_most_eight_methods_in_a_figure():
     stages = [demo_scenes.stage("cnn", 3, 0, "cpu")]
     (row,) = demo_scenes.rows(stages, ["gradcam"])
     figures = demo_scenes.demo_figures(stages, [row, *(replace(row, method=f"mine {i}") for i in range(9))])
-    assert [each.get_suptitle() for each in figures] == ["Class activation maps", "Other methods", "Other methods"]
+    assert [each.get_label() for each in figures] == ["Class activation maps", "Other methods", "Other methods"]
     titles = [[ax.get_title().split("\n")[0] for ax in each.axes if "\n" in ax.get_title()] for each in figures]
-    assert titles == [["gradcam"], [f"mine {i}" for i in range(8)], ["mine 8"]]
+    assert titles == [["Grad-CAM"], [f"mine {i}" for i in range(8)], ["mine 8"]]
 
 
 def test_demo_shows_methods_and_metrics_that_land_later(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
 from attribkit._core.pictures import encode_png, is_signed, overlay, scale_for_display, to_pictures
-from attribkit.figures import save_figure
+from attribkit.figures import curves, save_figure
 from attribkit.methods._gradcam import GradCAM
 from attribkit.methods._gradients import Saliency
 from attribkit.testing import tiny_cnn
@@ -22,10 +22,10 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     drawn = figure(attributions, titles=["first", "second"])
     axes = drawn.get_axes()
     assert len(axes) == 2 * 3 + 1  # pictures and overlays, one colour bar
-    assert [ax.get_title() for ax in axes[:3]] == ["", "gradcam", "saliency"]
+    assert [ax.get_title() for ax in axes[:3]] == ["", "Grad-CAM", "Gradient"]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["first", "second"]
-    assert "GradCAM(layer=None, relu=True): Selvaraju et al." in drawn._supxlabel.get_text()
-    assert "Saliency(): Simonyan et al." in drawn._supxlabel.get_text()
+    assert "Grad-CAM: Selvaraju et al." in drawn._supxlabel.get_text()
+    assert "Gradient: Simonyan et al." in drawn._supxlabel.get_text()
 
 
 def test_signed_maps_get_a_bar_of_their_own():
@@ -86,3 +86,84 @@ def test_stretched_and_png():
     (picture,) = to_pictures(x)
     assert picture.tolist() == [[[0, 0, 0], [255, 255, 255]]]
     assert encode_png(picture).startswith(b"\x89PNG")
+
+
+def test_names_notes_and_smoothing(attributions):
+    drawn = figure(attributions, names=["A", "B"], note="", smooth=1)
+    assert [ax.get_title() for ax in drawn.get_axes()[:3]] == ["", "A", "B"]
+    assert drawn.get_supxlabel() == "Maps smoothed for display by a Gaussian filter of 1 pixels."
+    plain = figure(attributions, note="")
+    assert plain.get_supxlabel() == ""
+    overlays = [each.get_axes()[2].get_images()[0].get_array() for each in (drawn, plain)]
+    assert not np.array_equal(*overlays)
+
+
+def test_objects_are_outlined(attributions):
+    mask = torch.zeros(2, 16, 16)
+    mask[:, 4:8, 4:12] = 1
+    drawn = figure(attributions, mask=mask, boxes=[torch.tensor([[4.0, 4.0, 12.0, 8.0]]), None])
+    axes = drawn.get_axes()
+    (box,) = axes[1].patches
+    assert box.get_bbox().bounds == (3.5, 3.5, 8, 4)
+    assert not axes[4].patches
+    assert len(axes[1].collections) == len(axes[4].collections) == 1  # the contour
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"smooth": -1}, "smooth must be 0 or a number of pixels smaller than the image, got -1"),
+        ({"smooth": 16}, "smaller than the image, got 16"),
+        ({"mask": torch.zeros(3, 16, 16)}, "mask must contain one entry for each of the 2 images, got 3"),
+        ({"boxes": [None]}, "boxes must contain one entry for each of the 2 images, got 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(attributions, options, words):
+    with pytest.raises(AttribkitError, match=words):
+        figure(attributions, **options)
+
+
+@pytest.fixture(scope="module")
+def results():
+    explainer, x = Explainer(tiny_cnn()), torch.randn(4, 3, 16, 16)
+    return explainer.measure(list(explainer.compare(x, ["gradcam", "random"])), ["deletion", "insertion", "sparseness"])
+
+
+def test_curves_are_means_with_intervals_that_contain_them(results):
+    drawn = curves(results[:2], ["A", "B"])
+    assert drawn.get_size_inches()[0] == 3.25
+    assert [ax.get_title() for ax in drawn.axes] == ["deletion", "insertion"]
+    for ax, result in zip(drawn.axes, results, strict=False):
+        for i, line in enumerate(ax.get_lines()):
+            mean = result.details["curve"][i].mean(0)
+            np.testing.assert_allclose(line.get_ydata(), mean, rtol=1e-6)
+            band = ax.collections[i].get_paths()[0].vertices
+            assert band[:, 1].min() <= mean.min() + 1e-6
+            assert band[:, 1].max() >= mean.max() - 1e-6
+        assert ax.get_lines()[0].get_linestyle() != ax.get_lines()[1].get_linestyle()  # for grey print
+
+
+def test_bands_are_percentile_intervals_of_the_mean(results):
+    (result,) = results[:1]
+    (ax,) = curves(result, ["A", "B"], confidence=0.8).axes
+    curve = result.details["curve"][0].double().numpy()
+    rng = np.random.default_rng(1)
+    means = np.stack([curve[rng.integers(0, len(curve), len(curve))].mean(0) for _ in range(4000)])
+    low, high = np.quantile(means, (0.1, 0.9), axis=0)
+    vertices = ax.collections[0].get_paths()[0].vertices
+    middle = result.details["fractions"][0, 0, 13].item()
+    drawn = sorted(y for x, y in vertices if abs(x - middle) < 1e-9)
+    spread = np.ptp(curve[:, 13])
+    np.testing.assert_allclose([drawn[0], drawn[-1]], [low[13], high[13]], atol=0.06 * spread)
+    assert not curves(result, ["A", "B"], confidence=0).axes[0].collections
+
+
+def test_results_that_are_not_curves_are_refused(results):
+    with pytest.raises(AttribkitError, match="The metric 'sparseness' does not have curves"):
+        curves(results, ["A", "B"])
+    with pytest.raises(AttribkitError, match="names must name each of the 2 attributions"):
+        curves(results[:1], ["A"])
+    with pytest.raises(AttribkitError, match="confidence from 0 to below 1, got 0 results"):
+        curves([], [])
+    with pytest.raises(AttribkitError, match="confidence=1"):
+        curves(results[:1], ["A", "B"], confidence=1)

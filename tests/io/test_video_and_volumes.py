@@ -262,7 +262,7 @@ def test_a_strip_has_rows_of_frames(shown):
     axes = drawn.get_axes()
     assert len(axes) == 3 * 4 + 2  # frames and two maps of them; a bar for the signed map and one for the other
     assert [ax.get_title() for ax in axes[:4]] == ["1", "3", "5", "7"]
-    assert [axes[i].get_ylabel() for i in (0, 4, 8)] == ["clip", "gradcam", "gradcam"]
+    assert [axes[i].get_ylabel() for i in (0, 4, 8)] == ["clip", "Grad-CAM", "Grad-CAM"]
     assert len(strip(shown[0], frames=100).get_axes()) == 2 * 8 + 1
 
 

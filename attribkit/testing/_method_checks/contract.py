@@ -291,7 +291,7 @@ def check_method_image_sizes(method: Method, model: nn.Module, x: Tensor) -> Non
 
 @METHOD_CHECKS.add
 def check_method_volumes(method: Method, model: nn.Module, x: Tensor) -> None:
-    """Check that images with three spatial axes get finite scores with three axes, or InvalidInput or UnsupportedModel."""
+    """Check that volumes get finite scores with three spatial axes, or raise InvalidInput or UnsupportedModel."""
     dimming = torch.linspace(0.5, 1, 6, dtype=torch.float32)[:, None, None]
     volumes = images()[:2, :, None].repeat(1, 1, 6, 1, 1) * dimming
     try:
