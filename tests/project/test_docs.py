@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attribkit import Explainer, HookedModel, Metric, registry
+from attribkit import Explainer, HookedModel, InvalidInput, Metric, registry
 from attribkit.benchmark import benchmark, example
 from attribkit.registry import _discovery as discovery
 from attribkit.testing import check_metric, tiny_cnn, tiny_transformer
@@ -135,3 +135,27 @@ def test_the_grid_pointing_game():
     exec(code, names)
     assert names["score"].shape == (32,)
     assert names["score"].mean() > 0.4  # a map that is the same everywhere has 0.25
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_figures_are_drawn_as_the_page_does():
+    names = {}
+    for code in blocks("figures.md", "python"):
+        exec(code, names)
+    assert names["drawn"].get_size_inches()[0] == 3.25
+    assert {path.name for path in Path().glob("*.pdf")} == {"comparison.pdf", "curves.pdf"}
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_page_on_plugins_draws_a_figure_and_validates_options():
+    figure, contrast = (
+        next(code for code in blocks("plugins.md", "python") if word in code)
+        for word in ("comparison", "LocalContrast")
+    )
+    exec(figure, {})
+    assert Path("comparison.pdf").exists()
+    names = {"__name__": "page"}
+    exec(contrast, names)
+    assert Explainer(tiny_cnn()).attribute(images(), names["LocalContrast"](window=3)).scores.shape[1] == 1
+    with pytest.raises(InvalidInput, match="window must be odd, got 4"):
+        names["LocalContrast"](window=4)
