@@ -109,12 +109,8 @@ class PluginKind(StrEnum):
     DATASET = "dataset"
 
 
-_CHECKED = (
-    PluginKind.METHOD,
-    PluginKind.METRIC,
-    PluginKind.VISUALIZER,
-    PluginKind.IMPUTER,
-)  # created without arguments
+# Kinds whose classes `attribkit check` can create without arguments.
+_CHECKED = (PluginKind.METHOD, PluginKind.METRIC, PluginKind.VISUALIZER, PluginKind.IMPUTER)
 _USAGE = {
     PluginKind.METHOD: "```\nattribkit explain photo.jpg --model timm:resnet50 --pretrained --method my_plugin\n```",
     PluginKind.METRIC: '```python\nexplainer.evaluate(attribution, "my_plugin")\n```',

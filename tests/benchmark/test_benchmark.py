@@ -70,7 +70,7 @@ def _scenes_are_drawn_once():
 
 def configured(folder, **changes):
     """Three scenes in shards of two, one model, two methods of which one is the oracle."""
-    told = {
+    settings = {
         "output": str(folder),
         "data": {"name": "scenes", "options": {"count": 3}},
         "models": ["zoo:cnn"],
@@ -80,7 +80,7 @@ def configured(folder, **changes):
         "shard_size": 2,
         "threads": torch.get_num_threads(),  # as of the Explainer that some tests compare with
     }
-    return Configuration.model_validate(told | changes)
+    return Configuration.model_validate(settings | changes)
 
 
 def certain(rows):
@@ -160,9 +160,15 @@ def test_a_mark_at_the_beginning_of_the_file_does_no_harm(tmp_path):
 
 
 def test_from_python_what_is_wrong_is_told_in_the_same_words(tmp_path):
-    told = {"output": tmp_path, "data": {"name": "scenes"}, "models": ["zoo:cnn"], "methods": ["gradcan"], "sed": 1}
+    settings = {
+        "output": tmp_path,
+        "data": {"name": "scenes"},
+        "models": ["zoo:cnn"],
+        "methods": ["gradcan"],
+        "sed": 1,
+    }
     with pytest.raises(InvalidInput) as error:
-        Configuration(**told)
+        Configuration(**settings)
     assert "metrics: This setting is required." in str(error.value).splitlines()
     assert "methods[0].name: No method is named 'gradcan'. Did you mean 'gradcam'?" in str(error.value)
     assert "sed: No setting is named 'sed'. Did you mean 'seed'?" in str(error.value)
@@ -507,8 +513,8 @@ benchmark(Configuration.model_validate_json(sys.argv[1]))
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_while_it_writes_goes_on(tmp_path, undisturbed):
-    told = configured(tmp_path).model_dump_json()
-    killed = subprocess.run([sys.executable, "-c", KILLED, told, "9"], capture_output=True)
+    configuration = configured(tmp_path).model_dump_json()
+    killed = subprocess.run([sys.executable, "-c", KILLED, configuration, "9"], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert len(list(tmp_path.rglob("*.parquet"))) == 9
     assert len(list(tmp_path.rglob("*.unfinished"))) == 1
@@ -522,10 +528,10 @@ def test_a_run_that_is_killed_ten_times_loses_nothing(tmp_path):
     """At random moments, each later than the last; what is done between two kills is kept."""
     changes = {"data": {"name": "scenes", "options": {"count": 40}}, "methods": ["gradcam", "occlusion"]}
     expected = benchmark(configured(tmp_path / "whole", **changes)).rows
-    told = configured(tmp_path / "killed", **changes).model_dump_json()
+    configuration = configured(tmp_path / "killed", **changes).model_dump_json()
     rng, kept = random.Random(0), 0
     for _ in range(10):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, told, "1000000"])
+        process = subprocess.Popen([sys.executable, "-c", KILLED, configuration, "1000000"])
         wanted, delay = kept + rng.randrange(1, 15), rng.uniform(0, 0.3)
         while len(list((tmp_path / "killed").rglob("*.parquet"))) < wanted and process.poll() is None:
             time.sleep(0.002)
@@ -560,8 +566,8 @@ def test_ctrl_c_leaves_what_is_finished(tmp_path, undisturbed, monkeypatch):
 
 def as_toml(configuration):
     """Enough of TOML for these tests."""
-    told = configuration.model_dump(mode="json", exclude={"ray"}, exclude_none=True)
-    return "\n".join(f"{key} = {_value(value)}" for key, value in told.items())
+    values = configuration.model_dump(mode="json", exclude={"ray"}, exclude_none=True)
+    return "\n".join(f"{key} = {_value(value)}" for key, value in values.items())
 
 
 def _value(value):
@@ -650,8 +656,8 @@ def test_methods_metrics_and_models_of_ones_own_come_from_a_file(own_code):
 
 def test_the_command_ends_with_1_where_a_method_failed_and_names_the_line(own_code):
     own_code.write_text(OWN.replace("return SCALE", "return 1 / 0 * SCALE"))
-    told = as_toml(configured("out", plugins=["own.py"], methods=["scaled", "gradcam"], oracle=False))
-    Path("run.toml").write_text(told)
+    text = as_toml(configured("out", plugins=["own.py"], methods=["scaled", "gradcam"], oracle=False))
+    Path("run.toml").write_text(text)
     result = CliRunner().invoke(app, ["benchmark", "run.toml"])
     assert result.exit_code == 1
     line = 1 + own_code.read_text()[: own_code.read_text().index("1 / 0")].count("\n")
@@ -698,8 +704,8 @@ def test_a_model_in_another_precision(tmp_path):
 
 
 def test_a_preset_that_is_changed_is_told_in_its_title():
-    def title(**told):
-        return MetricChoice.model_validate({"name": "deletion", **told}).title
+    def title(**overrides):
+        return MetricChoice.model_validate({"name": "deletion", **overrides}).title
 
     assert title(preset="torchcam") == "deletion torchcam"
     assert title(preset="torchcam", options={"steps": 4}) == "deletion torchcam (steps=4)"
@@ -885,8 +891,8 @@ def test_a_metric_that_raises_costs_no_other_its_rows(tmp_path, undisturbed, mon
 
     monkeypatch.setattr(PointingGame, "__call__", raising)
     results = benchmark(configured(tmp_path))
-    told = {(each.method, each.metric, each.shard) for each in results.failures}
-    assert told == {("edges", "pointing_game", shard) for shard in range(2)}
+    failed = {(each.method, each.metric, each.shard) for each in results.failures}
+    assert failed == {("edges", "pointing_game", shard) for shard in range(2)}
     expected = [
         row for row in undisturbed.rows.to_pylist() if (row["method"], row["metric"]) != ("edges", "pointing_game")
     ]
@@ -913,9 +919,9 @@ def test_a_metric_that_always_raises_costs_what_it_asks_itself(tmp_path, monkeyp
     monkeypatch.setattr(AverageDrop, "__call__", raising)
     few = {"steps": 2, "substrate": "zero"}
     metrics = [{"name": "deletion", "options": few}, {"name": "insertion", "options": few}, "pointing_game"]
-    told = {"data": {"name": "scenes", "options": {"count": 2}}, "oracle": False, "methods": ["gradcam"]}
-    expected = benchmark(configured(tmp_path / "without", **told, metrics=metrics))
-    results = benchmark(configured(tmp_path / "with", **told, metrics=[metrics[0], "average_drop", *metrics[1:]]))
+    overrides = {"data": {"name": "scenes", "options": {"count": 2}}, "oracle": False, "methods": ["gradcam"]}
+    expected = benchmark(configured(tmp_path / "without", **overrides, metrics=metrics))
+    results = benchmark(configured(tmp_path / "with", **overrides, metrics=[metrics[0], "average_drop", *metrics[1:]]))
     assert certain(results.rows) == certain(expected.rows)
     methods = {each.method for each in results.failures}
     assert {each.metric for each in results.failures} == {"average_drop"}
@@ -990,10 +996,10 @@ def test_the_caller_keeps_its_random_numbers(tmp_path):
 def test_a_model_with_other_colours_is_another(tmp_path):
     changes = {"methods": ["edges"], "oracle": False, "controls": False}
     for name, colours in (("same", {"mean": [0.5, 0.5, 0.5]}), ("other", {"mean": [0.4, 0.4, 0.4], "std": [1, 1, 1]})):
-        told = json.loads(
+        record = json.loads(
             configured(tmp_path / name, models=[{"name": "zoo:cnn", **colours}], **changes).model_dump_json()
         )
-        benchmark(Configuration.model_validate(told))
+        benchmark(Configuration.model_validate(record))
     maps = [json.loads((tmp_path / name / "run.json").read_text())["identity"]["models"] for name in ("same", "other")]
     assert "mean=(0.5, 0.5, 0.5)" in maps[0]["zoo:cnn"]
     assert "mean=(0.4, 0.4, 0.4), std=(1.0, 1.0, 1.0)" in maps[1]["zoo:cnn"]
@@ -1020,16 +1026,16 @@ def test_long_names_have_folders(tmp_path):
 
 
 def test_a_model_without_weights_is_the_same_each_time(tmp_path):
-    told = {"models": [{"name": "timm:resnet10t", "arguments": {"num_classes": 10}}], "methods": ["gradcam"]}
-    changes = {**told, "controls": False, "oracle": False, "data": {"name": "scenes", "options": {"count": 1}}}
+    overrides = {"models": [{"name": "timm:resnet10t", "arguments": {"num_classes": 10}}], "methods": ["gradcam"]}
+    changes = {**overrides, "controls": False, "oracle": False, "data": {"name": "scenes", "options": {"count": 1}}}
     first = benchmark(configured(tmp_path, **changes))
     assert certain(benchmark(configured(tmp_path, **changes)).rows) == certain(first.rows)
 
 
 def test_what_is_not_there_is_told_as_it_is(tmp_path):
     """No oracle is no lack of one, and data without masks have no localization."""
-    told = {"methods": ["gradcam"], "oracle": False, "data": {"name": "items", "options": {"items": unmasked(7)}}}
-    summary = write_summary(benchmark(configured(tmp_path, metrics=["pointing_game", "sparseness"], **told)))
+    overrides = {"methods": ["gradcam"], "oracle": False, "data": {"name": "items", "options": {"items": unmasked(7)}}}
+    summary = write_summary(benchmark(configured(tmp_path, metrics=["pointing_game", "sparseness"], **overrides)))
     assert not any("occlusion" in note for note in summary.notes)
     captions = [table.caption for table in tables(summary)]
     assert sum("need masks or boxes" in str(caption) for caption in captions) == 1
@@ -1041,9 +1047,9 @@ def unmasked(count):
 
 @pytest.mark.slow
 def test_chance_is_another_for_each_image_whatever_its_shard(tmp_path):
-    told = {"methods": ["gradcam"], "metrics": ["pointing_game", "deletion"], "oracle": False, "save_maps": True}
-    told["data"] = {"name": "scenes", "options": {"count": 3}}
-    one, other = (benchmark(configured(tmp_path / str(size), shard_size=size, **told)) for size in (1, 3))
+    overrides = {"methods": ["gradcam"], "metrics": ["pointing_game", "deletion"], "oracle": False, "save_maps": True}
+    overrides["data"] = {"name": "scenes", "options": {"count": 3}}
+    one, other = (benchmark(configured(tmp_path / str(size), shard_size=size, **overrides)) for size in (1, 3))
     maps = other.store.maps(WorkUnit("zoo:cnn", "random", 0))
     first, second, _ = maps.values()
     assert not torch.equal(first, second)

@@ -218,3 +218,31 @@ def test_version_and_module():
     assert run("--version").output.strip() == __version__
     done = subprocess.run([sys.executable, "-m", "attribkit", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__
+
+
+def test_options_of_methods():
+    from attribkit.cli._options import methods_with_options
+
+    names = ["gradcam", "smoothgrad", "rise"]
+    gradcam, smoothgrad, rise = methods_with_options(names, ["seed=3", "smoothgrad.samples=4"])
+    assert gradcam == "gradcam"
+    assert (smoothgrad.seed, smoothgrad.samples, rise.seed) == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("step=3", "No option of the methods is named 'step'"),
+        ("lime.samples=3", "No explained method is named 'lime'. Known: gradcam, smoothgrad"),
+        ("smoothgrad.sample=3", "No option of 'smoothgrad' is named 'sample'. Did you mean 'samples'?"),
+        ("samples=0", "samples must be"),
+        ("samples", "--option must be of the form KEY=VALUE, got 'samples'"),
+    ],
+)
+def test_options_that_no_method_accepts(option, words):
+    from attribkit import AttribkitError
+    from attribkit.cli._options import methods_with_options
+
+    with pytest.raises(AttribkitError) as caught:
+        methods_with_options(["gradcam", "smoothgrad"], [option])
+    assert words in str(caught.value)

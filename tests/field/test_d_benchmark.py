@@ -432,14 +432,14 @@ def test_a_cluster_that_does_not_start_is_told(monkeypatch):
 def test_two_workers_of_one_cpu_run_with_the_niceness_and_the_threads_of_the_run(tmp_path):
     pytest.importorskip("ray")
 
-    def told():
+    def read_image():
         """The picture; leaves what its process has."""
         (tmp_path / f"{os.getpid()}.txt").write_text(f"{os.nice(0)} {torch.get_num_threads()}")
         return Image.fromarray(zoo.scene(0).image)
 
     items = [{"image": zoo.scene(i).image, "id": str(i)} for i in range(4)]
     expected = benchmark(configured(tmp_path / "serial", data={"name": "items", "options": {"items": items}}))
-    items[0]["image"] = told
+    items[0]["image"] = read_image
     changes = {"data": {"name": "items", "options": {"items": items}}, "executor": "ray"}
     results = benchmark(configured(tmp_path / "ray", ray={"workers": 2, "cpus": 1}, **changes))
     assert not results.failures

@@ -210,6 +210,24 @@ def test_a_method_with_a_defect(name):
     assert all((error.observed, error.expected, error.fix))
 
 
+def test_a_method_that_breaks_on_volumes():
+    def call(self, model, x, target):
+        return torch.nn.functional.avg_pool2d(good(model, x, target), 3, 1, 1)
+
+    error = failing(method("Flat", __call__=call), "volumes")
+    assert "RuntimeError" in error.observed
+    assert f"({__file__}, line " in error.observed
+
+
+def test_the_same_error_of_several_checks_is_printed_once():
+    def call(self, model, x, target):
+        raise KeyError("missing")
+
+    report = report_conformance(method("Raising", __call__=call))
+    assert str(report).count("KeyError") == 1
+    assert f": as {report.failures[0].check}" in str(report)
+
+
 def test_a_seed_without_effect():
     @dataclass(frozen=True)
     class Seeded(Method):
