@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo quick test slow long combinations shapes plugins lint wheels clean
+.PHONY: demo quick test slow long combinations shapes plugins docs lint wheels clean
 
 demo: .venv/demo
 	$(BIN)/attribkit demo --output figures
@@ -33,6 +33,10 @@ plugins: .venv/test
 	  PYTHONPATH=$$(dirname $$plugin) $(BIN)/pytest -n 2 $$plugin || exit 1; \
 	done
 
+# The site, with the examples of the gallery; warnings, such as a broken link, are errors.
+docs: .venv/docs
+	$(BIN)/sphinx-build -b html -W --keep-going --quiet docs docs/_build/html
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,7 +46,7 @@ wheels: .venv/test
 	.ci/wheels
 
 clean:
-	rm -rf .venv figures
+	rm -rf .venv figures docs/_build docs/api/generated docs/gallery_output
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
@@ -59,4 +63,8 @@ clean:
 
 .venv/dev: .venv/test
 	$(PIP) install --quiet --group dev
+	touch $@
+
+.venv/docs: .venv/demo
+	$(PIP) install --quiet --group docs
 	touch $@

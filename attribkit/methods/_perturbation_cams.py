@@ -24,7 +24,7 @@ from attribkit.methods._gradcam import weighted_sum
 class AblationCAM(Method):
     """Rectified sum of a layer's channels, each weighted by the relative drop in the score when the channel is zero.
 
-    The weight of channel k is (y - y_k) / |y|. The magnitude in the denominator keeps the sign of the drop if the score
+    The weight of channel k is ``(y - y_k) / |y|``. The magnitude in the denominator keeps the sign of the drop if the score
     is negative. The cost is one partial forward for each channel; gradients are not used.
 
     Args:
