@@ -1,7 +1,9 @@
 """The command `attribkit explain`."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +21,9 @@ from attribkit.cli._options import (
     parse_width,
     parse_window,
 )
+
+if TYPE_CHECKING:
+    from attribkit.cli._explain_files import ExplainedImage
 
 
 @app.command("explain")
@@ -52,6 +57,9 @@ def explain_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), for clips also mp4 or gif")
     ] = Path("explanation.png"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print a JSON manifest of the run in place of the table and the notes")
+    ] = False,
 ) -> None:
     """Explain the predictions of a model on images or clips.
 
@@ -62,6 +70,7 @@ def explain_command(
     from attribkit._explainer import Explainer
     from attribkit.cli._explain_files import FigureStyle, describe_clips, prepare_output, read_images, save
     from attribkit.cli._explain_files import explain_images as explain_files
+    from attribkit.cli._manifest import ModelSource, manifest
 
     clips = _clip_preprocessing(model, frames)
     prepare_output(output, clips=clips is not None)
@@ -74,21 +83,31 @@ def explain_command(
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(parse_device(device)))
     explained = explain_files(explainer, preprocessing, files, methods, target=class_index(target), top=top)
-    results = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
+    total = len(files) * (1 if target is not None else top)
+    results = list(track(explained, "explaining", total=total, disable=as_json))
     save(results, output, style)
-    rows = [
-        {"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in results
-    ]
-    print_table(rows, model)
-    notes = [note for each in results for a in each.attributions for note in a.notes]
-    for note in dict.fromkeys([*(describe_clips(files, clips) if clips else ()), *notes]):
-        write_line(f"note: {note}")
-    write_line(f"written: {output}")
+    if as_json:
+        source = ModelSource(model, model_arg, weights, pretrained)
+        typer.echo(json.dumps(manifest(source, loaded.model, preprocessing, results, [output]), indent=2))
+    else:
+        _print_results(results, model, describe_clips(files, clips) if clips else (), output)
     failures = dict.fromkeys(str(failure) for each in results for failure in each.failures)
     for failure in failures:
         write_line(f"attribkit: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
+
+
+def _print_results(results: Sequence["ExplainedImage"], model: str, clip_notes: Sequence[str], output: Path) -> None:
+    """Print a table of the explained classes, the notes without repetitions, and the path of the output."""
+    rows = [
+        {"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in results
+    ]
+    print_table(rows, model)
+    notes = [note for each in results for a in each.attributions for note in a.notes]
+    for note in dict.fromkeys([*clip_notes, *notes]):
+        write_line(f"note: {note}")
+    write_line(f"written: {output}")
 
 
 def _clip_preprocessing(model: str, frames: int | None) -> Any:

@@ -24,8 +24,8 @@ from attribkit.methods._gradcam import weighted_sum
 class AblationCAM(Method):
     """Rectified sum of a layer's channels, each weighted by the relative drop in the score when the channel is zero.
 
-    The weight of channel k is ``(y - y_k) / |y|``. The magnitude in the denominator keeps the sign of the drop if the score
-    is negative. The cost is one partial forward for each channel; gradients are not used.
+    The weight of channel k is ``(y - y_k) / |y|``. The magnitude in the denominator keeps the sign of the drop if the
+    score is negative. The cost is one partial forward for each channel; gradients are not used.
 
     Args:
         layer: Dotted name of the layer; None means the last layer with a spatial map.
