@@ -26,4 +26,4 @@ figure(list(maps), pictures=[preprocess.picture(each) for each in photographs], 
 # %%
 # **What to see**: all methods find the shape, at different resolutions. The class activation maps have 8x8 grid cells, interpolated for
 # display. Integrated gradients have a score for each pixel and concentrate on the white outline, which decides the class. Occlusion and
-# RISE have the resolution of their patches and cells. Red is evidence for the class, blue evidence against it.
+# RISE have the resolution of their patches and cells. Negative scores, in blue, are evidence against the class.

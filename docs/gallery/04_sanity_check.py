@@ -56,16 +56,16 @@ from attribkit.metrics import ParameterRandomisation
 
 explainer = Explainer(model)
 check = ParameterRandomisation(magnitudes=True, stages=5)
-fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
 for method in ("edges", "guided_backprop", "saliency", "gradcam"):
     attribution = explainer.attribute(x, method, target=None if method == "edges" else labels)
     (result,) = explainer.measure([attribution], [check])
     similarity = result.details["similarity"][0].nanmean(0)  # (stages,)
     ax.plot(range(len(similarity) + 1), [1, *similarity.tolist()], marker="o", label=method)
 ax.set(xlabel="stages with random weights, from the output to the input", ylabel="rank correlation", ylim=(-0.05, 1.05))
-ax.legend(frameon=False)
+ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
-# **What to see**: with random upper layers guided backpropagation still draws the outline of the star, as if nothing had happened; Grad-CAM
-# loses it. At the last stage, where all weights are random, the curves of all methods fall on this small network. The picture at the top
-# is the one that misleads: a plausible map of a model that knows nothing.
+# **What to see**: with random upper layers guided backpropagation still draws the outline of the star, as if nothing had happened, and its
+# correlation falls only when the lower layers become random, too. Grad-CAM loses the star at once. A plausible picture is thus not
+# evidence that the model knows anything: most of this one comes from the image and the first layers.
