@@ -34,7 +34,7 @@ def test_a_page_for_every_method(cls):
 
 
 def test_no_page_without_a_method():
-    assert {path.stem for path in PAGES.glob("*.md")} == {file_name(cls) for cls in BUILTIN}
+    assert {path.stem for path in PAGES.glob("*.md")} - {"README"} == {file_name(cls) for cls in BUILTIN}
 
 
 def of_metric(cls):
