@@ -64,10 +64,12 @@ class Explainer:
         InvalidInput: If an argument is not valid.
 
     Example:
-        >>> explainer = Explainer(timm.create_model("resnet50", pretrained=True))
-        >>> attribution = explainer.attribute(x, "gradcam", target=281)
+        >>> explainer = Explainer(model)
+        >>> attribution = explainer.attribute(x, "gradcam", target="star")
         >>> attribution.heatmap().shape  # (b, h, w)
-        >>> explainer.evaluate(attribution, "deletion")  # (b,)
+        torch.Size([2, 128, 128])
+        >>> explainer.evaluate(attribution, "deletion").shape  # (b,)
+        torch.Size([2])
     """
 
     def __init__(
@@ -121,8 +123,13 @@ class Explainer:
             OutOfMemory: If a single image does not fit into memory.
 
         Example:
-            >>> explainer.attribute(x, "integrated_gradients", target="tabby", steps=100)
-            >>> explainer.attribute(x, "gradcam", layer="layer3")
+            >>> explainer.attribute(x, "gradcam", target=4)
+            Attribution(GradCAM(layer=None, relu=True), ClassLogit(index=4), x (2, 3, 128, 128), scores (2, 1, 8, 8))
+              layer='layer4': the last spatial map on every path from the image to the score (8x8, channels first)
+            >>> explainer.attribute(x, "integrated_gradients", target=["star", "ring"], steps=20).scores.shape
+            torch.Size([2, 3, 128, 128])
+            >>> explainer.attribute(x, "gradcam", layer="layer2").scores.shape
+            torch.Size([2, 1, 16, 16])
         """
         with error_context("method", method):
             instance = registry.make(method, Method, **self._layer_names(options))
@@ -162,8 +169,11 @@ class Explainer:
             AttribkitError: As for `attribute`.
 
         Example:
-            >>> maps = explainer.compare(x, ["gradcam", "saliency"], targets=[281, 282])
-            >>> explainer.measure(maps[:2], ["deletion"])
+            >>> maps = explainer.compare(x, ["gradcam", "saliency"], targets=["star", "ring"])
+            >>> [each.method.name for each in maps]
+            ['gradcam', 'saliency', 'gradcam', 'saliency']
+            >>> explainer.compare(x, ["gradcam", "attention"], errors="note").failures[0].method.name
+            'attention'
         """
         if errors not in ("raise", "note"):
             raise InvalidInput(f"errors must be 'raise' or 'note', got {errors!r}.")
@@ -217,8 +227,11 @@ class Explainer:
             InvalidInput: If unit, size, options or inputs do not fit the model.
 
         Example:
-            >>> explainer.visualize("tabby").pictures()
-            >>> explainer.visualize(Unit("layer3", 5), size=128, steps=256)
+            >>> (picture,) = explainer.visualize("star", steps=2).pictures()
+            >>> picture.shape, picture.dtype
+            ((128, 128, 3), dtype('uint8'))
+            >>> explainer.visualize(Unit("layer3", 5), size=64, steps=2).images.shape
+            torch.Size([1, 3, 64, 64])
         """
         with error_context("visualizer", visualizer):
             instance = registry.make(visualizer, Visualizer, **options)
@@ -262,8 +275,11 @@ class Explainer:
             InvalidInput: If attribution, mask, options or inputs do not fit together.
 
         Example:
-            >>> explainer.evaluate(attribution, "insertion", preset="rise")
-            >>> explainer.evaluate(attribution, "pointing_game", mask=mask)
+            >>> attribution = explainer.attribute(x, "gradcam")
+            >>> explainer.evaluate(attribution, "insertion", preset="rise") > 0.5
+            tensor([True, True])
+            >>> explainer.evaluate(attribution, "pointing_game", mask=mask, preset="torchray")
+            tensor([1., 1.], dtype=torch.float64)
         """
         with error_context("metric", metric):
             instance = registry.make(metric, Metric, **options)
@@ -294,8 +310,13 @@ class Explainer:
             AttribkitError: As for `evaluate`.
 
         Example:
-            >>> deletion, insertion = explainer.measure([a, b], ["deletion", "insertion"])
-            >>> deletion.values.mean(1)  # one number for each attribution
+            >>> maps = explainer.compare(x, ["gradcam", "random"])
+            >>> deletion, insertion = explainer.measure(maps, ["deletion", "insertion"])
+            >>> deletion.values.shape  # (m, b)
+            torch.Size([2, 2])
+            >>> gradcam, random = insertion.values.mean(1)
+            >>> bool(gradcam > random)
+            True
         """
         instances = [registry.make(metric, Metric) for metric in _check_list(metrics, "metrics")]
         with error_context("model", self.model.module):
@@ -320,8 +341,10 @@ class Explainer:
             A callable that takes a metric instance and a list of attributions, and returns a `MetricResult`.
 
         Example:
+            >>> from attribkit.metrics import Deletion
             >>> session = explainer.metric_session(x)
-            >>> session(Deletion(), [a, b]).values
+            >>> session(Deletion(steps=8), [explainer.attribute(x, "gradcam")]).values.shape
+            torch.Size([1, 2])
         """
         with error_context("model", self.model.module), frozen(self.model.module):
             check_images(x, self.model)
@@ -343,6 +366,13 @@ class Explainer:
 
         Raises:
             InvalidInput: If `x` is None and the size of the model's images is not known.
+
+        Example:
+            >>> layers = explainer.layers(x)
+            >>> [layer.name for layer in layers if layer.chosen]
+            ['layer4']
+            >>> [layer.reason for layer in layers if layer.chosen]
+            ['the last spatial map on every path from the image to the score (8x8, channels first)']
         """
         user_images = self._noise() if x is None else x
         unbound, checked_inputs = self._target(target, user_images), self._inputs(inputs, user_images)
@@ -367,6 +397,10 @@ class Explainer:
 
         Returns:
             The findings; an empty list if nothing was found.
+
+        Example:
+            >>> explainer.check(x)
+            []
         """
         user_images = self._noise() if x is None else x
         unbound, checked_inputs = self._target(target, user_images), self._inputs(inputs, user_images)
@@ -387,6 +421,10 @@ class Explainer:
         Raises:
             UnknownName: If the model does not have the layer.
             InvalidInput: If the layer does not contain exactly one convolution.
+
+        Example:
+            >>> explainer.filters("conv1").weights.shape
+            torch.Size([64, 3, 7, 7])
         """
         return filters(self.model.module, self._existing_layer(layer))
 
@@ -402,6 +440,10 @@ class Explainer:
 
         Returns:
             The activation, (b, d, *grid), with notes.
+
+        Example:
+            >>> explainer.feature_maps(x, "layer2").values.shape
+            torch.Size([2, 32, 16, 16])
         """
         return self._inspect(feature_maps, x, layer, inputs)
 
@@ -424,6 +466,11 @@ class Explainer:
 
         Reference:
             Luo et al., NeurIPS 2016 (effective receptive field).
+
+        Example:
+            >>> field = explainer.receptive_field("layer2", x)
+            >>> field.size, field.stride
+            ((51, 51), (8, 8))
         """
         return self._inspect(receptive_field, self._noise(_NOISE_IMAGES) if x is None else x, layer, inputs)
 
@@ -442,6 +489,11 @@ class Explainer:
 
         Raises:
             UnsupportedModel: If the model does not compute attention between tokens.
+
+        Example:
+            >>> layers = Explainer(load_model("zoo:vit").model).attention(x)
+            >>> layers[-1].attention_from(0).shape  # of the class token, (b, heads, *grid)
+            torch.Size([2, 3, 8, 8])
         """
         check_images(x, self.model)
         checked_inputs = self._inputs(inputs, x)
@@ -461,6 +513,12 @@ class Explainer:
         Returns:
             The gates in execution order, over channels (b, c), over space (b, *grid) or over both (b, c, *grid); an
             empty list if there are none.
+
+        Example:
+            >>> import timm
+            >>> gates = Explainer(timm.create_model("test_efficientnet")).attention_gates(x)
+            >>> gates[0].kind, gates[0].values.shape
+            ('channel', torch.Size([2, 128]))
         """
         check_images(x, self.model)
         checked_inputs = self._inputs(inputs, x)

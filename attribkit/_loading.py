@@ -55,8 +55,10 @@ def load_model(
         UnsupportedModel: If the model is not an image or video classifier.
 
     Example:
-        >>> model, preprocessing = load_model("torchvision:resnet50", pretrained=True)
-        >>> x = preprocessing(Image.open("dog.jpg"))[None]
+        >>> model, preprocessing = load_model("zoo:cnn")  # or "timm:resnet50", pretrained=True
+        >>> x = preprocessing(Image.fromarray(zoo.scene(0).image))[None]
+        >>> x.shape, model(x).shape
+        (torch.Size([1, 3, 128, 128]), torch.Size([1, 8]))
     """
     scheme, separator, rest = name.partition(":")
     if is_file_model(name):

@@ -55,9 +55,15 @@ class Attribution:
 
     Example:
         >>> attribution = Explainer(model).attribute(x, "gradcam")
-        >>> attribution.heatmap().shape  # (b, h, w)
+        >>> attribution.scores.shape, attribution.heatmap().shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2, 128, 128]))
+        >>> attribution.notes
+        ("layer='layer4': the last spatial map on every path from the image to the score (8x8, channels first)",)
+        >>> attribution[0].scores.shape  # of the first image
+        torch.Size([1, 1, 8, 8])
         >>> attribution.save("gradcam.safetensors")
-        >>> Attribution.load("gradcam.safetensors").notes
+        >>> Attribution.load("gradcam.safetensors").method
+        GradCAM(layer=None, relu=True)
     """
 
     scores: AnyImages

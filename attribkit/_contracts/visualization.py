@@ -34,8 +34,9 @@ class Visualization:
         notes: What the user must know to interpret the images.
 
     Example:
-        >>> visualization = Explainer(model).visualize(1, size=(3, 64, 64))
-        >>> visualization.pictures()  # a list of arrays (h, w, 3)
+        >>> visualization = Explainer(model).visualize(1, size=(3, 64, 64), steps=2)
+        >>> [picture.shape for picture in visualization.pictures()]
+        [(64, 64, 3)]
     """
 
     images: Images

@@ -148,6 +148,11 @@ class ModelSpec:
 
     Raises:
         InvalidInput: `axes` or `outputs` is invalid.
+
+    Example:
+        >>> explainer = Explainer(model, spec=ModelSpec(labels=("a", "b", "c", "d", "e", "f", "g", "h")))
+        >>> explainer.attribute(x, "gradcam", target="c").target
+        ClassLogit(index=2)
     """
 
     layer: str | None = None

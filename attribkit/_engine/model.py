@@ -251,7 +251,9 @@ class HookedModel(BatchedModel):
             The module, which contains the model as `module`.
 
         Example:
-            >>> shap = captum.attr.GradientShap(model.scoring_module(target))
+            In the ``__call__`` of a method::
+
+                shap = captum.attr.GradientShap(model.scoring_module(target))
         """
         target = self.resolve(target)
         model = self.fork()

@@ -119,6 +119,11 @@ def cam_head(
 
     Reference:
         Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, sec. 2.
+
+    Example:
+        >>> head = cam_head(model, ("corners", "round"), channels=8, layer="layer3")
+        >>> Explainer(head).attribute(x, "cam", target="round").scores.shape
+        torch.Size([2, 1, 8, 8])
     """
     labels, count = _read_classes(classes)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:

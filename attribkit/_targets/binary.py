@@ -49,6 +49,16 @@ class Binary(Target):
 
     Raises:
         InvalidInput: `index` or `score` is invalid.
+
+    Example:
+        >>> from torch import nn
+        >>> body = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+        >>> classifier = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1))
+        >>> positive, negative = (
+        ...     Explainer(classifier).attribute(x, "gradcam", target=Binary(side), relu=False) for side in (1, 0)
+        ... )
+        >>> torch.equal(positive.scores, -negative.scores)
+        True
     """
 
     index: Classes | None = None

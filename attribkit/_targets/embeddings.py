@@ -41,6 +41,10 @@ class EmbeddingNorm(_OfEmbedding):
 
     Args:
         layer: Dotted name of the layer whose output is the embedding; None means the output of the model.
+
+    Example:
+        >>> explainer.attribute(x, "saliency", target=EmbeddingNorm("global_pool")).scores.shape
+        torch.Size([2, 1, 128, 128])
     """
 
     layer: str | None = None
@@ -76,6 +80,11 @@ class Similarity(_OfEmbedding):
 
     Raises:
         InvalidInput: `to` is not a non-empty floating-point tensor.
+
+    Example:
+        >>> target = Similarity(x[1:], layer="global_pool")  # to the second image
+        >>> explainer.attribute(x[:1], "gradcam", target=target).scores.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     to: Tensor

@@ -67,6 +67,10 @@ class ClassLogit(_OfClasses):
 
     Args:
         index: Class index or label, for all images or one per image; 0 is the output of a model with a single output.
+
+    Example:
+        >>> explainer.attribute(x, "gradcam", target=ClassLogit(("star", "ring"))).target
+        ClassLogit(index=(4, 1))
     """
 
     index: Classes
@@ -83,6 +87,10 @@ class Probability(_OfClasses):
 
     Args:
         index: Class index or label, for all images or one per image; 0 is the output of a model with a single output.
+
+    Example:
+        >>> explainer.attribute(x, "gradcam", target=Probability("star")).target
+        Probability(index=4)
     """
 
     index: Classes
@@ -106,6 +114,13 @@ class Counterfactual(_OfClasses):
 
     Reference:
         Selvaraju et al., ICCV 2017, sec. 3.3.
+
+    Example:
+        >>> against, evidence = (
+        ...     explainer.attribute(x, "gradcam", target=target, relu=False) for target in (Counterfactual(4), 4)
+        ... )
+        >>> torch.equal(against.scores, -evidence.scores)
+        True
     """
 
     index: Classes
@@ -121,6 +136,10 @@ class Contrast(_OfClasses):
     Args:
         index: Class index or label, for all images or one per image.
         against: The class whose score is subtracted.
+
+    Example:
+        >>> explainer.attribute(x, "gradcam", target=Contrast("star", against="ring")).target
+        Contrast(index=4, against=1)
     """
 
     index: Classes
@@ -146,6 +165,10 @@ class MultiLabel(Target):
 
     Raises:
         InvalidInput: `classes` is not a sequence of distinct classes.
+
+    Example:
+        >>> explainer.attribute(x, "gradcam", target=MultiLabel(("star", "ring"))).scores.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     classes: Any

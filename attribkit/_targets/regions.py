@@ -48,6 +48,12 @@ class Region(Target):
 
     Reference:
         Vinogradova et al., AAAI 2020.
+
+    Example:
+        >>> from torch import nn
+        >>> segmenter = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+        >>> Explainer(segmenter).attribute(x, "gradcam", target=Region(2, mask)).scores.shape
+        torch.Size([2, 1, 128, 128])
     """
 
     index: Classes
@@ -214,6 +220,10 @@ class Box(Target):
 
     Reference:
         Petsiuk et al., CVPR 2021 (D-RISE); the same similarity for detections with a single class.
+
+    Example:
+        >>> Box((16, 16, 64, 80), 3)
+        Box(box=(16.0, 16.0, 64.0, 80.0), index=3)
     """
 
     box: Any

@@ -73,6 +73,12 @@ class Unit(LayerUnit):
 
     Reference:
         Erhan et al., 2009, "Visualizing higher-layer features of a deep network".
+
+    Example:
+        >>> explainer.attribute(x, "saliency", target=Unit("layer3", 12)).scores.shape
+        torch.Size([2, 1, 128, 128])
+        >>> explainer.attribute(x, "saliency", target=Unit("layer3", 12, "centre")).target
+        Unit(layer='layer3', channel=12, position='centre')
     """
 
     layer: str
@@ -104,6 +110,11 @@ class Direction(LayerUnit):
 
     Raises:
         InvalidInput: The vector does not consist of finite numbers.
+
+    Example:
+        >>> vector = torch.ones(64) / 64
+        >>> explainer.attribute(x, "saliency", target=Direction("layer3", vector)).scores.shape
+        torch.Size([2, 1, 128, 128])
     """
 
     layer: str

@@ -50,7 +50,9 @@ class Preprocessing:
 
     Example:
         >>> preprocessing = Preprocessing((224, 224), 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        >>> x = preprocessing(read_image("dog.jpg"))[None]  # (1, 3, 224, 224)
+        >>> Image.fromarray(zoo.scene(0).image).save("scene.png")
+        >>> preprocessing(read_image("scene.png"))[None].shape
+        torch.Size([1, 3, 224, 224])
     """
 
     size: tuple[int, int]

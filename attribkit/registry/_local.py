@@ -27,8 +27,17 @@ def register(*classes: OfferedClass) -> None:
         AttribkitError: If a class cannot be used by name, or a plugin already has its name.
 
     Example:
-        >>> attribkit.register(MyMethod)
-        >>> explainer.attribute(x, "my_method")
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class MyMethod(Method):
+        ...     "The gradient of the score."
+        ...     name = "my_method"
+        ...     source = "example"
+        ...     def __call__(self, model, x, target):
+        ...         return model.gradient(x, target)
+        >>> register(MyMethod)
+        >>> explainer.attribute(x, "my_method").scores.shape
+        torch.Size([2, 3, 128, 128])
     """
     manager, loaded, _ = load_plugins()
     for cls in classes:

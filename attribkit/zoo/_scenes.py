@@ -91,6 +91,13 @@ def scene(seed: int) -> Scene:
 
     Args:
         seed: Seed of everything in the scene.
+
+    Example:
+        >>> scene = zoo.scene(0)
+        >>> scene.image.shape, [zoo.SHAPES[each.label] for each in scene.objects]
+        ((128, 128, 3), ['star', 'crescent', 'ring'])
+        >>> scene.target.mask.shape, scene.target.marked
+        ((128, 128), True)
     """
     rng = np.random.default_rng(seed)
     image = _background(rng)
@@ -109,6 +116,10 @@ def scenes(count: int, seed: int = 0) -> Iterator[Scene]:
     Args:
         count: Number of scenes.
         seed: Seed of the first scene; scene i has the seed `seed + i`.
+
+    Example:
+        >>> [zoo.SHAPES[scene.label] for scene in zoo.scenes(3)]
+        ['star', 'crescent', 'square']
     """
     return (scene(seed + i) for i in range(count))
 

@@ -49,8 +49,9 @@ def check_method(method: Method, model: nn.Module | None = None, x: Tensor | Non
             it.
 
     Example:
-        >>> def test_my_method():
-        ...     check_method(MyMethod(samples=2))
+        >>> from attribkit.methods import Saliency
+        >>> from attribkit.testing import check_method
+        >>> check_method(Saliency())
     """
     raise_first_failure(METHOD_CHECKS, method, *_subject(method, model, x))
 
