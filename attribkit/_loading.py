@@ -100,7 +100,7 @@ def _load_from_file(name: str, pretrained: bool, arguments: Mapping[str, Any]) -
         return LoadedModel(built, Preprocessing.from_timm(built))
     raise InvalidInput(
         f"{name} must return the model and its preprocessing, got {type(built).__name__}: write `return model, "
-        "attribkit.io._preprocessing.Preprocessing(size=(224, 224), resize=256, mean=(...), std=(...))`."
+        "attribkit.io.Preprocessing(size=(224, 224), resize=256, mean=(...), std=(...))`."
     )
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 import attribkit
 from attribkit import Attribution, registry
+from attribkit.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -106,6 +108,30 @@ def test_the_index_for_language_models_links_pages_that_exist():
     assert {link.rsplit(".", 1)[1] for link in generated} <= set(attribkit.__all__)
     guides = {page for page in pages if "/" not in page} - {"index", "getting_started", "howto", "background"}
     assert guides <= set(links), f"llms.txt leaves out {sorted(guides - set(links))}"
+
+
+def commands():
+    """The commands of the program with their options."""
+    program = typer.main.get_command(app)
+    return {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in program.commands.items()
+    }
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_their_options_exist(path):
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if match := re.match(r"\s*attribkit ([a-z]\w*)([^#>]*)", line):
+                assert match[1] in commands(), line
+                options = re.findall(r"(?<=\s)(--?[a-z][\w-]*)", match[2])
+                assert set(options) <= {*commands()[match[1]], "--help"}, line
+
+
+def test_every_command_is_on_the_page_of_the_command_line():
+    page = (DOCS / "command_line.md").read_text()
+    assert all(f"`attribkit {name}" in page for name in commands())
 
 
 def assert_printed(printed, expected):
