@@ -1,9 +1,12 @@
 """Configuration of the documentation site: `make docs`."""
 
+import inspect
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import MinLen
 from sphinx.util.typing import stringify_annotation
 
 import attribkit
@@ -94,15 +97,19 @@ def escape_shapes(app, what, name, obj, options, lines):
 
 
 OPTION_TYPES = {
-    stringify_annotation(getattr(attribkit, name), "smart").replace("~", ""): name
+    stringify_annotation(getattr(attribkit, name), "smart"): name
     for name in ("PositiveInt", "PositiveFloat", "NonNegativeFloat", "Fraction", "OpenFraction", "Seed")
-}
+} | {stringify_annotation(Annotated[str, MinLen(1)], "smart"): "str"}
 
 
 def name_option_types(app, what, name, obj, options, signature, return_annotation):
-    """Write the types of options by their names, PositiveInt in place of Annotated[int, Ge(ge=1)]."""
+    """Write the types of options by their names, and leave out those of settings that pydantic validates."""
+    if signature and "pydantic" in signature:
+        parameters = inspect.signature(obj).parameters.values()
+        bare = [each.replace(annotation=inspect.Parameter.empty) for each in parameters]
+        return str(inspect.Signature(bare)), return_annotation
     for annotation, alias in OPTION_TYPES.items():
-        signature = signature and signature.replace("~", "").replace(annotation, alias)
+        signature = signature and signature.replace(annotation, alias)
     return signature, return_annotation
 
 
