@@ -48,6 +48,8 @@ html_theme_options = {
 }
 
 default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # names of other libraries, whose inventories need a network
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 4
 suppress_warnings = [

@@ -18,7 +18,7 @@ from attribkit._core.errors import printable
 from attribkit.cli._explain_files import ExplainedImage
 from attribkit.figures._figure import display_name
 
-SCHEMA = 1  # raised if a field is renamed, removed or changes its meaning
+MANIFEST_SCHEMA = 1  # raised if a field is renamed, removed or changes its meaning
 _PACKAGES = ("attribkit", "torch", "torchvision", "timm", "numpy")
 _LAYER_NOTE = re.compile(r"layer=(.+?): (.+)", re.DOTALL)
 
@@ -48,7 +48,7 @@ def manifest(
     used = [result.method for each in results for result in each.results]
     methods = {repr(method): method for method in used if isinstance(method, Method)}
     return {
-        "schema": SCHEMA,
+        "schema": MANIFEST_SCHEMA,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "model": _describe_model(source, model),
         "preprocessing": repr(preprocessing),
