@@ -26,11 +26,6 @@ class GroundTruth:
         pixel: Side lengths of a pixel of each mask in pixels of the photograph, (b, axes); None means 1.
         boxes: Bounding boxes in pixels of the mask, (b, n, 4), padded with rows of NaN. For images without boxes, the
             boxes around the connected parts of the mask are used.
-
-    Example:
-        >>> truth = GroundTruth(mask=mask)
-        >>> explainer.evaluate(explainer.attribute(x, "gradcam"), "pointing_game", mask=truth, preset="torchray")
-        tensor([1., 1.], dtype=torch.float64)
     """
 
     mask: Masks

@@ -50,11 +50,6 @@ def segment(x: Images, segments: int | GivenSegments | Tensor) -> SegmentLabels:
 
     Raises:
         InvalidInput: If given labels do not have the size of the images or are not integers.
-
-    Example:
-        >>> labels = segment(x, 20)
-        >>> labels.shape, labels.min().item()
-        (torch.Size([2, 1, 128, 128]), 0)
     """
     if isinstance(segments, int):
         return _superpixels(x, segments)

@@ -229,10 +229,6 @@ def substrate_images(x: Images, kind: str | Blur | GivenImages, seed: int = 0) -
 
     Raises:
         InvalidInput: The name is unknown, or the images do not have the shape of x.
-
-    Example:
-        >>> substrate_images(x, "blur").shape
-        torch.Size([2, 3, 128, 128])
     """
     if isinstance(kind, GivenImages):
         return _expand_images(kind.tensor, x)

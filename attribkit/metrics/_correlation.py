@@ -23,10 +23,6 @@ def spearman_correlation(one: Float[Tensor, "*rows k"], other: Float[Tensor, "*r
 
     It is Pearson's correlation of the ranks, where equal values have their mean rank. It is NaN where either row is
     constant up to rounding, or contains NaN.
-
-    Example:
-        >>> spearman_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
-        tensor(1., dtype=torch.float64)
     """
     undefined = _is_constant(one) | _is_constant(other) | (one.isnan() | other.isnan()).any(-1)
     return pearson_correlation(average_ranks(one), average_ranks(other)).masked_fill(undefined, torch.nan)

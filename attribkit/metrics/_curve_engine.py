@@ -41,11 +41,6 @@ def rank_pixels(heatmaps: Heatmaps, ties: Ties = "random", seed: int = 0) -> Int
 
     Returns:
         The rank of each pixel, (b, *space), from 0 for the largest value: ``ranks < n`` selects the n largest pixels.
-
-    Example:
-        >>> rank_pixels(torch.tensor([[[0.1, 0.7], [0.4, 0.2]]]))
-        tensor([[[3, 0],
-                 [1, 2]]], dtype=torch.int32)
     """
     return rank_units(heatmaps.flatten(1), ties, seed)[0].reshape(heatmaps.shape)
 

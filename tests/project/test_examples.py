@@ -16,7 +16,7 @@ from attribkit.registry import _discovery as discovery
 ROOT = Path(__file__).parents[2]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 WITH_EXAMPLE = (
-    *(getattr(attribkit, name) for name in ("load_model", "cam_head", "segment", "rank_pixels", "ModelSpec")),
+    *(getattr(attribkit, name) for name in ("load_model", "cam_head", "ModelSpec")),
     *(getattr(attribkit, name) for name in ("ClassLogit", "Probability", "Contrast", "Counterfactual", "MultiLabel")),
     *(getattr(attribkit, name) for name in ("Binary", "Unit", "Direction", "Region", "Box", "Similarity")),
     *(value for name, value in vars(Explainer).items() if inspect.isfunction(value) and not name.startswith("_")),
