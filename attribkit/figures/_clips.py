@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices, overlay, sections
 from attribkit._core.shapes import Pictures
 from attribkit.figures._figure import as_attribution_list, caption, display_name, displayed_pictures
+from attribkit.figures._files import PaperFigure
 from attribkit.figures._grid import Cell, grid
 
 _FRAMES, _SLICES = 8, 12
@@ -27,7 +27,7 @@ def strip(
     pictures: Sequence[Pictures] | None = None,
     frames: int = _FRAMES,
     titles: Sequence[str] = (),
-) -> Figure:
+) -> PaperFigure:
     """Draw rows for each clip: some of its frames, then the same frames overlaid with each attribution.
 
     Args:
@@ -38,7 +38,7 @@ def strip(
         titles: Title of each clip.
 
     Returns:
-        The figure; write it with `save_figure` or its ``savefig``.
+        The figure; write it with its method ``save``.
     """
     attributions = as_attribution_list(attributions, axes=5)
     length = attributions[0].x.shape[2]
@@ -69,7 +69,7 @@ def mosaic(
     slices: int = _SLICES,
     columns: int | None = None,
     pictures: Sequence[Pictures] | None = None,
-) -> Figure:
+) -> PaperFigure:
     """Draw slices of a volume along an axis in rows, in grey and overlaid with the map; all slices share its scale.
 
     Args:
@@ -80,7 +80,7 @@ def mosaic(
         pictures: One array of (d, h, w, 3) bytes to draw; None uses x, with its values scaled to 0 to 255.
 
     Returns:
-        The figure; write it with `save_figure` or its ``savefig``.
+        The figure; write it with its method ``save``.
     """
     (attribution,) = as_attribution_list(attribution, axes=5)
     if len(attribution) != 1 or axis not in (0, 1, 2):

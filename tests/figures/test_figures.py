@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
-from attribkit._core.pictures import encode_png, is_signed, overlay, scale_for_display, to_pictures
-from attribkit.figures import curves, save_figure
+from attribkit._core.pictures import SCORES, blend, encode_png, is_signed, overlay, scale_for_display, to_pictures
+from attribkit.figures import curves
 from attribkit.methods._gradcam import GradCAM
 from attribkit.methods._gradients import Saliency
 from attribkit.testing import tiny_cnn
@@ -28,26 +28,28 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     assert "Gradient: Simonyan et al." in drawn._supxlabel.get_text()
 
 
-def test_signed_maps_get_a_bar_of_their_own():
+def test_the_colour_bar_covers_negative_scores_if_there_are_any():
     x = torch.randn(1, 3, 8, 8)
     signed = Attribution(torch.randn(1, 1, 8, 8), x, ClassLogit(0), Saliency())
     unsigned = Attribution(torch.rand(1, 1, 8, 8), x, ClassLogit(0), GradCAM())
-    assert len(figure([signed, unsigned]).get_axes()) == 3 + 2
-    assert len(figure(signed).get_axes()) == 2 + 1
+    for attributions, ticks in (([signed, unsigned], [-1, 0, 1]), ([unsigned], [0, 1])):
+        axes = figure(attributions).get_axes()
+        assert len(axes) == 1 + len(attributions) + 1
+        assert list(axes[-1].get_xticks()) == ticks
 
 
 @pytest.mark.slow
 def test_the_same_figure_is_the_same_file(tmp_path, attributions):
     for ending in ("png", "pdf", "svg"):
         for name in ("a", "b"):
-            save_figure(figure(attributions), tmp_path / f"{name}.{ending}")
+            figure(attributions).save(tmp_path / f"{name}.{ending}")
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
 
 
 def test_an_unknown_ending_is_refused(tmp_path, attributions):
     with pytest.raises(AttribkitError, match=r"does not have a supported file extension: use one of .*png"):
-        save_figure(figure(attributions), tmp_path / "a.docx")
+        figure(attributions).save(tmp_path / "a.docx")
 
 
 def test_what_cannot_be_shown_is_refused(attributions):
@@ -66,9 +68,31 @@ def test_overlay_is_grey_where_the_map_is_zero_and_coloured_where_it_is_largest(
     heatmap = torch.zeros(4, 4)
     heatmap[1, 2] = 1
     drawn = overlay(picture, heatmap)
-    assert (drawn[0, 0] == 100).all()
+    assert np.ptp(drawn[0, 0]) == 0
+    assert 40 < drawn[0, 0, 0] < 100  # faded
     assert drawn[1, 2].std() > 0
-    assert np.array_equal(overlay(picture, torch.zeros(4, 4)), np.full((4, 4, 3), 100))
+    assert np.array_equal(overlay(picture, torch.zeros(4, 4)), np.full((4, 4, 3), drawn[0, 0, 0]))
+
+
+def luminance(pixels):
+    """The relative luminance of sRGB pixels."""
+    linear = np.where(pixels / 255 <= 0.04045, pixels / 255 / 12.92, ((pixels / 255 + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_scores_keep_their_order_in_grey_print(grey):
+    ramp = np.linspace(-1, 1, 201)[None]
+    levels = luminance(blend(np.full((1, 201, 3), grey, np.uint8), ramp).astype(float))[0]
+    far = np.abs(ramp[0]) > 0.25  # weaker scores are mostly the picture
+    assert (np.diff(levels[far]) > -0.004).all()
+    assert levels[0] < levels[100] < levels[-1]
+    assert levels[-1] - levels[0] > 0.3
+
+
+def test_blue_and_yellow_differ_for_colour_blind_readers():
+    negative, positive = (luminance(255 * np.array(SCORES(value)[:3])) for value in (0.0, 1.0))
+    assert (positive + 0.05) / (negative + 0.05) > 7  # contrast as in WCAG
 
 
 def test_scaling():
