@@ -1,4 +1,4 @@
-"""The figures of a run's folder."""
+"""The figures and LaTeX tables of a run's folder."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from attribkit._core.errors import InvalidInput, UnreadableFile
+from attribkit.benchmark._identity import write_text_atomically
 from attribkit.benchmark._statistics.summary import Summary
+from attribkit.benchmark._tables.latex import latex
 from attribkit.figures import PaperFigure, agreement, bars, check_ending, rankings
 from attribkit.figures._curves import CurvePanel, draw_curves
 from attribkit.figures._page import figure_width
@@ -26,7 +28,8 @@ def write_figures(
     """Write all figures that a run's folder can show.
 
     scores-KIND: the scores with intervals, for each kind of metric. rankings-MODEL: critical difference diagrams.
-    agreement: rank correlations of the metrics. curves-MODEL: mean curves, if the run has details.
+    agreement: rank correlations of the metrics. curves-MODEL: mean curves, if the run has details. tables.tex: the
+    scores, see `latex`.
 
     Args:
         folder: The output folder of a benchmark, with summary.json.
@@ -50,7 +53,8 @@ def write_figures(
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnreadableFile(f"The folder {str(output)!r} cannot be created ({error}): choose another one.") from error
-    paths = []
+    paths = [Path(output) / "tables.tex"]
+    write_text_atomically(paths[0], latex(summary, width))
     for name, figure in figures.items():
         paths.append(Path(output) / f"{name}{suffix}")
         figure.save(paths[-1])

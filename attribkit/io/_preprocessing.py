@@ -123,7 +123,7 @@ class Preprocessing:
             max_side: Largest side of the result in pixels; larger regions are reduced.
 
         Returns:
-            The region, (height, width, 3), with the aspect ratio of the model's images; black outside the photograph.
+            The region, (height, width, 3), with the aspect ratio of the model's images.
         """
         scaled = self._resized(image.height, image.width)
         ratios = [full / side for full, side in zip((image.height, image.width), scaled, strict=True)]
@@ -132,10 +132,8 @@ class Preprocessing:
         bottom, right = ((s + crop) * ratio for s, crop, ratio in zip(starts, self.size, ratios, strict=True))
         factor = min(max(ratios), max_side / max(self.size))
         tall, wide = (max(1, round(side * factor)) for side in self.size)
-        corner = math.floor(left), math.floor(top)
-        cropped = image.convert("RGB").crop((*corner, math.ceil(right), math.ceil(bottom)))
-        box = (left - corner[0], top - corner[1], right - corner[0], bottom - corner[1])
-        return np.asarray(cropped.resize((wide, tall), Image.Resampling.BICUBIC, box))
+        box = (left, top, min(right, image.width), min(bottom, image.height))
+        return np.asarray(image.convert("RGB").resize((wide, tall), Image.Resampling.BICUBIC, box))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of a photograph before the crop."""

