@@ -1,6 +1,7 @@
 """Figures of attributions, visualizations, metrics and benchmarks, for papers and notebooks."""
 
 from attribkit.figures._clips import animate, mosaic, strip, write_clip
+from attribkit.figures._comparisons import attention, before_after, classes, layers, overlays
 from attribkit.figures._curves import curves
 from attribkit.figures._figure import figure, gallery
 from attribkit.figures._files import PaperFigure, check_ending
@@ -15,8 +16,11 @@ __all__ = [
     "PaperFigure",
     "agreement",
     "animate",
+    "attention",
     "bars",
+    "before_after",
     "check_ending",
+    "classes",
     "curves",
     "draw_feature_maps",
     "draw_filters",
@@ -25,7 +29,9 @@ __all__ = [
     "figure",
     "gallery",
     "grid",
+    "layers",
     "mosaic",
+    "overlays",
     "rankings",
     "strip",
     "write_clip",

@@ -69,7 +69,7 @@ def figure(
     _check_smooth(smooth, attributions[0])
     outlines = _for_each_image("mask", mask, len(pictures))
     edges = _boxes_in_pictures(_for_each_image("boxes", boxes, len(pictures)), attributions[0], pictures)
-    classes = _class_titles(attributions)
+    classes = _class_titles(attributions) if names is None else [[""] * len(pictures)] * len(attributions)
     rows = [
         [Cell(picture, None, outline, edge)]
         + [
