@@ -219,7 +219,7 @@ def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes:
         )
     if len(shapes[0]) != axes:
         raise InvalidInput(
-            "figure draws images (b, c, h, w); strip, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
+            "figure draws images (b, c, h, w); frames, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
             f"images of shape {shapes[0]}."
         )
     return attributions

@@ -17,7 +17,7 @@ _LARGE = 2.6  # inches, side of a cell that holds tiles
 _FRAME = 2  # pixels, width of the analytic field's frame in a picture of 224
 
 
-def draw_filters(filters: Filters, max_filters: int = 64) -> PaperFigure:
+def filters(filters: Filters, max_filters: int = 64) -> PaperFigure:
     """Draw a tile for each of the first filters; the title states their number.
 
     Each filter is scaled by its largest magnitude, with zero as mid-grey. Filters of three channels are drawn in red,
@@ -30,7 +30,7 @@ def draw_filters(filters: Filters, max_filters: int = 64) -> PaperFigure:
     return grid([[_filter_cell(filters, max_filters)]], side=_LARGE)
 
 
-def draw_feature_maps(maps: FeatureMaps, max_channels: int = 8) -> PaperFigure:
+def feature_maps(maps: FeatureMaps, max_channels: int = 8) -> PaperFigure:
     """Draw a row for each image: the picture, then its channels by decreasing mean activation.
 
     Each map has its own scale; zero and negative values are black.
@@ -47,12 +47,12 @@ def draw_feature_maps(maps: FeatureMaps, max_channels: int = 8) -> PaperFigure:
     return grid(rows, caption=_channels_caption(maps, max_channels))
 
 
-def draw_receptive_field(field: ReceptiveField) -> PaperFigure:
+def receptive_field(field: ReceptiveField) -> PaperFigure:
     """Draw the effective field as a heatmap, framed by the analytic field of the same unit; the caption has sizes."""
     return grid([[_field_cell(field)]], caption=_sizes_caption(field), side=_LARGE)
 
 
-def draw_inspection(
+def inspection(
     maps: FeatureMaps, field: ReceptiveField, filters: Filters | None = None, picture: Picture | None = None
 ) -> PaperFigure:
     """Draw one layer in a row: the image, its filters, the feature maps of the first image, and the receptive field.

@@ -196,9 +196,9 @@ def _wrap_line(line: str, width: float, size: float) -> Iterator[str]:
 
 
 def _break_word(word: str, width: float, size: float) -> tuple[str, str]:
-    """Split a word that is too wide, after a hyphen or underscore if possible, else with a hyphen."""
+    """Split a word that is too wide, after a sign such as a hyphen or underscore if possible, else with a hyphen."""
     ends = [end for end in range(1, len(word)) if text_width(f"{word[:end]}-", size) <= width] or [1]
-    after_sign = [end for end in ends if word[end - 1] in "-_"]
+    after_sign = [end for end in ends if word[end - 1] in "-_./:"]
     if after_sign:
         return word[: after_sign[-1]], word[after_sign[-1] :]
     parts = math.ceil(len(word) / ends[-1])
@@ -214,7 +214,7 @@ def _shorten(line: str, width: float, size: float) -> str:
 
 def _title_size(titles: Iterable[str], width: float) -> float:
     """Return the largest size at which no word of the titles is broken, at least _LEAST_TITLE points."""
-    words = [part for title in titles for word in title.split() for part in re.split("(?<=[-_])", word)]
+    words = [part for title in titles for word in title.split() for part in re.split("(?<=[-_./:])", word)]
     widest = max((text_width(word, TITLE) for word in words), default=0.0)
     return max(_LEAST_TITLE, min(TITLE, TITLE * width / widest)) if widest else TITLE
 

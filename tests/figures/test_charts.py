@@ -215,10 +215,11 @@ def run(tmp_path_factory):
 def test_the_command_writes_all_figures_of_a_run(run, tmp_path):
     shown = CliRunner().invoke(app, ["figures", str(run), "-o", str(tmp_path / "a"), "--width", "ieee"])
     assert shown.exit_code == 0, shown.output
-    names = ["agreement", "curves-zoo-cnn", "rankings-zoo-cnn", "scores-faithfulness", "scores-localization"]
+    names = ["agreement", "curves-zoo-cnn", "rankings-zoo-cnn", "scores-faithfulness", "scores-localization", "tables"]
     assert sorted(path.stem for path in (tmp_path / "a").iterdir()) == names
     write_figures(run, tmp_path / "b", width="ieee")
-    for name in names:
+    assert (tmp_path / "a" / "tables.tex").read_text() == (tmp_path / "b" / "tables.tex").read_text()
+    for name in names[:-1]:
         assert (tmp_path / "a" / f"{name}.pdf").read_bytes() == (tmp_path / "b" / f"{name}.pdf").read_bytes()
 
 
