@@ -29,6 +29,7 @@ from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".pdf", ".svg", ".eps", ".tif", ".tiff", ".webp"})
 _SHOWN = 8  # maximum number of pictures in a notebook
 
 
@@ -147,11 +148,17 @@ class Attribution:
         The file is written completely or not at all; an error leaves the previous file unchanged.
 
         Args:
-            path: Path of the file.
+            path: Path of the file, such as "gradcam.safetensors"; ``figure(attribution).save(path)`` writes a picture.
 
         Raises:
+            InvalidInput: If the path has the suffix of a picture.
             UnreadableFile: If the file cannot be written.
         """
+        if Path(path).suffix.lower() in _PICTURES:
+            raise InvalidInput(
+                f"save writes the tensors, not a picture, got {str(path)!r}: use a suffix such as .safetensors, or "
+                "write a picture with attribkit.figure(attribution).save(path)."
+            )
         record: dict[str, Any] = {
             "target": target_record(self.target),
             "method": method_record(self.method),
