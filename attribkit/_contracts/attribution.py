@@ -29,7 +29,7 @@ from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
-_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".pdf", ".svg", ".eps", ".tif", ".tiff", ".webp"})
+_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".eps", ".tif", ".tiff", ".webp")
 _SHOWN = 8  # maximum number of pictures in a notebook
 
 
@@ -154,7 +154,7 @@ class Attribution:
             InvalidInput: If the path has the suffix of a picture.
             UnreadableFile: If the file cannot be written.
         """
-        if Path(path).suffix.lower() in _PICTURES:
+        if str(path).lower().endswith(_PICTURES):
             raise InvalidInput(
                 f"save writes the tensors, not a picture, got {str(path)!r}: use a suffix such as .safetensors, or "
                 "write a picture with attribkit.figure(attribution).save(path)."
