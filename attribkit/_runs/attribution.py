@@ -1,5 +1,6 @@
 """Run an attribution method and check what it returns."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -58,11 +59,20 @@ def run_attribution(
     scores = to_full_precision(scores.detach()).contiguous()
     diagnosis = diagnosis_of(model, x, target).notes if model.diagnostics.ran else []
     notes = (*model.inputs.notes(), *model.notes, *diagnosis, *_notes_on_scores(scores, x.dtype))
-    attribution = Attribution(scores, x, target, own, notes, extent=_extent(own, model, scores))
+    attribution = Attribution(
+        scores, x, target, own, notes, extent=_extent(own, model, scores), model=_model_name(model.module)
+    )
     if axes is None:
         return attribution
     notes = (note, *notes) if note else notes
     return replace(attribution, method=method, notes=notes).from_channels_first(ImageAxes(axes))
+
+
+def _model_name(module: Any) -> str:
+    """Return the architecture of a timm model, or the name of the class."""
+    config = getattr(module, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, Mapping) else None
+    return architecture or type(module).__name__
 
 
 def _extent(method: Method, model: HookedModel, scores: Tensor) -> Extent | None:

@@ -19,7 +19,7 @@ from attribkit.benchmark._settings.validation_errors import at_setting
 from attribkit.benchmark._statistics import Summary, summarise
 from attribkit.benchmark._store import Failure, Store, lock_folder
 from attribkit.benchmark._tables.csv_files import FORMULA, write_csv
-from attribkit.benchmark._tables.rendering import latex
+from attribkit.benchmark._tables.latex import latex
 from attribkit.benchmark._work import run_serially, set_threads
 
 Executor = Callable[[Configuration, Plan, Any, Store, Sequence[ShardTask]], None]

@@ -84,7 +84,7 @@ def inspect(
     """Show the filters, the feature maps and the receptive field of a layer."""
     from attribkit.cli._explain_files import prepare_output
     from attribkit.cli._inspect_files import inspect_layer
-    from attribkit.figures import check_ending, save_figure
+    from attribkit.figures import check_ending
     from attribkit.io._preprocessing import read_image
 
     check_ending(output)
@@ -96,7 +96,7 @@ def inspect(
     print_table(inspected.facts, f"{model} {inspected.layer}")
     for note in inspected.notes:
         write_line(f"note: {note}")
-    save_figure(inspected.figure, output)
+    inspected.figure.save(output)
     write_line(f"written: {output}")
 
 
@@ -123,7 +123,7 @@ def visualize(
 ) -> None:
     """Generate images that maximise the score of classes, or the activation of channels."""
     from attribkit.cli._explain_files import prepare_output
-    from attribkit.figures import check_ending, gallery, save_figure
+    from attribkit.figures import check_ending, gallery
 
     check_ending(output)
     prepare_output(output)
@@ -133,7 +133,7 @@ def visualize(
     loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
     explainer = explainer_of(loaded, overridden(loaded.preprocessing, mean=mean, std=std, resize=None), device)
     results = [explainer.visualize(unit, visualizer, size=size, **options) for unit in units]
-    save_figure(gallery(results), output)
+    gallery(results).save(output)
     rows = [
         {"unit": name, "response": f"{response:.3g}"}
         for each in results

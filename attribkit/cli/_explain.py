@@ -74,7 +74,7 @@ def explain_command(
 
     clips = _clip_preprocessing(model, frames)
     prepare_output(output, clips=clips is not None)
-    style = FigureStyle(parse_width(width), scale)
+    style = FigureStyle(None if width is None else parse_width(width), scale)
     if target is not None and top > 1:
         raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
     methods = methods_with_options(method, option)
