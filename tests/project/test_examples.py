@@ -10,18 +10,28 @@ from pathlib import Path
 import pytest
 
 import attribkit
-from attribkit import Attribution, Explainer, registry, zoo
+from attribkit import Attribution, Explainer, figures, registry, zoo
 from attribkit.registry import _discovery as discovery
 
 ROOT = Path(__file__).parents[2]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 WITH_EXAMPLE = (
-    *(getattr(attribkit, name) for name in ("load_model", "cam_head", "ModelSpec")),
+    *(getattr(attribkit, name) for name in ("load_model", "cam_head")),
     *(getattr(attribkit, name) for name in ("ClassLogit", "Probability", "Contrast", "Counterfactual", "MultiLabel")),
     *(getattr(attribkit, name) for name in ("Binary", "Unit", "Direction", "Region", "Box", "Similarity")),
     *(value for name, value in vars(Explainer).items() if inspect.isfunction(value) and not name.startswith("_")),
     *(Explainer, Attribution, registry.register, zoo.scene),
 )
+
+
+FURTHER = {  # names of examples on other models
+    "attention": lambda: {"explainer": Explainer(attribkit.load_model("zoo:vit").model)},
+    "before_after": lambda: dict.fromkeys(("pretrained", "finetuned"), attribkit.load_model("zoo:cnn").model),
+    "classes": lambda: {
+        "explainer": Explainer(attribkit.load_model("timm:resnet10t").model),
+        "labels": ["tabby", "golden retriever", "tabby, not golden retriever"],
+    },
+}
 
 
 def examples():
@@ -38,7 +48,7 @@ def names():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api" / "index.md").read_text(), re.DOTALL)
     defined = {name: getattr(attribkit, name) for name in attribkit.__all__}
     exec(code, defined)
-    yield defined
+    yield {name: getattr(figures, name) for name in figures.__all__} | defined
     discovery.load_plugins.cache_clear()  # forgets what an example registers
 
 
@@ -46,7 +56,7 @@ def names():
 @pytest.mark.parametrize("test", list(examples()), ids=lambda test: test.name)
 def test_the_example(test, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    test.globs = names
+    test.globs = names | FURTHER.get(test.name.rpartition(".")[2], dict)()
     report = []
     doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append, clear_globs=False)
     assert not report, "".join(report)
