@@ -1,23 +1,132 @@
-"""Progress bars."""
+"""Progress of long loops: bars in notebooks and terminals, a line from time to time in logs."""
 
+import sys
+import time
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from operator import length_hint
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, autonotebook, std
 
-_DELAY = 3.0  # seconds before a bar is shown
+with warnings.catch_warnings():  # a notebook without ipywidgets gets lines, as a log does
+    warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)
+    from tqdm.auto import tqdm
+
+_DELAY = 2.0  # seconds before a loop shows its progress
+_LINE_INTERVAL = 30.0  # least seconds between two lines of a log, over all loops
 
 Item = TypeVar("Item")
 Bar = Any  # a bar of tqdm, which is untyped
 
+class _Scope(NamedTuple):
+    """What loops share: whether their progress is shown, and the open bars."""
+
+    shown: bool
+    bars: set[Bar]
+
+
+_scope: ContextVar[_Scope] = ContextVar("scope", default=_Scope(True, set()))  # noqa: B039  # shared by all threads
+
+
+@contextmanager
+def progress_shown(shown: bool) -> Iterator[None]:
+    """Show or hide the progress of all loops in this context; what an outer context hides remains hidden.
+
+    At the end, it closes the bars of loops that an exception has interrupted, which its traceback keeps alive.
+    """
+    scope = _Scope(_scope.get().shown and shown, set())
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+        for bar in scope.bars:
+            _close(bar)
+
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items; show a progress bar in a terminal if they take more than a few seconds."""
-    yield from tqdm(items, what, total, leave=False, disable=None, delay=_DELAY)
+    """Yield the items; show the progress if they take more than two seconds.
+
+    Notebooks and terminals show a bar, which disappears at the end. Other outputs, such as log files, get at most one
+    line in 30 seconds. ``Explainer(model, show_progress=False)`` shows nothing.
+
+    Args:
+        items: The items.
+        what: Name of the items, in the plural.
+        total: Number of items; None uses their length, if they have one.
+    """
+    with Progress(what, length_hint(items) or None if total is None else total) as progress:
+        for item in items:
+            yield item
+            progress.update()
 
 
-def progress_bar(what: str, total: int) -> AbstractContextManager[Bar]:
-    """Return a progress bar that a terminal shows at once, for work with a slow first step."""
-    progress: AbstractContextManager[Bar] = tqdm(None, what, total, leave=False, disable=None)
-    return progress
+class Progress:
+    """Progress of one loop, which is shown once the loop has run for two seconds.
+
+    The bar of tqdm is created only then, since a widget of a notebook costs milliseconds.
+
+    Args:
+        what: Name of the items, in the plural.
+        total: Number of items; None if it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total = what, total
+        self._start, self._done = time.monotonic(), 0
+        self._bar: Bar = None
+
+    def update(self, items: int = 1) -> None:
+        """Count items as finished."""
+        self._done += items
+        if self._bar is not None:
+            self._bar.update(items)
+        elif self._done != self.total and (seconds := time.monotonic() - self._start) >= _DELAY:
+            self._bar = open_bar(self.what, self.total)
+            if not self._bar.disable:
+                self._bar.start_t -= seconds
+                self._bar.last_print_t -= seconds
+            self._bar.update(self._done)
+            self._bars = _scope.get().bars
+            self._bars.add(self._bar)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bars.discard(self._bar)
+            _close(self._bar)
+
+
+def _close(bar: Bar) -> None:
+    bar.total = bar.n  # otherwise a notebook keeps the bar of a loop that ended early
+    bar.close()
+
+
+def open_bar(what: str, total: int | None) -> Bar:
+    """Return a bar of tqdm that is shown at once, for work with a slow first step; a context manager."""
+    if not _scope.get().shown or sys.stderr is None:
+        return tqdm(desc=what, total=total, disable=True)
+    if autonotebook.tqdm is std.tqdm and not sys.stderr.isatty():
+        return _LogLines(desc=what, total=total)
+    return tqdm(desc=what, total=total, leave=False)
+
+
+class _LogLines(std.tqdm):  # type: ignore[misc]
+    """Progress as lines, without control characters; at most one line in 30 seconds, over all loops."""
+
+    _last: ClassVar[float | None] = None  # time of the last line
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ncols=0, gui=True, **options)  # gui: only `display` writes
+
+    def display(self, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        if _LogLines._last is None or now - _LogLines._last >= _LINE_INTERVAL:
+            _LogLines._last = now
+            self.fp.write(f"{self}\n")
+            self.fp.flush()

@@ -15,6 +15,7 @@ from attribkit._core.errors import OWN_FORWARD, InvalidInput, UnknownName, Unsup
 from attribkit._core.inputs import Inputs, inject_inputs
 from attribkit._core.layouts import Extent, Extents, Layout
 from attribkit._core.nested import tensors_in
+from attribkit._core.progress import Progress
 from attribkit._core.shapes import Images, PerImage
 from attribkit._core.spec import ModelSpec
 from attribkit._engine.diagnostics import Diagnostics, FirstScore
@@ -345,28 +346,30 @@ class BatchedModel:
         parts: list[list[Tensor]] = []
         evaluations: list[list[TargetEvaluation]] = [[] for _ in targets]
         start = 0
-        while start < len(x):
-            images = slice(start, min(len(x), start + (self._batching.batch_size or len(x))))
-            chunk = [TargetEvaluation(target, images, self._wrap_outputs) for target in targets]
-            self._chunk, failed = inputs.subset(images), False
-            try:
-                parts.append(run(x[images], chunk))
-            except RunsDiffer:
-                self._batching.batch_size, failed = 1, True
-            except RuntimeError as error:
-                if not self._batching.can_retry(error, x[images]):
-                    raise
-                failed = True
-            finally:
-                self._chunk = None
-            if failed:
-                free_memory(x.device)  # after the except clause, since the error references tensors
-                continue
-            for earlier, evaluation in zip(evaluations, chunk, strict=True):
-                earlier.append(evaluation)
-                if evaluation.finite is not None:
-                    self.diagnostics.add_finite(evaluation.finite)
-            start = images.stop
+        with Progress("images", len(x)) as progress:
+            while start < len(x):
+                images = slice(start, min(len(x), start + (self._batching.batch_size or len(x))))
+                chunk = [TargetEvaluation(target, images, self._wrap_outputs) for target in targets]
+                self._chunk, failed = inputs.subset(images), False
+                try:
+                    parts.append(run(x[images], chunk))
+                except RunsDiffer:
+                    self._batching.batch_size, failed = 1, True
+                except RuntimeError as error:
+                    if not self._batching.can_retry(error, x[images]):
+                        raise
+                    failed = True
+                finally:
+                    self._chunk = None
+                if failed:
+                    free_memory(x.device)  # after the except clause, since the error references tensors
+                    continue
+                for earlier, evaluation in zip(evaluations, chunk, strict=True):
+                    earlier.append(evaluation)
+                    if evaluation.finite is not None:
+                        self.diagnostics.add_finite(evaluation.finite)
+                progress.update(images.stop - start)
+                start = images.stop
         if bound:
             self._keep_decisions(targets, evaluations)
         joined = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]

@@ -15,6 +15,7 @@ from attribkit._core.annotations import describe_plugin
 from attribkit._core.errors import AttribkitError, InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth, as_ground_truth
 from attribkit._core.inputs import has_other_inputs
+from attribkit._core.progress import progress_shown, track
 from attribkit._core.shapes import Images
 from attribkit._core.substrates import options_channels_first
 from attribkit._engine.model import HookedModel
@@ -52,11 +53,13 @@ class MetricSession:
         model: The model, bound to `x`.
         x: Images, (b, c, *space).
         mask: The mask or GroundTruth of the images; None without annotations.
+        show_progress: Whether metrics that take long show their progress.
     """
 
     model: HookedModel
     x: Images
     mask: Any
+    show_progress: bool = True
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> MetricResult:
         """Score attributions by a metric.
@@ -71,7 +74,13 @@ class MetricSession:
         Raises:
             InvalidInput: If the attributions do not belong together or to the images of the session.
         """
-        with error_context("model", self.model.module), error_context("metric", metric), frozen(self.model.module):
+        module = self.model.module
+        with (
+            progress_shown(self.show_progress),
+            error_context("model", module),
+            error_context("metric", metric),
+            frozen(module),
+        ):
             check_attributions(attributions)
             channels_first, target = (
                 options_channels_first(metric, self.model.spec.axes),
@@ -130,7 +139,7 @@ def run_metric(metric: Metric, model: HookedModel, attributions: Sequence[Attrib
         elif isinstance(metric, Complexity):
             result = MetricResult(metric, torch.stack([metric(each) for each in attributions]))
         elif isinstance(metric, Robustness):
-            values = torch.stack([metric(model, each) for each in attributions])
+            values = torch.stack([metric(model, each) for each in track(attributions, "maps")])
             details = [metric.details(model, each) for each in attributions]
             stacked = {key: torch.stack([each[key] for each in details]) for key in details[0]}
             result = MetricResult(metric, values, stacked)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from attribkit._core.errors import UnreadableFile
+from attribkit._core.progress import progress_shown
 from attribkit._core.tensors import resolve_device
 from attribkit.benchmark._identity import claim_folder, identity, write_atomically, write_text_atomically
 from attribkit.benchmark._ray_actors import run_on_ray
@@ -48,7 +49,7 @@ class Results:
     notes: Sequence[str] = ()
 
 
-def benchmark(configuration: Configuration | str | Path) -> Results:
+def benchmark(configuration: Configuration | str | Path, *, show_progress: bool = True) -> Results:
     """Explain images with several methods and models, and score the maps with several metrics.
 
     Units that are finished in the output folder are not computed again. Errors of methods, metrics and images do not
@@ -56,6 +57,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
 
     Args:
         configuration: The configuration, or the path of its TOML file.
+        show_progress: Whether the progress is shown, as for `Explainer`.
 
     Returns:
         The rows and failures.
@@ -76,7 +78,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         data = configuration.data.make()
     plan = make_plan(configuration, len(data))
     folder = _make_folder(configuration.output)
-    with lock_folder(folder), set_threads(configuration.threads):
+    with progress_shown(show_progress), lock_folder(folder), set_threads(configuration.threads):
         run_identity = identity(configuration, plan, data)
         claim_folder(folder, run_identity, configuration)
         extras = {"maps": configuration.save_maps, "details": configuration.save_details}

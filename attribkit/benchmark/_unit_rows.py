@@ -122,7 +122,7 @@ class ShardScores:
 
     def compute(self) -> None:
         """Compute all metrics, one after the other, with a common cache of model outputs."""
-        for title, metric in track(self.metrics.items(), "metrics", len(self.metrics)):
+        for title, metric in track(self.metrics.items(), "metrics"):
             if sides := self._sides(metric):
                 self._try(title, sides)
         self._session = None  # frees the cache

@@ -155,7 +155,7 @@ class Worker:
 
 def run_serially(configuration: Configuration, plan: Plan, data: Any, store: Store, tasks: Sequence[ShardTask]) -> None:
     """Compute the tasks one after the other, model by model."""
-    pending = track(tasks, "shards", len(tasks))
+    pending = track(tasks, "shards")
     for model, of_model in groupby(pending, key=lambda task: task.model):
         worker = Worker(configuration, plan, data, store, model)
         for task in of_model:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribkit._contracts.method import Method
 from attribkit._core.options import NonNegativeFloat, OneOrMore, PositiveInt, Seed
+from attribkit._core.progress import track
 from attribkit._core.shapes import Images, PerImage, Scores
 from attribkit._core.substrates import GivenImages, Substrate, substrate_images
 from attribkit._engine.model import HookedModel
@@ -62,7 +63,7 @@ class IntegratedGradients(Method):
             )
             return scores
         maps = []
-        for image in range(len(x)):  # one by one: the steps of an image depend on no other
+        for image in track(range(len(x)), "images"):  # one by one: the steps of an image depend on no other
             i = slice(image, image + 1)
             one_start = [start[i] for start in starts]
             maps.append(self._refine(model.subset(i), x[i], one_start, ends[:, i], target.subset(i), image))

@@ -51,7 +51,7 @@ def euclidean_norms(maps: Tensor) -> Float[Tensor, " b"]:
 
 def _noisy_images(x: Images, noise: Noise, samples: int, seed: int) -> Iterator[Images]:
     generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(samples), "noisy images", samples):
+    for _ in track(range(samples), "noisy images"):
         yield x + noise((1, *x.shape[1:]), generator).to(x)
 
 

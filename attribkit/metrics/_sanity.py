@@ -326,7 +326,7 @@ class ParameterRandomisation(Robustness):
         stages = model.cached(key, lambda: randomisation_stages(model, attribution.x, self.stages))
         random_copy, similarities = RandomCopy(model, self.seed), []
         heatmap = _magnitudes_if(self.magnitudes, self.heatmap(attribution))
-        for names in track(stages, "stages", len(stages)):
+        for names in track(stages, "stages"):
             random_copy.randomise(names)
             random_heatmap = self._random_heatmap(random_copy, attribution)
             similarities.append(similarity(self.similarity, heatmap, random_heatmap))
