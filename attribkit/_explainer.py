@@ -20,6 +20,7 @@ from attribkit._core.errors import InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth
 from attribkit._core.inputs import Inputs, check_image_name, validate_inputs
 from attribkit._core.progress import progress_shown, track
+from attribkit._core.representations import repr_with_notes
 from attribkit._core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit._core.spec import ModelSpec
 from attribkit._engine.forward import Requirements
@@ -478,7 +479,8 @@ class Explainer:
             return model.attention_gates(images)
 
     def __repr__(self) -> str:
-        return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
+        text = f"Explainer({type(self.model.module).__name__}, spec={self.model.spec!r})"
+        return repr_with_notes(text, self.model.findings() or ["layer and outputs: determined by the first call"])
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attribkit import registry, zoo
 from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, join_names
 from attribkit._core.python_files import import_file
+from attribkit._core.representations import short_value
 from attribkit._core.spec import ModelSpec
 from attribkit.io._preprocessing import ClipPreprocessing, Preprocessing
 
@@ -31,6 +32,9 @@ class LoadedModel(NamedTuple):
 
     model: nn.Module
     preprocessing: Any
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({short_value(self.model)}, {short_value(self.preprocessing)})"
 
 
 def load_model(

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
+from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Masks
 
 # Left, top, right and bottom edges in pixels; those of the image are 0, 0, w, h. Rows of NaN pad the shorter lists.
@@ -31,6 +32,8 @@ class GroundTruth:
     mask: Masks
     pixel: Float[Tensor, "b axes"] | None = None
     boxes: BoxEdges | None = None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.mask)

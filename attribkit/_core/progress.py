@@ -21,6 +21,7 @@ _LINE_INTERVAL = 30.0  # least seconds between two lines of a log, over all loop
 Item = TypeVar("Item")
 Bar = Any  # a bar of tqdm, which is untyped
 
+
 class _Scope(NamedTuple):
     """What loops share: whether their progress is shown, and the open bars."""
 

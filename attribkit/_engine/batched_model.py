@@ -76,7 +76,7 @@ class BatchedModel:
         model = self.fork()
         model._x, model.inputs, model._resolved, model._results = x, inputs or Inputs(), [], []
         model.diagnostics, model._cache, model._layers = Diagnostics(), {}, {}
-        model._reader = OutputReader(self.spec.outputs)
+        model._reader = self._batching.reader = OutputReader(self.spec.outputs)
         self._batching.forget_if_changed(self.module)
         return model
 
@@ -92,6 +92,19 @@ class BatchedModel:
         for i in range(len(self._x)):
             images = slice(i, i + 1)
             yield self.subset(images), target.subset(images) if target else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.module).__name__}, images {tuple(self._x.shape)})"
+
+    def findings(self) -> list[str]:
+        """Return what earlier calls found: the default layer for the last image size, and the kind of outputs."""
+        found = []
+        for layers in list(self._batching.forwards.values())[-1:]:
+            if isinstance(layers.choice, DefaultLayers):
+                names = join_names(repr(layers.name_of(each)) for each in layers.choice.joint)
+                found.append(f"layer={names}: {layers.choice.reason}")
+        reader = self._batching.reader
+        return [*found, *([f"outputs: {reader.summary}"] if reader and reader.summary else [])]
 
     @property
     def images(self) -> Images:

@@ -16,6 +16,7 @@ from attribkit._core.errors import AttribkitError, InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth, as_ground_truth
 from attribkit._core.inputs import has_other_inputs
 from attribkit._core.progress import progress_shown, track
+from attribkit._core.representations import repr_with_notes, short_repr
 from attribkit._core.shapes import Images
 from attribkit._core.substrates import options_channels_first
 from attribkit._engine.model import HookedModel
@@ -24,6 +25,9 @@ from attribkit._runs.validation import read_only, refuse_exits
 from attribkit._state.hooks import frozen
 from attribkit._targets.resolution import as_target
 from attribkit._targets.target import NoTarget, Target
+
+_MEANS_SHOWN = 8  # maps whose mean is part of the repr
+_BETTER = {True: "; higher is better", False: "; lower is better", None: ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,15 @@ class MetricResult:
     values: Float[Tensor, "m b"]
     details: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{mean:.3g}" for mean in self.values.double().nanmean(1)[:_MEANS_SHOWN].tolist())
+        more = ", ..." if len(self.values) > _MEANS_SHOWN else ""
+        better = _BETTER[self.metric.higher_is_better]
+        details = f", details {', '.join(self.details)}" if self.details else ""
+        shape = tuple(self.values.shape)
+        text = f"MetricResult({self.metric!r}, values {shape}, mean of each map {means}{more}{better}{details})"
+        return repr_with_notes(text, self.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +73,8 @@ class MetricSession:
     x: Images
     mask: Any
     show_progress: bool = True
+
+    __repr__ = short_repr
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> MetricResult:
         """Score attributions by a metric.

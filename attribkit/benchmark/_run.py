@@ -11,6 +11,7 @@ from pyarrow import csv
 
 from attribkit._core.errors import UnreadableFile
 from attribkit._core.progress import progress_shown
+from attribkit._core.representations import repr_with_notes
 from attribkit._core.tensors import resolve_device
 from attribkit.benchmark._identity import claim_folder, identity, write_atomically, write_text_atomically
 from attribkit.benchmark._ray_actors import run_on_ray
@@ -47,6 +48,14 @@ class Results:
     rows: pa.Table
     failures: Sequence[Failure]
     notes: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        text = (
+            f"Results({len(self.plan.models)} models, {len(self.plan.methods)} methods, {len(self.plan.metrics)} "
+            f"metrics, {self.plan.images} images: {self.rows.num_rows} rows, {len(self.failures)} failures, in "
+            f"{str(self.store.folder)!r})"
+        )
+        return repr_with_notes(text, self.notes)
 
 
 def benchmark(configuration: Configuration | str | Path, *, show_progress: bool = True) -> Results:

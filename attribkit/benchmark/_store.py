@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attribkit._core.errors import AttribkitError, UnreadableFile
 from attribkit._core.layouts import Extent
+from attribkit._core.representations import short_repr
 from attribkit.benchmark._identity import (
     Identity,
     remove_unfinished,
@@ -85,6 +86,8 @@ class Failure:
     method: str | None = None
     metric: str | None = None
     image: str | None = None
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         where = (self.model, self.method, self.metric, self.image, f"shard {self.shard}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices
+from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Pictures
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Clip:
     frame_indices: tuple[int, ...]
     length: int
     rate: float | None = None
+
+    __repr__ = short_repr
 
     @property
     def chosen_rate(self) -> float | None:

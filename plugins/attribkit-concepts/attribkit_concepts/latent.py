@@ -19,7 +19,6 @@ Basis = tuple[tuple[float, ...], ...]  # k concepts of d channels
 Change = Callable[[Tensor], Tensor]  # maps a layer's output to another of the same shape
 
 
-
 @dataclass(frozen=True, repr=False)
 class ConceptCoefficients(Method):
     """Coefficient of each concept at each cell of the layer's grid, (b, k, *grid), by non-negative least squares.
@@ -71,10 +70,7 @@ class MaskedConceptScores(Method):
         points = jansen_design(len(self.basis), self.designs, self.sequence, self.seed)
         masks = torch.cat([torch.ones_like(points[:1]), points])
         images = model.one_by_one(model.resolve(target))
-        rows = [
-            self._scores_of_one(one, own, masks)
-            for one, own in track(images, "images", len(x))
-        ]
+        rows = [self._scores_of_one(one, own, masks) for one, own in track(images, "images", len(x))]
         return torch.stack(rows).view(len(x), -1, *(1,) * (x.ndim - 2))
 
     def _scores_of_one(self, model: HookedModel, target: Target, masks: Tensor) -> Tensor:
