@@ -9,13 +9,15 @@ from contextvars import ContextVar
 from operator import length_hint
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
-from tqdm import TqdmWarning, autonotebook, std
+from tqdm import TqdmWarning, std
+from tqdm.asyncio import tqdm_asyncio
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets lines, as a log does
     warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)
     from tqdm.auto import tqdm
 
 _DELAY = 2.0  # seconds before a loop shows its progress
+_INNER_DELAY = 10.0  # the same for a loop inside a loop that shows its progress
 _LINE_INTERVAL = 30.0  # least seconds between two lines of a log, over all loops
 
 Item = TypeVar("Item")
@@ -23,10 +25,15 @@ Bar = Any  # a bar of tqdm, which is untyped
 
 
 class _Scope(NamedTuple):
-    """What loops share: whether their progress is shown, and the open bars."""
+    """What loops share: whether their progress is shown, the open bars, and whether an outer scope has open bars."""
 
     shown: bool
     bars: set[Bar]
+    inner: bool = False
+
+    @property
+    def delay(self) -> float:
+        return _INNER_DELAY if self.inner or self.bars else _DELAY
 
 
 _scope: ContextVar[_Scope] = ContextVar("scope", default=_Scope(True, set()))  # noqa: B039  # shared by all threads
@@ -38,7 +45,8 @@ def progress_shown(shown: bool) -> Iterator[None]:
 
     At the end, it closes the bars of loops that an exception has interrupted, which its traceback keeps alive.
     """
-    scope = _Scope(_scope.get().shown and shown, set())
+    outer = _scope.get()
+    scope = _Scope(outer.shown and shown, set(), outer.inner or bool(outer.bars))
     token = _scope.set(scope)
     try:
         yield
@@ -66,7 +74,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
 
 
 class Progress:
-    """Progress of one loop, which is shown once the loop has run for two seconds.
+    """Progress of one loop, which is shown once the loop has run for two seconds, or ten inside a loop that is shown.
 
     The bar of tqdm is created only then, since a widget of a notebook costs milliseconds.
 
@@ -85,7 +93,7 @@ class Progress:
         self._done += items
         if self._bar is not None:
             self._bar.update(items)
-        elif self._done != self.total and (seconds := time.monotonic() - self._start) >= _DELAY:
+        elif self._done != self.total and (seconds := time.monotonic() - self._start) >= _scope.get().delay:
             self._bar = open_bar(self.what, self.total)
             if not self._bar.disable:
                 self._bar.start_t -= seconds
@@ -112,7 +120,7 @@ def open_bar(what: str, total: int | None) -> Bar:
     """Return a bar of tqdm that is shown at once, for work with a slow first step; a context manager."""
     if not _scope.get().shown or sys.stderr is None:
         return tqdm(desc=what, total=total, disable=True)
-    if autonotebook.tqdm is std.tqdm and not sys.stderr.isatty():
+    if tqdm is tqdm_asyncio and not sys.stderr.isatty():  # neither a notebook nor a terminal
         return _LogLines(desc=what, total=total)
     return tqdm(desc=what, total=total, leave=False)
 
