@@ -133,6 +133,8 @@ class Store:
     identity: Identity
     extras: frozenset[str] = frozenset()
 
+    __repr__ = short_repr
+
     def remove_unfinished(self) -> None:
         """Remove the temporary files of runs that were killed."""
         remove_unfinished(self.folder)
