@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-PICTURES = {"first_steps": 6, "how_far_to_trust": 2, "your_own_model_and_method": 2}  # outputs of figures and images
+PICTURES = {"first_steps": 5, "how_far_to_trust": 2, "your_own_model_and_method": 2}  # outputs of figures and images
 
 nbformat = pytest.importorskip("nbformat")
 
