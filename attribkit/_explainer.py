@@ -19,10 +19,10 @@ from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth
 from attribkit._core.inputs import Inputs, check_image_name, validate_inputs
-from attribkit._core.progress import progress_shown, track
-from attribkit._core.representations import repr_with_notes
 from attribkit._core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit._core.spec import ModelSpec
+from attribkit._display.progress import progress_shown, track
+from attribkit._display.representations import repr_with_notes
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
 from attribkit._inspection.feature_maps import FeatureMaps, Filters, feature_maps, filters

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from attribkit import registry, zoo
 from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, join_names
 from attribkit._core.python_files import import_file
-from attribkit._core.representations import short_value
 from attribkit._core.spec import ModelSpec
+from attribkit._display.representations import short_value
 from attribkit.io._preprocessing import ClipPreprocessing, Preprocessing
 
 Built = TypeVar("Built")

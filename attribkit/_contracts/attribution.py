@@ -23,9 +23,9 @@ from attribkit._core.axes import INTERPOLATION_MODES, ImageAxes
 from attribkit._core.errors import AttribkitError, InvalidInput, UnreadableFile, printable
 from attribkit._core.layouts import Extent
 from attribkit._core.pictures import encode_png, middle_indices, overlay, sections, to_pictures
-from attribkit._core.representations import repr_with_notes, short_value
 from attribkit._core.shapes import AnyImages, Heatmaps, Picture
 from attribkit._core.tensors import resolve_device
+from attribkit._display.representations import repr_with_notes, short_value
 from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]

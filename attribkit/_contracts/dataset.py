@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.representations import short_repr
+from attribkit._display.representations import short_repr
 
 BoxCorners = Float[np.ndarray, "n 4"]  # left, top, right, bottom edges in pixels; the image spans 0, 0, width, height
 Mask = Bool[np.ndarray, "h w"]  # True on the object

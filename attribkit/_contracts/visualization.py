@@ -10,8 +10,8 @@ import torch
 from attribkit._contracts.visualizer import Responses, Visualizer
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import encode_png, to_pictures
-from attribkit._core.representations import repr_with_notes, short_value
 from attribkit._core.shapes import Images, Picture
+from attribkit._display.representations import repr_with_notes, short_value
 from attribkit._targets.class_outputs import ClassLabels
 from attribkit._targets.logits import ClassLogit
 from attribkit._targets.target import Target

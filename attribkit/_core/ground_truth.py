@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Masks
+from attribkit._display.representations import short_repr
 
 # Left, top, right and bottom edges in pixels; those of the image are 0, 0, w, h. Rows of NaN pad the shorter lists.
 BoxEdges = Float[Tensor, "b n 4"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit._core.nested import iterate_leaves, map_leaves
-from attribkit._core.representations import short_repr
 from attribkit._core.tensors import fingerprint
+from attribkit._display.representations import short_repr
 
 _NOTE_PREFIX = "other inputs of the model:"
 

@@ -12,7 +12,7 @@ from attribkit._core.autograd import operation_name
 from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import InvalidInput
 from attribkit._core.layouts import Layout, find_layout
-from attribkit._core.representations import repr_of_changes
+from attribkit._display.representations import repr_of_changes
 
 OutputKind = Literal["logits", "probabilities", "log_probabilities"]
 

@@ -15,9 +15,9 @@ from attribkit._core.errors import OWN_FORWARD, InvalidInput, UnknownName, Unsup
 from attribkit._core.inputs import Inputs, inject_inputs
 from attribkit._core.layouts import Extent, Extents, Layout
 from attribkit._core.nested import tensors_in
-from attribkit._core.progress import Progress
 from attribkit._core.shapes import Images, PerImage
 from attribkit._core.spec import ModelSpec
+from attribkit._display.progress import Progress
 from attribkit._engine.diagnostics import Diagnostics, FirstScore
 from attribkit._engine.evaluation import BatchingState, Run, RunsDiffer, TargetEvaluation, free_memory, target_notes
 from attribkit._engine.forward import ForwardResults, LayerRequest, Requirements, layout_notes, map_of

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attribkit._core.errors import UnsupportedModel, join_names
 from attribkit._core.layouts import Extents, Layout
-from attribkit._core.progress import Progress, track
 from attribkit._core.shapes import Images, LayerMaps, PerImage
+from attribkit._display.progress import Progress, track
 from attribkit._engine.backward_rules import BackwardRule
 from attribkit._engine.batched_model import BatchedModel, LayersDiffer
 from attribkit._engine.evaluation import ScoringModule, TargetEvaluation, without_inplace

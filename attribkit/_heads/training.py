@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from attribkit._core.errors import AttribkitError, InvalidInput, UnsupportedModel
 from attribkit._core.pictures import broadcast_to_spatial
-from attribkit._core.progress import progress_shown, track
 from attribkit._core.shapes import Images
+from attribkit._display.progress import progress_shown, track
 from attribkit._heads.attach import CAMModel
 from attribkit._heads.body import seed_everything
 from attribkit._state.randomness import preserve_random_state

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from attribkit._core.errors import InvalidInput, join_names
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Images, LayerMaps
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 
 

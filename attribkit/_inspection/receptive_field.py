@@ -13,8 +13,8 @@ from torch.autograd.graph import Node
 
 from attribkit._core.autograd import contiguous_batchnorm_gradients, operation_name
 from attribkit._core.errors import InvalidInput, UnsupportedModel
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Images
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._inspection.fields import (
     Field,

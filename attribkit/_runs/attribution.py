@@ -13,8 +13,8 @@ from attribkit._core.annotations import describe_plugin
 from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import AttribkitError, error_context
 from attribkit._core.layouts import Extent
-from attribkit._core.progress import track
 from attribkit._core.substrates import options_channels_first
+from attribkit._display.progress import track
 from attribkit._engine.batched_model import LayersDiffer
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel

@@ -15,10 +15,10 @@ from attribkit._core.annotations import describe_plugin
 from attribkit._core.errors import AttribkitError, InvalidInput, error_context
 from attribkit._core.ground_truth import GroundTruth, as_ground_truth
 from attribkit._core.inputs import has_other_inputs
-from attribkit._core.progress import progress_shown, track
-from attribkit._core.representations import repr_with_notes, short_repr
 from attribkit._core.shapes import Images
 from attribkit._core.substrates import options_channels_first
+from attribkit._display.progress import progress_shown, track
+from attribkit._display.representations import repr_with_notes, short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._runs.diagnosis import diagnosis_of
 from attribkit._runs.validation import read_only, refuse_exits

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import PerImage
 from attribkit._core.tensors import fingerprint
+from attribkit._display.representations import short_repr
 from attribkit._targets.class_outputs import ClassLabels, Returned
 from attribkit._targets.outputs import floating_outputs, to_full_precision
 

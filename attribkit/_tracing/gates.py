@@ -13,8 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from attribkit._coordinates.coordinates import without_expanded_axes
 from attribkit._core.layouts import Layout
-from attribkit._core.representations import short_repr
 from attribkit._core.spec import ModelSpec
+from attribkit._display.representations import short_repr
 from attribkit._state.hooks import track_running_modules
 
 GateKind = Literal["channel", "spatial", "both"]

@@ -6,7 +6,7 @@ from socket import gethostname
 from typing import Any
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.progress import Bar, open_bar, progress_shown
+from attribkit._display.progress import Bar, open_bar, progress_shown
 from attribkit._loading import LoadedModel
 from attribkit.benchmark._identity import model_identity
 from attribkit.benchmark._ray_cluster import WorkerPool, connect, import_ray, worker_capacity, worker_resources

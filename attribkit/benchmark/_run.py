@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from attribkit._core.errors import UnreadableFile
-from attribkit._core.progress import progress_shown
-from attribkit._core.representations import repr_with_notes
 from attribkit._core.tensors import resolve_device
+from attribkit._display.progress import progress_shown
+from attribkit._display.representations import repr_with_notes
 from attribkit.benchmark._identity import claim_folder, identity, write_atomically, write_text_atomically
 from attribkit.benchmark._ray_actors import run_on_ray
 from attribkit.benchmark._settings.configuration import Configuration, read_configuration

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attribkit._core.errors import AttribkitError, UnreadableFile
 from attribkit._core.layouts import Extent
-from attribkit._core.representations import short_repr
+from attribkit._display.representations import short_repr
 from attribkit.benchmark._identity import (
     Identity,
     remove_unfinished,

@@ -14,8 +14,8 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Faithfulness, Localization, Metric, Robustness
 from attribkit._core.ground_truth import GroundTruth
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images
+from attribkit._display.progress import track
 from attribkit._explainer import Explainer
 from attribkit._runs.measurement import MetricSession
 from attribkit.benchmark._settings.plan import Inverted, WorkUnit

@@ -14,8 +14,8 @@ import torch
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
 from attribkit._core.ground_truth import GroundTruth
-from attribkit._core.progress import track
 from attribkit._core.tensors import describe_device, resolve_device
+from attribkit._display.progress import track
 from attribkit._explainer import Explainer
 from attribkit._loading import complete_spec
 from attribkit._state.randomness import preserve_random_state

@@ -38,7 +38,7 @@ def demo(
     It works offline and takes less than a minute on two cores, without the methods that need the most forwards.
     """
     from attribkit import registry
-    from attribkit._core.progress import track
+    from attribkit._display.progress import track
     from attribkit.cli import _demo_scenes as demo_scenes
     from attribkit.cli._explain_files import prepare_output
     from attribkit.zoo import ARCHITECTURES

@@ -57,7 +57,7 @@ def explain_command(
 
     If a method fails, the results of the others are written, the error is printed, and the exit code is 1.
     """
-    from attribkit._core.progress import track
+    from attribkit._display.progress import track
     from attribkit._explainer import Explainer
     from attribkit.cli._explain_files import FigureStyle, describe_clips, prepare_output, read_images, save
     from attribkit.cli._explain_files import explain_images as explain_files

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from attribkit._contracts.dataset import BoxCorners, Mask, Sample, Size
 from attribkit._core.errors import InvalidInput
 from attribkit._core.ground_truth import filled_boxes
-from attribkit._core.representations import short_repr
+from attribkit._display.representations import short_repr
 from attribkit.io._preprocessing import Preprocessing
 
 InputMask = Bool[Tensor, "rows columns"]  # True on the object, in pixels of the model's input

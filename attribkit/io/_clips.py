@@ -10,8 +10,8 @@ import numpy as np
 
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Pictures
+from attribkit._display.representations import short_repr
 
 if TYPE_CHECKING:
     import cv2

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from attribkit._contracts.method import Method
 from attribkit._core.options import NonNegativeFloat, OneOrMore, PositiveInt, Seed
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, PerImage, Scores
 from attribkit._core.substrates import GivenImages, Substrate, substrate_images
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.target import Target
 from attribkit.methods._flat_scores import score_rounding_error

@@ -18,10 +18,10 @@ from torch import Tensor
 from attribkit._contracts.attribution import Attribution, Reduction, resize_map
 from attribkit._core.axes import PerAxis, per_axis
 from attribkit._core.errors import InvalidInput
-from attribkit._core.progress import track
 from attribkit._core.shapes import Heatmaps, Images, PerImage
 from attribkit._core.substrates import Fill, Imputer, make_filling
 from attribkit._core.tensors import to_device
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.binary import BinaryScore
 from attribkit._targets.target import Target

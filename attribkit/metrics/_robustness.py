@@ -11,8 +11,8 @@ from torch import Tensor
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.metric import Robustness
 from attribkit._core.options import PositiveFloat, PositiveInt, Seed
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, PerImage
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit.metrics._scores import recompute
 

@@ -17,8 +17,8 @@ from attribkit._contracts.metric import Robustness
 from attribkit._core.errors import InvalidInput, UnsupportedModel
 from attribkit._core.options import PositiveInt, Seed
 from attribkit._core.pictures import extremes
-from attribkit._core.progress import track
 from attribkit._core.shapes import Heatmaps, Images, PerImage
+from attribkit._display.progress import track
 from attribkit._engine.evaluation import deep_copy
 from attribkit._engine.model import HookedModel
 from attribkit._state.hooks import observe_modules

@@ -25,8 +25,8 @@ from attribkit._contracts.metric import Metric
 from attribkit._contracts.visualizer import Visualizer
 from attribkit._core.annotations import describe
 from attribkit._core.errors import AttribkitError, PluginWarning, UnknownName, one_line
-from attribkit._core.representations import short_value
 from attribkit._core.substrates import Imputer
+from attribkit._display.representations import short_value
 
 BUILTIN = {
     "methods": attribkit.methods,

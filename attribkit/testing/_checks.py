@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 import attribkit
 from attribkit._core.errors import one_line
-from attribkit._core.representations import clip
+from attribkit._display.representations import clip
 
 _LIBRARIES = (str(Path(attribkit.__file__).parent), "site-packages", "<frozen")
 

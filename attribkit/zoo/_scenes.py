@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import binary_dilation
 from skimage import color, data, draw, transform
 
-from attribkit._core.representations import short_repr
+from attribkit._display.representations import short_repr
 
 Polygon = Float[np.ndarray, "points 2"]  # (row, column) of each corner
 

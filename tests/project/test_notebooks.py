@@ -118,7 +118,7 @@ def test_results_are_shown_with_overlays_and_explainers_as_text(tmp_path):
 
 LATE = """
 import itertools, types
-from attribkit._core import progress
+from attribkit._display import progress
 progress.time = types.SimpleNamespace(monotonic=itertools.count(0, 3).__next__)  # each call is three seconds later
 """
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field
 
 from attribkit import registry
 from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile
-from attribkit._core.representations import short_value
+from attribkit._display.representations import short_value
 from attribkit.benchmark._settings.choices import ConfigTable, DataChoice, MethodChoice, MetricChoice, ModelChoice
 from attribkit.benchmark._settings.validation_errors import validation_message
 from attribkit.benchmark._statistics.summary import CONTROLS, TRUTH

@@ -17,8 +17,8 @@ from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Metric
 from attribkit._core.errors import InvalidInput
 from attribkit._core.options import Seed
-from attribkit._core.representations import short_repr
 from attribkit._core.shapes import Images, Masks, Scores
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._targets.target import Target
 from attribkit.benchmark._settings.configuration import Configuration

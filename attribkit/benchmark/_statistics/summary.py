@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from attribkit._core.errors import UnreadableFile
-from attribkit._core.representations import repr_with_notes, short_value
+from attribkit._display.representations import repr_with_notes, short_value
 
 RANDOM = "random"
 TRUTH = "truth"  # the ground-truth mask as a map

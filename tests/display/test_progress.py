@@ -11,15 +11,15 @@ import torch
 from tqdm import tqdm
 
 from attribkit import Explainer, InvalidInput, cam_head, registry, train_head
-from attribkit._core import progress
+from attribkit._display import progress
 from attribkit.benchmark import benchmark, example
 
 IS_WINDOWS = sys.platform == "win32"
 START = """
 import itertools, sys, types, warnings
 warnings.simplefilter("error")
-from attribkit._core import progress
-from attribkit._core.progress import progress_shown, track
+from attribkit._display import progress
+from attribkit._display.progress import progress_shown, track
 progress.time = types.SimpleNamespace(monotonic=itertools.count(0, 3).__next__)  # each call is three seconds later
 """
 LOOP = "list(track(range(50), 'things'))\n"
@@ -235,7 +235,7 @@ def test_notebooks_without_ipywidgets_get_lines_and_no_warning():
 
 
 def test_warnings_of_the_user_are_shown():
-    code = "import warnings\nbefore = list(warnings.filters)\n" + "from attribkit._core import progress\n"
+    code = "import warnings\nbefore = list(warnings.filters)\n" + "from attribkit._display import progress\n"
     run(NOTEBOOK + code + "assert warnings.filters == before")
 
 
