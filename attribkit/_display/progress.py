@@ -4,7 +4,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from operator import length_hint
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -118,9 +118,11 @@ def _close(bar: Bar) -> None:
 
 def open_bar(what: str, total: int | None) -> Bar:
     """Return a bar of tqdm that is shown at once, for work with a slow first step; a context manager."""
-    if not _scope.get().shown or sys.stderr is None:
+    stream: Any = sys.stderr
+    if not _scope.get().shown or stream is None or getattr(stream, "closed", False):
         return tqdm(desc=what, total=total, disable=True)
-    if tqdm is tqdm_asyncio and not sys.stderr.isatty():  # neither a notebook nor a terminal
+    is_terminal = hasattr(stream, "isatty") and stream.isatty()
+    if tqdm is tqdm_asyncio and not is_terminal:  # outside of notebooks
         return _LogLines(desc=what, total=total)
     return tqdm(desc=what, total=total, leave=False)
 
@@ -137,5 +139,6 @@ class _LogLines(std.tqdm):  # type: ignore[misc]
         now = time.monotonic()
         if _LogLines._last is None or now - _LogLines._last >= _LINE_INTERVAL:
             _LogLines._last = now
-            self.fp.write(f"{self}\n")
-            self.fp.flush()
+            with suppress(OSError):  # a pipe that is closed, a full disk
+                self.fp.write(f"{self}\n")
+                self.fp.flush()

@@ -184,9 +184,17 @@ def test_silence_in_a_log():
     assert run(START + "with progress_shown(False):\n    " + LOOP).stderr == ""
 
 
-@pytest.mark.parametrize("stream", ["None", "open(__import__('os').devnull, 'w')"])
-def test_programs_without_a_stream_for_errors(stream):
-    run(START + f"sys.stderr = {stream}\n" + LOOP)
+STREAMS = {
+    "none": "sys.stderr = None",
+    "closed": "sys.stderr = open(os.devnull, 'w')\nsys.stderr.close()",
+    "broken pipe": "ends = os.pipe()\nos.close(ends[0])\nsys.stderr = open(ends[1], 'w')",
+    "minimal": "sys.stderr = types.SimpleNamespace(write=len, flush=lambda: None)",
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_streams_that_cannot_be_written_to_do_not_matter(stream):
+    run(f"{START}import os\n{stream}\n{LOOP}sys.stderr, kept = sys.__stderr__, sys.stderr\nos._exit(0)")
 
 
 @pytest.mark.skipif(IS_WINDOWS, reason="pseudo-terminals are part of POSIX")
