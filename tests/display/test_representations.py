@@ -19,9 +19,9 @@ from attribkit.io import Clip
 from attribkit.testing import METRIC_CHECKS, report_conformance
 
 LIMIT = 1000  # characters
-MODULES = ("", ".benchmark", ".datasets", ".figures", ".io", ".methods", ".metrics", ".registry", ".testing", ".zoo")
-WITHOUT_EXAMPLE = {  # paths, numbers, short texts and fingerprints; and the cells of a grid, which users only make
-    "BinaryMaskFile", "BoxedImages", "Cell", "CheckResult", "ClipPreprocessing", "Coco", "EmbeddingNorm", "GivenImages",
+MODULES = ("", ".benchmark", ".datasets", ".io", ".methods", ".metrics", ".registry", ".testing", ".zoo")
+WITHOUT_EXAMPLE = {  # their fields are paths, numbers, short texts and fingerprints
+    "BinaryMaskFile", "BoxedImages", "CheckResult", "ClipPreprocessing", "Coco", "EmbeddingNorm", "GivenImages",
     "GivenSegments", "ImageFile", "ImageFolder", "ImageNet", "OxfordPets", "PascalVOC", "Requirements", "Size",
     "SkippedPlugin",
 }  # fmt: skip
