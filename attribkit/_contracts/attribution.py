@@ -25,6 +25,7 @@ from attribkit._core.layouts import Extent
 from attribkit._core.pictures import encode_png, middle_indices, overlay, sections, to_pictures
 from attribkit._core.shapes import AnyImages, Heatmaps, Picture
 from attribkit._core.tensors import resolve_device
+from attribkit._display.representations import repr_with_notes, short_value
 from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
@@ -225,8 +226,8 @@ class Attribution:
 
     def __repr__(self) -> str:
         shape, grid = tuple(self.x.shape), tuple(self.scores.shape)
-        notes = "".join(f"\n  {note}" for note in self.notes)
-        return f"Attribution({self.method!r}, {self.target!r}, x {shape}, scores {grid}){notes}"
+        method, target = short_value(self.method), short_value(self.target)
+        return repr_with_notes(f"Attribution({method}, {target}, x {shape}, scores {grid})", self.notes)
 
     def _repr_html_(self) -> str:
         """Return HTML for notebooks, without a script: overlays of the first images, the provenance and the notes."""
@@ -362,6 +363,10 @@ class FailedAttribution:
     def __post_init__(self) -> None:
         traceback.clear_frames(self.error.__traceback__)  # the local variables of the frames reference activations
 
+    def __repr__(self) -> str:
+        method, target, error = map(short_value, (self.method, self.target, self.error))
+        return f"FailedAttribution({method}, {target}, {error})"
+
     def __str__(self) -> str:
         kind = "" if isinstance(self.error, AttribkitError) else f"{self.method.name}: {type(self.error).__name__}: "
         return f"{kind}{self.error}"
@@ -382,3 +387,13 @@ class Comparison(list[Attribution]):
     def failures(self) -> list[FailedAttribution]:
         """Return the failures, in the order of the rows."""
         return [each for row in self.rows for each in row if isinstance(each, FailedAttribution)]
+
+    def __repr__(self) -> str:
+        lines = [f"{short_value(each.method)}, {short_value(each.target)}" for each in self]
+        lines += [f"failed: {each}" for each in self.failures]
+        return repr_with_notes(f"Comparison of {len(self)} attributions, {len(self.failures)} failures", lines)
+
+    def _repr_html_(self) -> str:
+        """Return HTML for notebooks: the first attributions, and the failures."""
+        failures = "".join(f"<li>{html.escape(str(each))}</li>" for each in self.failures)
+        return "".join(each._repr_html_() for each in self[:_SHOWN]) + (failures and f"<ul>{failures}</ul>")

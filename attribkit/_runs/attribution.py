@@ -15,6 +15,7 @@ from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import AttribkitError, error_context
 from attribkit._core.layouts import Extent
 from attribkit._core.substrates import options_channels_first
+from attribkit._display.progress import track
 from attribkit._engine.batched_model import LayersDiffer
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
@@ -85,7 +86,8 @@ def _extent(method: Method, model: HookedModel, scores: Tensor) -> Extent | None
 
 def _scores_one_by_one(method: Method, model: HookedModel, target: Target) -> Tensor:
     """Run the method on each image by itself, since layers or grids differ between the images."""
-    maps = [_scores_of_one(method, one, own) for one, own in model.one_by_one(target)]
+    images = track(model.one_by_one(target), "images", len(model.images))
+    maps = [_scores_of_one(method, one, own) for one, own in images]
     if len({tuple(each.shape[2:]) for each in maps}) > 1:
         model.note("the default layer differs between the images; the maps were resized to the images")
         maps = [resize_map(each, model.images.shape[2:]) for each in maps]

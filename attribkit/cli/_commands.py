@@ -37,9 +37,8 @@ def demo(
 
     It works offline and takes less than a minute on two cores, without the methods that need the most forwards.
     """
-    from rich.progress import track
-
     from attribkit import registry
+    from attribkit._display.progress import track
     from attribkit.cli import _demo_scenes as demo_scenes
     from attribkit.cli._explain_files import prepare_output
     from attribkit.zoo import ARCHITECTURES
@@ -49,7 +48,7 @@ def demo(
     slow = [] if all_methods else [name for name in demo_scenes.SLOW_METHODS if name in registry.methods()]
     methods = [name for name in registry.methods() if name not in slow]
     rows = demo_scenes.rows(stages, methods)
-    results = list(track(rows, "explaining", total=len(stages) * len(methods)))
+    results = list(track(rows, "explanations", len(stages) * len(methods)))
     print_table(demo_scenes.table_rows(results), f"{scenes} scenes per model")
     write_line("seconds: for all scenes; forwards: the same in units of a forward of all scenes.")
     write_line("relevance_mass: fraction of the positive scores inside the mask of the labelled object.")

@@ -65,8 +65,7 @@ def explain_command(
 
     If a method fails, the results of the others are written, the error is printed, and the exit code is 1.
     """
-    from rich.progress import track
-
+    from attribkit._display.progress import track
     from attribkit._explainer import Explainer
     from attribkit.cli._explain_files import FigureStyle, describe_clips, prepare_output, read_images, save
     from attribkit.cli._explain_files import explain_images as explain_files
@@ -83,8 +82,7 @@ def explain_command(
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(parse_device(device)))
     explained = explain_files(explainer, preprocessing, files, methods, target=class_index(target), top=top)
-    total = len(files) * (1 if target is not None else top)
-    results = list(track(explained, "explaining", total=total, disable=as_json))
+    results = list(track(explained, "explanations", len(files) * (1 if target is not None else top)))
     save(results, output, style)
     if as_json:
         source = ModelSource(model, model_arg, weights, pretrained)
