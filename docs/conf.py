@@ -139,6 +139,7 @@ def one_thread(gallery_conf, script):
 
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("TQDM_DISABLE", "1")
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery_output",

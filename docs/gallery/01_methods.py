@@ -20,7 +20,7 @@ x = torch.stack([preprocess(each) for each in photographs])
 mask = torch.stack([torch.from_numpy(scene.target.mask) for scene in scenes])
 
 maps = Explainer(model).compare(x, ["gradcam", "layercam", "integrated_gradients", "occlusion", RISE(masks=500)])
-figure(list(maps), pictures=[preprocess.picture(each) for each in photographs], mask=mask,
+figure(maps, pictures=[preprocess.picture(each) for each in photographs], mask=mask,
        titles=[zoo.SHAPES[scene.label] for scene in scenes], smooth=1)
 
 # %%

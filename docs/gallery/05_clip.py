@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from attribkit import Explainer
-from attribkit.figures import strip
+from attribkit.figures import frames
 
 FRAMES, SIDE = 8, 32
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # right, left, down, up
@@ -62,7 +62,7 @@ maps = [
     explainer.attribute(x[:1], "integrated_gradients"),
     explainer.attribute(x[:1], "occlusion", patch=(2, 8, 8), stride=(1, 4, 4)),
 ]
-strip(maps, frames=8)
+frames(maps, frames=8)
 
 # %%
 # **What to see**: one disc moves, the other stands still. All maps follow the moving disc from frame to frame; the still one is as bright in

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from attribkit import Explainer
-from attribkit.figures import strip
+from attribkit.figures import frames
 
 SHAPE = (16, 32, 32)  # depth, height, width
 positions = np.moveaxis(np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]], 0, -1).astype(float)
@@ -60,7 +60,7 @@ print(f"accuracy on 100 new volumes: {(model(x).argmax(1) == labels).float().mea
 explainer = Explainer(model)
 hollow = int((labels == 1).nonzero()[0])
 attribution = explainer.attribute(x[hollow : hollow + 1], "layercam", target=1)
-strip(attribution, frames=8)
+frames(attribution, frames=8)
 
 # %%
 #

@@ -11,6 +11,7 @@ scenes as the CNN.
 import torch
 from PIL import Image
 from attribkit import Explainer, figure, load_model, zoo
+from attribkit.figures import attention
 
 model, preprocess = load_model("zoo:vit")
 scenes = [zoo.scene(seed) for seed in (0, 2)]
@@ -20,8 +21,9 @@ mask = torch.stack([torch.from_numpy(scene.target.mask) for scene in scenes])
 
 explainer = Explainer(model)
 maps = explainer.compare(x, ["attention", "attention_rollout", "gradient_rollout", "gradcam", "occlusion"])
-figure(list(maps), pictures=[preprocess.picture(each) for each in photographs], mask=mask,
-       titles=[zoo.SHAPES[scene.label] for scene in scenes])
+figure(maps, pictures=[preprocess.picture(each) for each in photographs], mask=mask,
+       titles=[zoo.SHAPES[scene.label] for scene in scenes],
+       names=["Attention", "Attention rollout", "Gradient rollout", "Grad-CAM", "Occlusion"])
 
 # %%
 # The maps of another class, of a shape with a black outline. The first two methods do not depend on a class:
@@ -36,6 +38,11 @@ print({each.method.name: equal for each, equal in zip(maps, same)})
 layers = explainer.attention(x)
 for layer in layers:
     print(layer.name, tuple(layer.weights.shape), "class token:", tuple(layer.attention_from(0).shape))
+
+# %%
+# The attention of the class token to the first image, for each head:
+
+attention(layers, x, query=0, picture=preprocess.picture(photographs[0]))
 
 # %%
 # **What to see**: attention finds the marked shape here, and rollout also spreads over the rest of the image, since it is uniform over the

@@ -9,7 +9,7 @@ The theoretical field follows from kernels, strides and padding. The effective f
 """
 
 from attribkit import Explainer, load_model
-from attribkit.figures import draw_filters, draw_receptive_field
+from attribkit.figures import filters, receptive_field
 
 model, preprocess = load_model("zoo:cnn")
 explainer = Explainer(model)
@@ -20,17 +20,17 @@ for layer in ("layer1", "layer2", "layer3", "layer4"):
 # %%
 # The field of one cell of ``layer2``; the frame is the theoretical field:
 
-draw_receptive_field(explainer.receptive_field("layer2"))
+receptive_field(explainer.receptive_field("layer2"))
 
 # %%
 # The field of a cell of ``layer4``, which class activation maps of this model read:
 
-draw_receptive_field(explainer.receptive_field("layer4"))
+receptive_field(explainer.receptive_field("layer4"))
 
 # %%
 # The filters of the first convolution, where a field is as large as the kernel:
 
-draw_filters(explainer.filters("conv1"))
+filters(explainer.filters("conv1"))
 
 # %%
 # **What to see**: a cell of the last layer can depend on every pixel of the image, since its theoretical field is larger than the image.

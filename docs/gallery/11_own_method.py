@@ -56,7 +56,7 @@ explainer = Explainer(model)
 maps = explainer.compare(x, ["gradcam", TopChannels(channels=1), TopChannels(channels=16), "random"])
 for each, value in zip(maps, explainer.measure(maps, ["relevance_mass"], mask=mask)[0].values):
     print(f"{each.method!r:40} mass on the object {value.item():.2f}")
-figure(list(maps), pictures=[preprocess.picture(picture)], mask=mask, names=["Grad-CAM", "1 channel", "16 channels", "Random"])
+figure(maps, pictures=[preprocess.picture(picture)], mask=mask, names=["Grad-CAM", "1 channel", "16 channels", "Random"])
 
 # %%
 # **What to see**: the methods share one forward pass. ``attribkit.register(TopChannels)`` adds its name for the process, and

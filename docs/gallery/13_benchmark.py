@@ -41,18 +41,9 @@ summary = summarise(results.rows)
 # %%
 # The mean of each method with its 95 % interval:
 
-import matplotlib.pyplot as plt
+from attribkit.figures import bars
 
-fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
-for ax, metric in zip(axes, ("relevance_mass", "insertion")):
-    means = [score for score in summary.scores if score.metric == metric and score.statistic == "mean"]
-    for score in sorted(means, key=lambda score: (score.role == "method", not score.inverted)):
-        low, value, high = score.estimate.low, score.estimate.value, score.estimate.high
-        label = f"{score.method}, negated" if score.inverted else score.method
-        colour = "C0" if score.role == "method" else "0.5"
-        ax.errorbar(value, label, xerr=[[value - low], [high - value]], fmt="o", capsize=3, color=colour)
-    ax.set_xlabel(metric)
-    ax.grid(axis="x", alpha=0.3)
+bars(summary, width="cvpr-text")
 
 # %%
 # Differences on the same images are more sensitive than two intervals; ``p_holm`` is corrected for the number of comparisons.
@@ -63,7 +54,6 @@ for each in summary.comparisons:
         print(f"{each.first} - {each.second}: {each.difference.value:+.3f} [{low:+.3f}, {high:+.3f}], p = {each.p_holm:.3f}")
 
 # %%
-# **What to see**: controls and the mask itself (*truth*) are grey. By the mass on the object, saliency is ahead of both class activation maps,
-# whose coarse cells extend beyond it. By insertion the three methods are equal within the intervals. The negated maps are worse than all
-# controls, as they should be. A Gaussian at the centre and an edge filter, which never see the model, reach an insertion of about
-# 0.6: a number without its controls says little.
+# **What to see**: controls, and the mask itself (*truth*), are grey. By the mass on the object, saliency (*Gradient*) is ahead of both class activation
+# maps, whose coarse cells extend beyond it. By insertion the three methods are equal within the intervals. A Gaussian at the centre and an
+# edge filter, which never see the model, reach an insertion of about 0.6: a number without its controls says little.
