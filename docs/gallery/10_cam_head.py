@@ -25,7 +25,7 @@ def batch(seeds):
 
 model = cam_head(body, ("round", "corners"), channels=32, layer="layer3")
 loader = [batch(range(start, start + 32)) for start in range(1000, 1160, 32)]
-history = train_head(model, loader, epochs=5, learning_rate=5e-3, validation=[batch(range(2000, 2064))], progress=False)
+history = train_head(model, loader, epochs=5, learning_rate=5e-3, validation=[batch(range(2000, 2064))])
 print(f"accuracy on 64 new scenes: {history.epochs[-1].validation:.0%}")
 
 # %%
