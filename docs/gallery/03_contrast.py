@@ -2,8 +2,8 @@ r"""
 Two objects: evidence for, against, and why not the other
 =========================================================
 
-**Question**: an image contains two objects of different classes. Which pixels speak for the first, which for the second, and which decide
-between them?
+**Question**: an image contains two objects of different classes. Which pixels are evidence for the first, which for the second, and
+which decide between them?
 
 The halves of two scenes make one image with two marked shapes. The model was trained on images with one marked shape, and is
 uncertain here, as a classifier of cats and dogs would be on a picture with both.

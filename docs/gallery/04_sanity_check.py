@@ -66,6 +66,6 @@ ax.set(xlabel="stages with random weights, from the output to the input", ylabel
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
-# **What to see**: with random upper layers guided backpropagation still draws the outline of the star, as if nothing had happened, and its
-# correlation falls only when the lower layers become random, too. Grad-CAM loses the star at once. A plausible picture is thus not
-# evidence that the model knows anything: most of this one comes from the image and the first layers.
+# **What to see**: with random upper layers guided backpropagation still shows the outline of the star, as for the trained model, and its
+# correlation falls only when the lower layers become random, too. The maps of Grad-CAM change at the first stage. A plausible map of
+# guided backpropagation is therefore not evidence of what the model has learned: most of it comes from the image and the first layers.

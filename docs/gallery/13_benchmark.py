@@ -56,4 +56,4 @@ for each in summary.comparisons:
 # %%
 # **What to see**: controls, and the mask itself (*truth*), are grey. By the mass on the object, saliency (*Gradient*) is ahead of both class activation
 # maps, whose coarse cells extend beyond it. By insertion the three methods are equal within the intervals. A Gaussian at the centre and an
-# edge filter, which never see the model, reach an insertion of about 0.6: a number without its controls says little.
+# edge filter, which never see the model, reach an insertion of about 0.6: without the controls, such numbers would be hard to interpret.

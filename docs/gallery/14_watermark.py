@@ -2,7 +2,7 @@ r"""
 A planted watermark is found
 ============================
 
-**Question**: a classifier of X-ray images is right nearly always. Does it read the lungs?
+**Question**: a classifier of X-ray images is right nearly always. Does it use the lungs?
 
 The images are made here, in the style of small chest X-rays: two dark lungs, and a diffuse bright opacity in the class *pneumonia*. In
 one collection, all sick patients come from a hospital that burns a marker into a corner. The classifier can use either.
@@ -95,7 +95,7 @@ for name, explainer in explainers.items():
     print(f"{name}: {parts[0]:.0%} on the opacity, {parts[1]:.1%} on the marker")
 
 # %%
-# A heatmap is a hypothesis. The test: burn the marker into images of healthy patients.
+# The maps suggest that the first model uses the marker. To test this, burn the marker into images of healthy patients.
 
 healthy = without_marker[0][without_marker[1] == 0]
 burnt = healthy.masked_fill(torch.from_numpy(letter), 2.0)
@@ -104,6 +104,6 @@ for name, model in models.items():
     print(f"{name}: healthy patients called sick: {before:.0%}, with a marker {after:.0%}")
 
 # %%
-# **What to see**: the outline is the opacity. The model that was trained with markers reads the corner as well as the lungs, by both methods; the
-# other one does not. Occlusion is negative (blue) on the healthy lung: the blur that covers it is brighter, as an opacity is. The last
+# **What to see**: the outline is the opacity. The maps of the model that was trained with markers are on the corner as well as on the lung, by both
+# methods; those of the other model are not on the corner. Occlusion is negative (blue) on the healthy lung: the blur that covers it is brighter, as an opacity is. The last
 # numbers confirm what the maps suggest.

@@ -58,6 +58,15 @@ def test_everything_registered_has_a_page_in_the_tables_of_contents(classes, fol
             assert sum(headline in text for text in pages.values()) == 1, f"{name}: one page must contain {headline}"
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "gallery").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_of_the_gallery_state_a_question_and_what_to_see(path):
+    text = path.read_text()
+    assert text.startswith('r"""\n')
+    assert "\n**Question**: " in text
+    assert "\n# **What to see**: " in text
+    assert max(map(len, text.splitlines())) <= 145
+
+
 def modules():
     """The module of each page of the API reference."""
     return {
