@@ -24,6 +24,6 @@ figure(maps, pictures=[preprocess.picture(each) for each in photographs], mask=m
        titles=[zoo.SHAPES[scene.label] for scene in scenes], smooth=1)
 
 # %%
-# **What to see**: all methods find the shape, at different resolutions. The class activation maps have 8x8 grid cells, interpolated for
-# display. Integrated gradients have a score for each pixel and concentrate on the white outline, which decides the class. Occlusion and
-# RISE have the resolution of their patches and cells. Negative scores, in blue, are evidence against the class.
+# **What to see**: all methods find the shape, at different resolutions. The class activation maps have 8x8 grid cells, interpolated
+# for display. Integrated gradients have a score for each pixel and concentrate on the white outline, which decides the class.
+# Occlusion and RISE have the resolution of their patches and cells. Negative scores, in blue, are evidence against the class.

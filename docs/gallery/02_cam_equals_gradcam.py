@@ -36,5 +36,5 @@ maps = [cam, gradcam, explainer.attribute(x, "gradcam")]
 figure(maps, pictures=[preprocess.picture(scene)], names=["CAM", "Grad-CAM, no ReLU", "Grad-CAM"], width="cvpr-text")
 
 # %%
-# **What to see**: the first two maps are the same picture, since each is divided by its own maximum. Negative scores, in blue, are evidence
-# against the class; the ReLU of Grad-CAM removes them.
+# **What to see**: the first two maps are the same picture, since each is divided by its own maximum. Negative scores, in blue, are
+# evidence against the class; the ReLU of Grad-CAM removes them.

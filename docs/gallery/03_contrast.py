@@ -47,6 +47,6 @@ maps = [explainer.attribute(x, "gradcam", target=target, relu=False) for target 
 figure(maps, pictures=[preprocess.picture(picture)], names=list(a_or_b), scale="shared")
 
 # %%
-# **What to see**: evidence for each class is at its own shape, and the other shape has little or negative evidence (blue). The contrast shows
-# both at once: positive where the image looks more like the first class, negative where it looks more like the second. The
-# counterfactual is the first map with the opposite sign. All maps share one scale, since they come from one method.
+# **What to see**: evidence for each class is at its own shape, and the other shape has little or negative evidence (blue). The
+# contrast shows both at once: positive where the image looks more like the first class, negative where it looks more like the second.
+# The counterfactual is the first map with the opposite sign. All maps share one scale, since they come from one method.

@@ -48,8 +48,9 @@ figure(maps["guided_backprop"], pictures=picture, names=list(stages), titles=["G
 figure(maps["gradcam"], pictures=picture, names=list(stages), titles=["Grad-CAM"])
 
 # %%
-# The metric ``parameter_randomisation`` does this for all layers and several images. Its details contain the rank correlation of the maps'
-# magnitudes with those of the trained model after each stage. The control ``edges``, which does not depend on the model, stays at 1.
+# The metric ``parameter_randomisation`` does this for all layers and several images. Its details contain the rank correlation of the
+# maps' magnitudes with those of the trained model after each stage. The control ``edges``, which does not depend on the model, stays
+# at 1.
 
 import matplotlib.pyplot as plt
 from attribkit.metrics import ParameterRandomisation
@@ -66,6 +67,7 @@ ax.set(xlabel="stages with random weights, from the output to the input", ylabel
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
-# **What to see**: with random upper layers guided backpropagation still shows the outline of the star, as for the trained model, and its
-# correlation falls only when the lower layers become random, too. The maps of Grad-CAM change at the first stage. A plausible map of
-# guided backpropagation is therefore not evidence of what the model has learned: most of it comes from the image and the first layers.
+# **What to see**: with random upper layers guided backpropagation still shows the outline of the star, as for the trained model, and
+# its correlation falls only when the lower layers become random, too. The maps of Grad-CAM change at the first stage. A plausible map
+# of guided backpropagation is therefore not evidence of what the model has learned: most of it comes from the image and the first
+# layers.

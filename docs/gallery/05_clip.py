@@ -65,5 +65,5 @@ maps = [
 frames(maps, frames=8)
 
 # %%
-# **What to see**: one disc moves, the other stands still. All maps follow the moving disc from frame to frame; the still one is as bright in
-# the clip, but it says nothing about the direction. All frames of a map share one scale, so frames can be compared.
+# **What to see**: one disc moves, the other stands still. All maps follow the moving disc from frame to frame; the still one is as
+# bright in the clip, but it says nothing about the direction. All frames of a map share one scale, so frames can be compared.

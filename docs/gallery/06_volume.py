@@ -70,5 +70,6 @@ maps = [explainer.attribute(x, method, target=labels.tolist()) for method in ("l
 print({name: f"{each.nanmean():.2f}" for name, each in zip(("layercam", "random"), mass.values)})
 
 # %%
-# **What to see**: the numbers above are those of the slices. The map is on the ball and not on the distractors, although these are equally bright. The fraction of the positive scores on
-# the ball is several times that of a random map, which equals the ball's fraction of the volume.
+# **What to see**: the numbers above are those of the slices. The map is on the ball and not on the distractors, although these are
+# equally bright. The fraction of the positive scores on the ball is several times that of a random map, which equals the ball's
+# fraction of the volume.

@@ -45,7 +45,7 @@ for layer in layers:
 attention(layers, x, query=0, picture=preprocess.picture(photographs[0]))
 
 # %%
-# **What to see**: attention finds the marked shape here, and rollout also spreads over the rest of the image, since it is uniform over the
-# residual connections. Neither changes with the class, so neither explains why one class was predicted and not another. Gradient
-# rollout and Grad-CAM depend on the class. Grad-CAM is partly off the square: in a transformer with a class token the gradient of a patch is
-# small and mixed by attention. Occlusion measures the score directly, and is the reference here.
+# **What to see**: attention finds the marked shape here, and rollout also spreads over the rest of the image, since it is uniform over
+# the residual connections. Neither changes with the class, so neither explains why one class was predicted and not another. Gradient
+# rollout and Grad-CAM depend on the class. Grad-CAM is partly off the square: in a transformer with a class token the gradient of a
+# patch is small and mixed by attention. Occlusion measures the score directly, and is the reference here.

@@ -36,6 +36,6 @@ images = [explainer.visualize(Unit("layer2", channel), steps=64) for channel in 
 gallery(images, titles=[f"channel {channel} of layer2" for channel in channels])
 
 # %%
-# **What to see**: the images contain white outlines, the sign of the class in this data set, with parts of the shape, and score far above any
-# real scene. They show what the model responds to most, not what it usually sees. Channels in the middle of the network respond to white
-# lines of one direction, to white rings, and to colours and textures.
+# **What to see**: the images contain white outlines, the sign of the class in this data set, with parts of the shape, and score far
+# above any real scene. They show what the model responds to most, not what it usually sees. Channels in the middle of the network
+# respond to white lines of one direction, to white rings, and to colours and textures.

@@ -33,6 +33,6 @@ receptive_field(explainer.receptive_field("layer4"))
 filters(explainer.filters("conv1"))
 
 # %%
-# **What to see**: a cell of the last layer can depend on every pixel of the image, since its theoretical field is larger than the image.
-# The gradient is largest in the middle, but 95 % of it is spread over most of the image. A bright cell of a Grad-CAM map is therefore not
-# evidence *only* from the square below it: see :doc:`/heatmaps_with_care`.
+# **What to see**: a cell of the last layer can depend on every pixel of the image, since its theoretical field is larger than the
+# image. The gradient is largest in the middle, but 95 % of it is spread over most of the image. A bright cell of a Grad-CAM map is
+# therefore not evidence *only* from the square below it: see :doc:`/heatmaps_with_care`.

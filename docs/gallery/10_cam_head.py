@@ -41,4 +41,5 @@ figure(maps, pictures=pictures, mask=mask, titles=[model.spec.labels[label] for 
 
 # %%
 # **What to see**: the map of the class lies on the marked shape or on a part of it, although the frozen body was trained for other
-# classes. Negative scores are evidence for the other class. The new model explains itself and not the original one; look at its accuracy before its maps.
+# classes. Negative scores are evidence for the other class. The new model explains itself and not the original one; look at its
+# accuracy before its maps.

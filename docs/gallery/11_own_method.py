@@ -34,8 +34,8 @@ class TopChannels(Method):
 
 
 # %%
-# The conformance suite checks that it leaves the model unchanged, does not depend on the other images of the batch, reads its target, puts
-# its map at the right position, and more.
+# The conformance suite checks that it leaves the model unchanged, does not depend on the other images of the batch, reads its target,
+# puts its map at the right position, and more.
 
 from attribkit.testing import report_conformance
 

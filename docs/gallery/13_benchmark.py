@@ -54,6 +54,7 @@ for each in summary.comparisons:
         print(f"{each.first} - {each.second}: {each.difference.value:+.3f} [{low:+.3f}, {high:+.3f}], p = {each.p_holm:.3f}")
 
 # %%
-# **What to see**: controls, and the mask itself (*truth*), are grey. By the mass on the object, saliency (*Gradient*) is ahead of both class activation
-# maps, whose coarse cells extend beyond it. By insertion the three methods are equal within the intervals. A Gaussian at the centre and an
-# edge filter, which never see the model, reach an insertion of about 0.6: without the controls, such numbers would be hard to interpret.
+# **What to see**: controls, and the mask itself (*truth*), are grey. By the mass on the object, saliency (*Gradient*) is ahead of both
+# class activation maps, whose coarse cells extend beyond it. By insertion the three methods are equal within the intervals. A Gaussian
+# at the centre and an edge filter, which never see the model, reach an insertion of about 0.6: without the controls, such numbers
+# would be hard to interpret.

@@ -74,8 +74,8 @@ for name, model in models.items():
     print(f"{name}: accuracy {accuracies[0]:.0%} with markers, {accuracies[1]:.0%} without")
 
 # %%
-# The accuracy on images from the same source does not reveal the shortcut; images from another hospital would. The heatmaps reveal it on the
-# images at hand. Three sick patients, explained for the class *pneumonia*:
+# The accuracy on images from the same source does not reveal the shortcut; images from another hospital would. The heatmaps reveal it
+# on the images at hand. Three sick patients, explained for the class *pneumonia*:
 
 x, labels, opacity, marker = (each[with_marker[1] == 1][:3] for each in with_marker)
 spec = ModelSpec(labels=("healthy", "pneumonia"))
@@ -104,6 +104,6 @@ for name, model in models.items():
     print(f"{name}: healthy patients called sick: {before:.0%}, with a marker {after:.0%}")
 
 # %%
-# **What to see**: the outline is the opacity. The maps of the model that was trained with markers are on the corner as well as on the lung, by both
-# methods; those of the other model are not on the corner. Occlusion is negative (blue) on the healthy lung: the blur that covers it is brighter, as an opacity is. The last
-# numbers confirm what the maps suggest.
+# **What to see**: the outline is the opacity. The maps of the model that was trained with markers are on the corner as well as on the
+# lung, by both methods; those of the other model are not on the corner. Occlusion is negative (blue) on the healthy lung: the blur
+# that covers it is brighter, as an opacity is. The last numbers confirm what the maps suggest.
