@@ -48,6 +48,7 @@ html_theme_options = {
 }
 
 default_role = "py:obj"
+highlight_language = "none"  # of blocks that do not name one, such as commands
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # names of other libraries, whose inventories need a network
 myst_enable_extensions = ["dollarmath", "deflist"]
