@@ -61,6 +61,7 @@ def draw_curves(
             ax.set(title=_plain(metric), xlabel="fraction of the pixels", ylabel="score of the target", xlim=(0, 1))
         url = _finish(figure, panels)
     return Chart(
+        model,
         url,
         f"Mean curves of {', '.join(metrics)} on {model}, one line for each of {len(methods)} methods.",
         f"Means over the samples with their {confidence:.0%} bootstrap bands ({_RESAMPLES} resamples of images).",
@@ -81,6 +82,7 @@ def draw_costs(
             ax.set(title=_plain(metric), xlabel="milliseconds per image", ylabel=label, xscale="log")
         url = _finish(figure, panels)
     return Chart(
+        model,
         url,
         f"Scores by {', '.join(metrics)} over the milliseconds per image on {model}, one point for each method.",
         "Mean scores with their intervals, over the time to explain an image.",

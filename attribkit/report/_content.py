@@ -71,8 +71,9 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: its data URL, a description for readers who do not see it, and a caption."""
+    """A chart: its title, its data URL, a description for readers who do not see it, and a caption."""
 
+    title: str
     url: str
     description: str
     caption: str
@@ -80,10 +81,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A table of text with a title, a caption and, optionally, a level from -5 to 5 for each cell."""
+    """A table of text with a title and, optionally, a level from -5 to 5 for each cell, which sets its colour."""
 
     title: str
-    caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     levels: Sequence[Sequence[int | None]] = ()

@@ -321,7 +321,7 @@ def _rank_matrix(name: str, rankings: Sequence[MethodRanking]) -> Matrix:
     rows = [[method, *(_rank(each, method) for each in rankings)] for method in methods]
     rows.append(["critical difference", *(f"{each.critical_difference:.2f}" for each in rankings)])
     rows.append(["Kendall's W", *(f"{each.concordance:.2f}" for each in rankings)])
-    return Matrix(name, "", ["method", *(each.metric for each in rankings)], rows)
+    return Matrix(name, ["method", *(each.metric for each in rankings)], rows)
 
 
 def _rank(ranking: MethodRanking, method: str) -> str:
@@ -340,7 +340,7 @@ def _agreement_matrix(name: str, agreements: Sequence[Agreement]) -> Matrix:
         for a, row in zip(metrics, cells, strict=True)
     ]
     levels = [[None, *(None if cell is None else _level(cell.kendall) for cell in row)] for row in cells]
-    return Matrix(name, "", ["", *metrics], rows, levels)
+    return Matrix(name, ["", *metrics], rows, levels)
 
 
 def _agreement_text(agreement: Agreement) -> str:
@@ -376,7 +376,7 @@ def _costs(rows: pa.Table, methods: Sequence[str]) -> _Costs:
 def _cost_matrix(model: str, costs: Mapping[str, Mapping[str, float]]) -> Matrix:
     names = ("milliseconds", "forwards", "peak_mib")
     rows = [[method, *(f"{of[name]:,.4g}" if name in of else "-" for name in names)] for method, of in costs.items()]
-    return Matrix(model, "", ["method", "milliseconds per image", "forwards per image", "peak memory (MiB)"], rows)
+    return Matrix(model, ["method", "milliseconds per image", "forwards per image", "peak memory (MiB)"], rows)
 
 
 def _cost_charts(summary: Summary, costs: _Costs, methods: Sequence[str]) -> Iterator[Chart]:
@@ -433,6 +433,6 @@ def _codes(groups: Sequence[str]) -> Any:
 def _options(record: RunRecord, summary: Summary) -> list[Matrix]:
     tables = {"model": record.identity["models"], "method": summary.method_options, "metric": summary.metric_options}
     return [
-        Matrix(f"{kind.capitalize()}s", "", [kind, "options"], [list(each) for each in table.items()])
+        Matrix(f"{kind.capitalize()}s", [kind, "options"], [list(each) for each in table.items()])
         for kind, table in tables.items()
     ]

@@ -104,7 +104,9 @@
   }
 
   function short(value) {
-    return value === 0 ? "0" : String(Number(value.toPrecision(3)));
+    const magnitude = Math.abs(value);
+    if (magnitude && (magnitude < 1e-3 || magnitude >= 1e5)) return value.toExponential(2);
+    return String(Number(value.toPrecision(3)));
   }
 
   function boxesOf(view) {
