@@ -288,9 +288,10 @@ def _save_report(results: Sequence[ExplainedImage], path: Path) -> None:
     from attribkit.report._page import write_page
     from attribkit.report._pictures import PictureSizes
 
+    names = _short_names({each.image for each in results})
     explained = (
         ExplainedPicture(
-            each.image,
+            names[each.image],
             each.label,
             f"predicted probability {each.probability:.1%}",
             each.picture,
@@ -299,6 +300,12 @@ def _save_report(results: Sequence[ExplainedImage], path: Path) -> None:
         for each in results
     )
     write_page(maps_content(explained, "Attribution maps", PictureSizes()), path)
+
+
+def _short_names(paths: set[str]) -> dict[str, str]:
+    """Return the name of each file without its folder, if no other file has this name."""
+    names = [Path(path).name for path in paths]
+    return {path: Path(path).name if names.count(Path(path).name) == 1 else path for path in paths}
 
 
 def _method_labels(results: Sequence[Attribution | FailedAttribution]) -> list[str]:

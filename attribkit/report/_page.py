@@ -201,7 +201,6 @@ def _leaderboard(panel: Any) -> dict[str, Any]:
         "groups": [
             [(row, list(_cells(panel, row, spans))) for row in rows] for rows in (panel.methods, panel.controls) if rows
         ],
-        "has_notes": any(row.notes for row in (*panel.methods, *panel.controls)),
     }
 
 

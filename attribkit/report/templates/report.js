@@ -173,7 +173,9 @@
     const map = view.maps[method];
     if (!map) {
       const reason = view.problems[method] ?? "This method has no map of the image.";
-      figure.append(make("div", { className: "frame" }, make("div", { className: "missing", textContent: reason })), caption);
+      const missing = make("div", { className: "missing", textContent: reason });
+      missing.style.aspectRatio = `${view.size[1]} / ${view.size[0]}`;
+      figure.append(make("div", { className: "frame" }, missing), caption);
       return { figure };
     }
     const { frame, cross } = frameOf(image, view, `Map of ${method} for ${image.name}, ${view.target}`);
@@ -190,7 +192,7 @@
   }
 
   function range(map) {
-    return `${short(map.least)} to ${short(map.most)}`;
+    return `range ${short(map.least)} to ${short(map.most)}`;
   }
 
   // --- drawing --------------------------------------------------------------------------------------------------
