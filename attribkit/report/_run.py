@@ -65,8 +65,9 @@ def run_content(folder: Path, title: str | None, sizes: PictureSizes, most_image
     store = Store(folder, record.identity)
     shards = range(math.ceil(record.identity["data"]["images"] / record.identity["settings"]["shard_size"]))
     every = [WorkUnit(*each) for each in product(record.identity["models"], record.identity["methods"], shards)]
-    units = [each for each in every if each.method in summary.method_options]
-    rows, failures = store.rows(units), store.failures(every)
+    configured = {each["label"] or each["name"] for each in record.configuration["methods"]}
+    units = [each for each in every if each.method in configured or each.method in summary.method_options]
+    rows, failures = store.rows(units), store.failures(units)
     rows = rows.filter(pc.invert(rows["inverted"]))
     columns = [ScoreColumn(*key) for key in dict.fromkeys(zip(*_columns(rows, "metric", "higher_is_better")))]
     images, notes = _Explorer(record, store, units, failures, sizes, most_images).images(_by_image(rows), columns)
