@@ -76,8 +76,9 @@ def measure(folder: Path, images: int) -> None:
     print(f"{images} images x {len(COARSE) + len(FINE)} methods: {path.stat().st_size / 1e6:.1f} MB in {seconds:.1f} s")
     browser = shutil.which("chromium")
     if browser and find_spec("playwright"):
-        opening, step = browse(path, browser, min(STEPS, images - 1))
-        print(f"  opens in {opening:.2f} s, next image in {1000 * step:.0f} ms (median of {STEPS})")
+        steps = min(STEPS, images - 1)
+        opening, step = browse(path, browser, steps)
+        print(f"  opens in {opening:.2f} s, next image in {1000 * step:.0f} ms (median of {steps})")
 
 
 def browse(path: Path, browser: str, steps: int) -> tuple[float, float]:

@@ -50,7 +50,10 @@ def explain_command(
         str, typer.Option(help="what maps are divided by: the maximum of each, of the row, or one that is shared")
     ] = "each",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), report (html), for clips also mp4 or gif")
+        Path,
+        typer.Option(
+            "--output", "-o", help="figure (png, pdf, svg), report (html), arrays (npz), or for clips mp4, gif"
+        ),
     ] = Path("explanation.png"),
 ) -> None:
     """Explain the predictions of a model on images or clips.

@@ -166,7 +166,7 @@ class FigureStyle:
 
 
 def save(results: Sequence[ExplainedImage], path: Path, style: FigureStyle = FigureStyle()) -> None:
-    """Write a figure (png, pdf, svg ...), the overlays of clips (mp4, gif), the heatmaps and scores (npz), or a report (html).
+    """Write a figure (png, pdf, svg ...), overlays of clips (mp4, gif), heatmaps and scores (npz), or a report (html).
 
     Raises the first error if every method failed for every image.
     """

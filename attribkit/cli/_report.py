@@ -27,7 +27,5 @@ def report_command(
     """
     from attribkit.report import write_report
 
-    write_report(
-        sources, output, title=title, picture_size=picture_size, map_size=map_size, max_images=max_images
-    )
+    write_report(sources, output, title=title, picture_size=picture_size, map_size=map_size, max_images=max_images)
     write_line(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -262,9 +262,7 @@ def _view(
     size = (picture.shape[0], picture.shape[1])
     encoded, problems = encode_maps(maps, size, sizes.map)
     url = encode_picture(picture, sizes.picture)
-    return View(
-        "", explained.target, explained.facts, size, url, maps=encoded, problems={**failures, **problems}
-    )
+    return View("", explained.target, explained.facts, size, url, maps=encoded, problems={**failures, **problems})
 
 
 def _own_resolution(attribution: Attribution) -> tuple[Tensor, Any]:

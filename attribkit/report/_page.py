@@ -87,8 +87,8 @@ def render_page(content: Content) -> str:
     return _TEMPLATES.get_template("report.html").render(
         content=content,
         results=content.results,
-        style=Markup(style),  # noqa: S704  # a file of this package
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # a file of this package
+        script=Markup(script),
         policy=_policy(style, script),
         index=json_block(_index(content)),
         images=[json_block(_image_record(each)) for each in content.images],
@@ -102,7 +102,7 @@ def json_block(value: Any) -> Markup:
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704  # characters that HTML interprets are escaped above
+    return Markup(text)  # characters that HTML interprets are escaped above
 
 
 def _check_count(max_images: Any) -> None:
@@ -182,6 +182,9 @@ def _view_record(view: View, pictures: Sequence[str]) -> dict[str, Any]:
     return {**asdict(view), "picture": picture}
 
 
+_Span = tuple[float, float, float]  # low end, value and high end of an interval
+
+
 @dataclass(frozen=True)
 class LeaderboardCell:
     """A cell of a leaderboard: text, whether it is the best, and the ends and centre of its interval in percent."""
@@ -189,7 +192,7 @@ class LeaderboardCell:
     value: str
     interval: str
     best: bool
-    span: tuple[float, float, float] | None
+    span: _Span | None
 
 
 def _leaderboard(panel: Any) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def _leaderboard(panel: Any) -> dict[str, Any]:
     }
 
 
-def _cells(panel: Any, row: Any, spans: Sequence[Mapping[int, tuple[float, float, float]]]) -> Iterator[LeaderboardCell]:
+def _cells(panel: Any, row: Any, spans: Sequence[Mapping[int, _Span]]) -> Iterator[LeaderboardCell]:
     from attribkit.benchmark._tables.panels import cell_text  # needs the packages of benchmarks
 
     for score, column, of_column in zip(row.cells, panel.columns, spans, strict=True):
@@ -212,7 +215,7 @@ def _cells(panel: Any, row: Any, spans: Sequence[Mapping[int, tuple[float, float
         yield LeaderboardCell(value, interval, bool(score and score.best), of_column.get(id(score)))
 
 
-def _spans(scores: Iterable[Any]) -> dict[int, tuple[float, float, float]]:
+def _spans(scores: Iterable[Any]) -> dict[int, _Span]:
     """Return low end, value and high end of each score on a common scale in percent, by the identity of the score."""
     estimates = {id(each): each.estimate for each in scores if each is not None and math.isfinite(each.estimate.value)}
     ends = {

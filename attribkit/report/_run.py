@@ -69,7 +69,8 @@ def run_content(folder: Path, title: str | None, sizes: PictureSizes, most_image
     units = [each for each in every if each.method in configured or each.method in summary.method_options]
     rows, failures = store.rows(units), store.failures(units)
     rows = rows.filter(pc.invert(rows["inverted"]))
-    columns = [ScoreColumn(*key) for key in dict.fromkeys(zip(*_columns(rows, "metric", "higher_is_better")))]
+    directions = zip(*_columns(rows, "metric", "higher_is_better"), strict=True)
+    columns = [ScoreColumn(*each) for each in dict.fromkeys(directions)]
     images, notes = _Explorer(record, store, units, failures, sizes, most_images).images(_by_image(rows), columns)
     methods = list(dict.fromkeys(each.method for each in units))
     return Content(
@@ -238,16 +239,19 @@ class _Explorer:
             target, label = (of_rows[0]["target"], of_rows[0]["label"]) if of_rows else (None, None)
             facts = f"label: {inputs.class_name(label)}" if label is not None and label != target else ""
             url, boxes = samples.get(image, (None, []))
-            yield image, View(
-                model=model,
-                target=inputs.class_name(target),
-                facts=facts,
-                size=size,
-                picture=url,
-                boxes=boxes,
-                maps=encoded,
-                problems={**problems, **unusable},
-                scores=_image_scores(of_rows, columns),
+            yield (
+                image,
+                View(
+                    model=model,
+                    target=inputs.class_name(target),
+                    facts=facts,
+                    size=size,
+                    picture=url,
+                    boxes=boxes,
+                    maps=encoded,
+                    problems={**problems, **unusable},
+                    scores=_image_scores(of_rows, columns),
+                ),
             )
 
     def _shard_maps(self, units: Sequence[WorkUnit]) -> dict[str, dict[str, tuple[Any, Any]]]:

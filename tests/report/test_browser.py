@@ -165,7 +165,13 @@ def test_hostile_names_are_text(page):
         page.press("ArrowRight")
     assert page.text("h1") == HOSTILE[0]
     assert page.text("#status b") == HOSTILE[0]
-    assert page.page.locator("#stage .card .name").all_inner_texts() == ["photograph", HOSTILE[0], "signed", "partial", "failed"]
+    assert page.page.locator("#stage .card .name").all_inner_texts() == [
+        "photograph",
+        HOSTILE[0],
+        "signed",
+        "partial",
+        "failed",
+    ]
     assert page.text("#stage .missing") == f"reason {HOSTILE[1]}"
     assert page.page.locator("script").count() == 14  # the index, the images and the program
     assert page.page.locator("img[src=x]").count() == 0
@@ -326,8 +332,8 @@ def test_scores_select_a_method(page):
 
 def test_controls_have_labels_and_pictures_have_descriptions(page):
     unlabelled = page.page.evaluate(
-        """[...document.querySelectorAll("select, input, button")].filter(e =>
-            !e.labels?.length && !e.getAttribute("aria-label") && !e.textContent && !e.querySelector("img[alt]")).length"""
+        """[...document.querySelectorAll("select, input, button")].filter(e => !e.labels?.length &&
+            !e.getAttribute("aria-label") && !e.textContent && !e.querySelector("img[alt]")).length"""
     )
     assert unlabelled == 0
     assert page.page.locator("img:not([alt])").count() == 0
@@ -355,7 +361,9 @@ def test_dark_mode_changes_the_colours(browser, report):
     for scheme in ("light", "dark"):
         opened = Page(browser, report, color_scheme=scheme)
         colours.append(
-            opened.page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+            opened.page.evaluate(
+                "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+            )
         )
         assert opened.events == []
         opened.context.close()

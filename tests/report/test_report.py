@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import attribkit.report
-from attribkit import Attribution, AttribkitError, ClassLogit, Explainer, InvalidInput, UnreadableFile, zoo
+from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, InvalidInput, UnreadableFile, zoo
 from attribkit._contracts.attribution import resize_map
 from attribkit.benchmark import Configuration, benchmark, write_summary
 from attribkit.cli import app
