@@ -170,18 +170,18 @@ class ExplainedPicture:
     results: Mapping[str, Attribution | FailedAttribution]
 
 
-def maps_content(explained: Iterable[ExplainedPicture], title: str, sizes: PictureSizes) -> Content:
+def maps_content(pictures: Iterable[ExplainedPicture], title: str, sizes: PictureSizes) -> Content:
     """Return the content of a report about attributions, without a benchmark.
 
     Args:
-        explained: The pictures with their maps; those of the same name are views of one image.
+        pictures: The pictures with their maps; those of the same name are views of one image.
         title: The title.
         sizes: The largest sides of pictures and maps.
     """
     images: dict[str, list[View]] = {}
     methods: dict[str, None] = {}
     notes: dict[str, None] = {}
-    for each in explained:
+    for each in pictures:
         methods |= dict.fromkeys(each.results)
         notes |= dict.fromkeys(_method_notes(each.results))
         for suffix, view in _views(each, sizes):
@@ -249,7 +249,7 @@ def _views(explained: ExplainedPicture, sizes: PictureSizes) -> Iterator[tuple[s
     heatmaps = {name: each.channels_first().heatmap()[0] for name, each in attributions.items()}
     for index in middle_indices(length, min(SECTIONS, length)):
         of_section = {name: (heatmap[index], None) for name, heatmap in heatmaps.items()}
-        yield f", frame {index}", _view(explained, explained.picture[index], of_section, failures, sizes)
+        yield f", section {index}", _view(explained, explained.picture[index], of_section, failures, sizes)
 
 
 def _view(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +17,10 @@ from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.serialization import write_whole
 from attribkit.report._content import ARROWS, Content, ReportImage, View, explained_pictures, maps_content
 from attribkit.report._pictures import PictureSizes, colour_tables
+
+if TYPE_CHECKING:  # benchmarks need further packages
+    from attribkit.benchmark._statistics.summary import SummaryScore
+    from attribkit.benchmark._tables.panels import Panel, PanelRow
 
 MAX_IMAGES = 512
 _MARGIN = 4  # percent of the width of an interval's drawing, left and right
@@ -32,7 +36,7 @@ def write_report(
     *,
     title: str | None = None,
     picture_size: int = 288,
-    map_size: int = 96,
+    map_size: int = 90,
     max_images: int = MAX_IMAGES,
 ) -> None:
     """Write a report as one HTML file that a browser opens without a server or a network.
@@ -53,7 +57,7 @@ def write_report(
 
     Raises:
         UnreadableFile: If the source cannot be read, or the path cannot be written.
-        InvalidInput: If the source is empty, or a size is not a positive integer.
+        InvalidInput: If the source is empty, a size is not a positive integer, or the path does not end in .html.
 
     Example:
         >>> write_report("runs/first-look", "report.html")
@@ -61,6 +65,7 @@ def write_report(
     """
     sizes = PictureSizes(picture_size, map_size)
     _check_count(max_images)
+    _check_path(path)
     write_page(_content(source, title, sizes, max_images), path)
 
 
@@ -108,6 +113,14 @@ def json_block(value: Any) -> Markup:
 def _check_count(max_images: Any) -> None:
     if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 1:
         raise InvalidInput(f"max_images must be a positive integer, got {max_images!r}: omit it for {MAX_IMAGES}.")
+
+
+def _check_path(path: str | Path) -> None:
+    """Raise an error, before the work, if the path is not that of an HTML file in an existing folder."""
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise InvalidInput(f"{str(path)!r} does not end in .html: pass a path such as 'report.html'.")
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise UnreadableFile(f"{str(path)!r} cannot be written: it is a folder, or its folder does not exist.")
 
 
 def _content(source: Any, title: str | None, sizes: PictureSizes, max_images: int) -> Content:
@@ -195,7 +208,7 @@ class LeaderboardCell:
     span: _Span | None
 
 
-def _leaderboard(panel: Any) -> dict[str, Any]:
+def _leaderboard(panel: "Panel") -> dict[str, Any]:
     """Return a panel of scores with the positions of the intervals in their columns."""
     spans = [_spans([row.cells[k] for row in (*panel.methods, *panel.controls)]) for k in range(len(panel.columns))]
     return {
@@ -207,7 +220,7 @@ def _leaderboard(panel: Any) -> dict[str, Any]:
     }
 
 
-def _cells(panel: Any, row: Any, spans: Sequence[Mapping[int, _Span]]) -> Iterator[LeaderboardCell]:
+def _cells(panel: "Panel", row: "PanelRow", spans: Sequence[Mapping[int, _Span]]) -> Iterator[LeaderboardCell]:
     from attribkit.benchmark._tables.panels import cell_text  # needs the packages of benchmarks
 
     for score, column, of_column in zip(row.cells, panel.columns, spans, strict=True):
@@ -215,7 +228,7 @@ def _cells(panel: Any, row: Any, spans: Sequence[Mapping[int, _Span]]) -> Iterat
         yield LeaderboardCell(value, interval, bool(score and score.best), of_column.get(id(score)))
 
 
-def _spans(scores: Iterable[Any]) -> dict[int, _Span]:
+def _spans(scores: Iterable["SummaryScore | None"]) -> dict[int, _Span]:
     """Return low end, value and high end of each score on a common scale in percent, by the identity of the score."""
     estimates = {id(each): each.estimate for each in scores if each is not None and math.isfinite(each.estimate.value)}
     ends = {

@@ -36,7 +36,7 @@ class PictureSizes:
     """
 
     picture: int = 288
-    map: int = 96
+    map: int = 90
 
     def __post_init__(self) -> None:
         for name, side in (("picture_size", self.picture), ("map_size", self.map)):

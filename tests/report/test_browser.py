@@ -40,7 +40,8 @@ def maps(seed):
 
 
 def view(seed, picture, model, target):
-    scores = {method: [0.25, None] for method in (HOSTILE[0], "signed")}
+    number = seed // 100
+    scores = {HOSTILE[0]: [0.25, None], "signed": [(number * 5 % 12) / 8, None if number % 2 else number]}
     found = maps(seed)
     return View(
         model, target, "", (SIDE, SIDE), encode_picture(picture, SIDE), [[0.25, 0.25, 0.75, 0.5]], found,
@@ -325,9 +326,25 @@ def test_the_filmstrip_shows_neighbours(page):
 
 def test_scores_select_a_method(page):
     rows = page.page.locator("#scores-of-image tbody tr")
-    assert rows.all_inner_texts() == [f"{HOSTILE[0]}\t0.25\t-", "signed\t0.25\t-"]
+    assert rows.all_inner_texts() == [f"{HOSTILE[0]}\t0.25\t-", "signed\t0\t0"]
     page.act(lambda: rows.nth(1).click())
     assert page.value("#method") == "signed"
+
+
+def test_images_are_sorted_by_the_score_of_the_method(page):
+    page.act(lambda: page.page.select_option("#method", "signed"))
+    page.act(lambda: page.page.select_option("#order", "0"))
+    expected = sorted(range(12), key=lambda number: -(number * 5 % 12))
+    listed = page.page.locator("#image option").evaluate_all("options => options.map(e => Number(e.value))")
+    assert listed == expected
+    assert page.value("#image") == str(expected[0])
+    page.press("ArrowRight")
+    assert page.value("#image") == str(expected[1])
+    page.act(lambda: page.page.select_option("#order", "1"))
+    listed = page.page.locator("#image option").evaluate_all("options => options.map(e => Number(e.value))")
+    assert listed == [10, 8, 6, 4, 2, 0, 1, 3, 5, 7, 9, 11]  # images without a score come last
+    page.act(lambda: page.page.select_option("#order", "-1"))
+    assert page.value("#image") == "0"
 
 
 def test_controls_have_labels_and_pictures_have_descriptions(page):

@@ -1,9 +1,13 @@
 "use strict";
 
 (() => {
-  const first = document.getElementById("image-0");
-  if (!first) return;
   const byId = (id) => document.getElementById(id);
+  if (!byId("image-0")) return;
+  if (!("DecompressionStream" in window)) {
+    byId("explorer").replaceChildren("The images need a newer browser: Chrome 80, Firefox 113, Safari 16.4 or later.");
+    byId("explorer").hidden = false;
+    return;
+  }
   const index = JSON.parse(byId("index").textContent);
   const colours = Object.fromEntries(Object.entries(index.colours).map(([name, text]) => [name, bytes(text)]));
   const SIDE = 256; // pixels, longer side of a drawn map
@@ -12,6 +16,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const state = { image: 0, model: "", rank: 0, method: index.methods[0], opacity: 75, sideBySide: true, boxes: true };
   const records = new Map(); // decoded images, the most recent last
+  let order = index.images.map((_, i) => i); // the images in the order in which they are visited
   let cards = [];
   let drawn = 0; // number of the current drawing; an older one stops
 
@@ -221,7 +226,7 @@
     const { ofModel, view } = currentView();
     fillSelect("model", models(), models().indexOf(state.model));
     fillSelect("class", ofModel.map((each) => [each.target, each.facts].filter(Boolean).join(", ")), ofModel.indexOf(view));
-    byId("image").selectedIndex = state.image;
+    byId("image").selectedIndex = order.indexOf(state.image);
     byId("method").value = state.method;
     byId("method-control").hidden = index.methods.length < 2;
     byId("boxes-control").hidden = !image.views.some((each) => each.boxes.length);
@@ -275,13 +280,13 @@
   }
 
   function showFilmstrip() {
-    const from = Math.max(0, Math.min(state.image - NEIGHBOURS, index.images.length - 2 * NEIGHBOURS - 1));
-    const to = Math.min(index.images.length, from + 2 * NEIGHBOURS + 1);
+    const place = order.indexOf(state.image);
+    const from = Math.max(0, Math.min(place - NEIGHBOURS, order.length - 2 * NEIGHBOURS - 1));
     const strip = byId("filmstrip");
-    strip.hidden = index.images.length < 2;
+    strip.hidden = order.length < 2;
     const hadFocus = strip.contains(document.activeElement);
     const buttons = [];
-    for (let i = from; i < to; i++) {
+    for (const i of order.slice(from, from + 2 * NEIGHBOURS + 1)) {
       const button = make("button", { type: "button", title: index.images[i] });
       const source = record(i).pictures[0];
       if (source) button.append(make("img", { src: source, alt: index.images[i] }));
@@ -292,7 +297,7 @@
     }
     strip.replaceChildren(...buttons);
     record(state.image);
-    if (hadFocus) buttons[state.image - from].focus({ preventScroll: true });
+    if (hadFocus) buttons[place - from].focus({ preventScroll: true });
   }
 
   function listen(made) {
@@ -339,11 +344,29 @@
   const cycle = (number, step, count) => (number + step + count) % count;
 
   function step(direction) {
-    change({ image: cycle(state.image, direction, index.images.length) });
+    change({ image: order[cycle(order.indexOf(state.image), direction, order.length)] });
   }
 
   function stepMethod(direction) {
     change({ method: index.methods[cycle(index.methods.indexOf(state.method), direction, index.methods.length)] });
+  }
+
+  // Sort the images by a score of the current method and model, the largest first; images without it come last.
+  function sort(column) {
+    const scores = index.images.map((_, i) => column < 0 ? -i : scoreOf(i, column) ?? -Infinity);
+    order = index.images.map((_, i) => i).sort((a, b) => scores[b] - scores[a] || a - b);
+    fillImages();
+    change({ image: order[0] });
+  }
+
+  function scoreOf(number, column) {
+    const { views } = JSON.parse(byId(`image-${number}`).textContent);
+    return views.find((view) => view.model === state.model)?.scores[state.method]?.[column];
+  }
+
+  function fillImages() {
+    const texts = order.map((i) => index.images.length > 1 ? `${i + 1}. ${index.images[i]}` : index.images[i]);
+    byId("image").replaceChildren(...texts.map((text, place) => option(text, String(order[place]))));
   }
 
   function setOpacity(value) {
@@ -378,11 +401,14 @@
     KEYS[event.key]();
   });
 
-  byId("image").replaceChildren(...index.images.map((name, i) => option(index.images.length > 1 ? `${i + 1}. ${name}` : name, String(i))));
+  fillImages();
+  byId("order").replaceChildren(option("as in the data", "-1"), ...index.columns.map((name, i) => option(`${name} of the method`, String(i))));
+  byId("order-control").hidden = !index.columns.length || index.images.length < 2;
+  byId("order").addEventListener("change", (event) => sort(Number(event.target.value)));
   byId("method").replaceChildren(...index.methods.map((name) => option(name, name)));
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
-  byId("image").addEventListener("change", (event) => change({ image: event.target.selectedIndex }));
+  byId("image").addEventListener("change", (event) => change({ image: Number(event.target.value) }));
   byId("model").addEventListener("change", (event) => change({ model: models()[event.target.selectedIndex], rank: 0 }));
   byId("class").addEventListener("change", (event) => change({ rank: event.target.selectedIndex }));
   byId("method").addEventListener("change", (event) => change({ method: event.target.value }));
