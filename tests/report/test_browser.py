@@ -30,7 +30,8 @@ pytestmark = [
 def maps(seed):
     """A coarse map, a signed one, and one of a part of the image, all different for each seed."""
     generator = torch.Generator().manual_seed(seed)
-    coarse, signed, partial = (torch.rand(8, 8, generator=generator) for _ in range(3))
+    coarse, partial = (torch.rand(8, 8, generator=generator) for _ in range(2))
+    signed = torch.linspace(0, 1, 64).roll(seed).view(8, 8)  # is stored as differences
     extent = ((0.5, 1.0), (0.0, 0.5))
     return {
         HOSTILE[0]: encode_map(coarse, (SIDE, SIDE), 96),
@@ -196,6 +197,7 @@ def test_the_policy_forbids_injected_scripts_styles_and_requests(browser, report
 
 def test_the_drawn_colours_are_those_of_the_map(page):
     record = maps(0)["signed"]
+    assert record["differences"]
     pixels = page.canvas()
     assert pixels.shape == (256, 256, 4)
     values = decoded_values(record)
