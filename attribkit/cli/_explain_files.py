@@ -286,7 +286,7 @@ def _concatenate(maps: Sequence[Tensor | None]) -> np.ndarray:
 def _save_report(results: Sequence[ExplainedImage], path: Path) -> None:
     from attribkit.report._content import ExplainedPicture, maps_content
     from attribkit.report._page import write_page
-    from attribkit.report._pictures import PictureSizes
+    from attribkit.report._pictures import PictureOptions
 
     names = _short_names({each.image for each in results})
     explained = (
@@ -299,7 +299,7 @@ def _save_report(results: Sequence[ExplainedImage], path: Path) -> None:
         )
         for each in results
     )
-    write_page(maps_content(explained, "Attribution maps", PictureSizes()), path)
+    write_page(maps_content(explained, "Attribution maps", PictureOptions()), path)
 
 
 def _short_names(paths: set[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from attribkit._core.pictures import middle_indices, to_pictures
 from attribkit._core.shapes import Picture, Pictures
 from attribkit._targets.target import Target
 from attribkit.figures._figure import display_name
-from attribkit.report._pictures import PictureSizes, encode_map, encode_picture
+from attribkit.report._pictures import PictureOptions, encode_map
 
 if TYPE_CHECKING:  # benchmarks need further packages
     from attribkit.benchmark import Failure
@@ -170,13 +170,13 @@ class ExplainedPicture:
     results: Mapping[str, Attribution | FailedAttribution]
 
 
-def maps_content(pictures: Iterable[ExplainedPicture], title: str, sizes: PictureSizes) -> Content:
+def maps_content(pictures: Iterable[ExplainedPicture], title: str, options: PictureOptions) -> Content:
     """Return the content of a report about attributions, without a benchmark.
 
     Args:
         pictures: The pictures with their maps; those of the same name are views of one image.
         title: The title.
-        sizes: The largest sides of pictures and maps.
+        options: How pictures and maps are stored.
     """
     images: dict[str, list[View]] = {}
     methods: dict[str, None] = {}
@@ -184,7 +184,7 @@ def maps_content(pictures: Iterable[ExplainedPicture], title: str, sizes: Pictur
     for each in pictures:
         methods |= dict.fromkeys(each.results)
         notes |= dict.fromkeys(_method_notes(each.results))
-        for suffix, view in _views(each, sizes):
+        for suffix, view in _views(each, options):
             images.setdefault(f"{each.name}{suffix}", []).append(view)
     facts = (count(len(images), "image"), count(len(methods), "method"))
     reported = [ReportImage(name, views) for name, views in images.items()]
@@ -237,19 +237,19 @@ def encode_maps(
     return encoded, problems
 
 
-def _views(explained: ExplainedPicture, sizes: PictureSizes) -> Iterator[tuple[str, View]]:
+def _views(explained: ExplainedPicture, options: PictureOptions) -> Iterator[tuple[str, View]]:
     """Yield the view of a picture, or of some frames or slices, with a suffix of the name."""
     attributions = {name: each for name, each in explained.results.items() if isinstance(each, Attribution)}
     failures = {name: str(each) for name, each in explained.results.items() if name not in attributions}
     if explained.picture.ndim == 3:
         of_image = {name: _own_resolution(each) for name, each in attributions.items()}
-        yield "", _view(explained, explained.picture, of_image, failures, sizes)
+        yield "", _view(explained, explained.picture, of_image, failures, options)
         return
     length = len(explained.picture)
     heatmaps = {name: each.channels_first().heatmap()[0] for name, each in attributions.items()}
     for index in middle_indices(length, min(SECTIONS, length)):
         of_section = {name: (heatmap[index], None) for name, heatmap in heatmaps.items()}
-        yield f", section {index}", _view(explained, explained.picture[index], of_section, failures, sizes)
+        yield f", section {index}", _view(explained, explained.picture[index], of_section, failures, options)
 
 
 def _view(
@@ -257,11 +257,11 @@ def _view(
     picture: Picture,
     maps: Mapping[str, tuple[Tensor, Any]],
     failures: Mapping[str, str],
-    sizes: PictureSizes,
+    options: PictureOptions,
 ) -> View:
     size = (picture.shape[0], picture.shape[1])
-    encoded, problems = encode_maps(maps, size, sizes.map)
-    url = encode_picture(picture, sizes.picture)
+    encoded, problems = encode_maps(maps, size, options.map)
+    url = options.encode(picture)
     return View("", explained.target, explained.facts, size, url, maps=encoded, problems={**failures, **problems})
 
 

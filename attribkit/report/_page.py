@@ -16,7 +16,7 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.serialization import write_whole
 from attribkit.report._content import ARROWS, Content, ReportImage, View, explained_pictures, maps_content
-from attribkit.report._pictures import PictureSizes, colour_tables
+from attribkit.report._pictures import PictureOptions, colour_tables
 
 if TYPE_CHECKING:  # benchmarks need further packages
     from attribkit.benchmark._statistics.summary import SummaryScore
@@ -37,6 +37,7 @@ def write_report(
     title: str | None = None,
     picture_size: int = 288,
     map_size: int = 90,
+    photographs: bool = True,
     max_images: int = MAX_IMAGES,
 ) -> None:
     """Write a report as one HTML file that a browser opens without a server or a network.
@@ -53,6 +54,8 @@ def write_report(
         title: The title; None means the name of the run, or "Attribution maps".
         picture_size: Longer side of the photographs, in pixels; larger ones are reduced.
         map_size: Longer side of the maps, in grid cells; finer ones are averaged. Values have 8 bits.
+        photographs: Whether to include the photographs and, for a run, the names of the classes. They require the data
+            set, the models and the plugins of the run, and run the Python files that its configuration names.
         max_images: Number of images that are contained at most, from the first one on.
 
     Raises:
@@ -63,10 +66,10 @@ def write_report(
         >>> write_report("runs/first-look", "report.html")
         >>> write_report([explainer.attribute(x, "gradcam"), explainer.attribute(x, "rise")], "maps.html")
     """
-    sizes = PictureSizes(picture_size, map_size)
+    options = PictureOptions(picture_size, map_size, photographs)
     _check_count(max_images)
     _check_path(path)
-    write_page(_content(source, title, sizes, max_images), path)
+    write_page(_content(source, title, options, max_images), path)
 
 
 def write_page(content: Content, path: str | Path) -> None:
@@ -123,7 +126,7 @@ def _check_path(path: str | Path) -> None:
         raise UnreadableFile(f"{str(path)!r} cannot be written: it is a folder, or its folder does not exist.")
 
 
-def _content(source: Any, title: str | None, sizes: PictureSizes, max_images: int) -> Content:
+def _content(source: Any, title: str | None, options: PictureOptions, max_images: int) -> Content:
     """Return the content for a source: a folder, or files and attributions."""
     sources = [source] if isinstance(source, str | Path | Attribution) else list(source)
     if not sources:
@@ -134,8 +137,8 @@ def _content(source: Any, title: str | None, sizes: PictureSizes, max_images: in
     if folders:
         from attribkit.report._run import run_content  # needs the packages of benchmarks
 
-        return run_content(Path(folders[0]), title, sizes, max_images)
-    content = maps_content(explained_pictures(_loaded(sources)), title or "Attribution maps", sizes)
+        return run_content(Path(folders[0]), title, options, max_images)
+    content = maps_content(explained_pictures(_loaded(sources)), title or "Attribution maps", options)
     return _limited(content, max_images)
 
 

@@ -27,21 +27,27 @@ _SIGNED_LEVELS, _UNSIGNED_LEVELS = 127, 255
 
 
 @dataclass(frozen=True)
-class PictureSizes:
-    """The largest sides of what a page contains.
+class PictureOptions:
+    """How a page stores photographs and maps.
 
     Args:
         picture: Longer side of a photograph, in pixels.
         map: Longer side of a map, in grid cells; finer maps are averaged.
+        photographs: Whether the page contains photographs.
     """
 
     picture: int = 288
     map: int = 90
+    photographs: bool = True
 
     def __post_init__(self) -> None:
         for name, side in (("picture_size", self.picture), ("map_size", self.map)):
             if isinstance(side, bool) or not isinstance(side, int) or side < 1:
                 raise InvalidInput(f"{name} must be a positive integer, got {side!r}: omit it for the default.")
+
+    def encode(self, photograph: Picture) -> str | None:
+        """Return a photograph as a data URL; None if the page does not contain photographs."""
+        return encode_picture(photograph, self.picture) if self.photographs else None
 
 
 def encode_picture(picture: Picture, longest: int) -> str:

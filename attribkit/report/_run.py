@@ -37,7 +37,7 @@ from attribkit.report._content import (
     count,
     encode_maps,
 )
-from attribkit.report._pictures import PictureSizes, encode_picture
+from attribkit.report._pictures import PictureOptions
 
 _COST_CHARTS = 3  # metrics in a chart of costs
 _NO_MAPS = "The run did not save maps. Set save_maps = true in the configuration, and run it in a new output folder."
@@ -49,13 +49,13 @@ _NO_CURVES = (
 ByImage = dict[tuple[str, str], list[dict[str, Any]]]  # rows by model and image
 
 
-def run_content(folder: Path, title: str | None, sizes: PictureSizes, most_images: int) -> Content:
+def run_content(folder: Path, title: str | None, options: PictureOptions, most_images: int) -> Content:
     """Return the content of a report about a run.
 
     Args:
         folder: The output folder of the run.
         title: The title; None means the name of the run.
-        sizes: The largest sides of pictures and maps.
+        options: How pictures and maps are stored.
         most_images: Number of images that are shown at most.
 
     Raises:
@@ -71,7 +71,7 @@ def run_content(folder: Path, title: str | None, sizes: PictureSizes, most_image
     rows = rows.filter(pc.invert(rows["inverted"]))
     directions = zip(*_columns(rows, "metric", "higher_is_better"), strict=True)
     columns = [ScoreColumn(*each) for each in dict.fromkeys(directions)]
-    images, notes = _Explorer(record, store, units, failures, sizes, most_images).images(_by_image(rows), columns)
+    images, notes = _Explorer(record, store, units, failures, options, most_images).images(_by_image(rows), columns)
     methods = list(dict.fromkeys(each.method for each in units))
     return Content(
         title=title or record.name,
@@ -140,7 +140,7 @@ class _Explorer:
         store: Its files.
         units: The units whose maps are shown.
         failures: The failures of the run.
-        sizes: The largest sides of pictures and maps.
+        options: How pictures and maps are stored.
         most_images: Number of images that are shown at most.
         notes: Why photographs, names of classes or images are missing.
     """
@@ -149,7 +149,7 @@ class _Explorer:
     store: Store
     units: Sequence[WorkUnit]
     failures: Sequence[Failure]
-    sizes: PictureSizes
+    options: PictureOptions
     most_images: int
     notes: list[str] = field(default_factory=list)
 
@@ -175,7 +175,12 @@ class _Explorer:
         return [ReportImage(name, of_image) for name, of_image in chosen.items()], self.notes
 
     def _configuration(self) -> tuple[Configuration | None, Dataset | None]:
-        """Return the configuration and the data set of the run, as far as they are available."""
+        """Return the configuration and the data set of the run, as far as they are available.
+
+        This runs the Python files of the configuration, which is why it is left out without photographs.
+        """
+        if not self.options.photographs:
+            return None, None
         try:
             configuration = Configuration(**self.record.configuration)
             data = configuration.data.make()
@@ -202,7 +207,7 @@ class _Explorer:
             return _Inputs()
         return _Inputs(loaded.preprocessing, names)
 
-    def _samples(self, data: Dataset | None, inputs: _Inputs, shard: int) -> dict[str, tuple[str, Any]]:
+    def _samples(self, data: Dataset | None, inputs: _Inputs, shard: int) -> dict[str, tuple[str | None, Any]]:
         """Return the photographs of a shard as data URLs, and their boxes as fractions, by the ids of the images."""
         if data is None or inputs.preprocessing is None:
             return {}
@@ -217,15 +222,19 @@ class _Explorer:
                 continue
             (picture,) = inputs.preprocessing.inverse(prepared.x[None])
             height, width = prepared.x.shape[-2:]
-            boxes = [] if prepared.boxes is None else (prepared.boxes / torch.tensor([width, height] * 2)).tolist()
-            pictures[sample.id] = (encode_picture(picture, self.sizes.picture), boxes)
+            boxes = (
+                []
+                if prepared.boxes is None
+                else (prepared.boxes / torch.tensor([width, height] * 2, device="cpu")).tolist()
+            )
+            pictures[sample.id] = (self.options.encode(picture), boxes)
         return pictures
 
     def _shard_views(
         self,
         units: Sequence[WorkUnit],
         inputs: _Inputs,
-        samples: Mapping[str, tuple[str, Any]],
+        samples: Mapping[str, tuple[str | None, Any]],
         rows: ByImage,
         columns: Sequence[ScoreColumn],
     ) -> Iterator[tuple[str, View]]:
@@ -234,7 +243,7 @@ class _Explorer:
         for image, of_image in maps.items():
             model = units[0].model
             size = self._size(inputs, of_image)
-            encoded, unusable = encode_maps(of_image, size, self.sizes.map)
+            encoded, unusable = encode_maps(of_image, size, self.options.map)
             of_rows = rows.get((model, image), [])
             target, label = (of_rows[0]["target"], of_rows[0]["label"]) if of_rows else (None, None)
             facts = f"label: {inputs.class_name(label)}" if label is not None and label != target else ""

@@ -22,10 +22,11 @@ from attribkit._contracts.attribution import resize_map
 from attribkit.benchmark import Configuration, benchmark, write_summary
 from attribkit.cli import app
 from attribkit.methods._gradcam import GradCAM
+from attribkit.registry import _discovery as discovery
 from attribkit.report import write_report
 from attribkit.report._content import ExplainedPicture, explained_pictures, maps_content
 from attribkit.report._page import json_block, render_page
-from attribkit.report._pictures import PictureSizes, encode_map
+from attribkit.report._pictures import PictureOptions, encode_map
 from attribkit.testing._examples import images
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $x_'
@@ -149,7 +150,7 @@ def test_full_strength_is_that_of_figures():
 def test_a_map_that_is_not_finite_is_left_out_with_the_reason(value):
     attribution = example_attribution()
     attribution.scores[1, 0, 0, 0] = value
-    content = maps_content(explained_pictures({"a": attribution}), "", PictureSizes())
+    content = maps_content(explained_pictures({"a": attribution}), "", PictureOptions())
     first, second = (each.views[0] for each in content.images)
     assert list(first.maps) == ["Grad-CAM"]
     assert (dict(second.maps), second.problems) == ({}, {"Grad-CAM": "The map has NaN or infinite values."})
@@ -274,6 +275,29 @@ def test_a_model_that_cannot_be_loaded_costs_the_photographs_alone(run, tmp_path
     assert image_record(tmp_path / "report.html", 0)["views"][0]["maps"]
 
 
+def test_without_photographs_no_file_of_the_configuration_runs(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugin.py").write_text("open('ran', 'w').close()\n")
+
+    def change(record):
+        record["configuration"]["plugins"] = ["plugin.py"]
+
+    folder = copied(run, tmp_path / "run", change)
+    write_report(folder, "report.html", photographs=False)
+    assert not (tmp_path / "ran").exists()
+    record = image_record(tmp_path / "report.html", 0)
+    assert record["pictures"] == []
+    assert record["views"][0]["target"] == f"class {zoo.scene(0).label}"
+    write_report(folder, "report.html")
+    assert (tmp_path / "ran").exists()  # with photographs, the file runs
+    discovery.load_plugins.cache_clear()
+
+
+def test_maps_without_photographs():
+    content = maps_content(explained_pictures({"a": example_attribution()}), "", PictureOptions(photographs=False))
+    assert [each.views[0].picture for each in content.images] == [None, None]
+
+
 # --- reports about maps ----------------------------------------------------------------------------------------------
 
 
@@ -298,7 +322,7 @@ def test_files_of_the_same_images_are_shown_together(tmp_path, cnn):
 
 def test_no_map_replaces_another():
     same = {"one": example_attribution(seed=0), "two": example_attribution(seed=1)}
-    content = maps_content(explained_pictures(same), "", PictureSizes())
+    content = maps_content(explained_pictures(same), "", PictureOptions())
     (view,) = content.images[0].views
     assert list(view.maps) == ["Grad-CAM", "Grad-CAM (two)"]
     assert view.maps["Grad-CAM"]["data"] != view.maps["Grad-CAM (two)"]["data"]
@@ -307,13 +331,13 @@ def test_no_map_replaces_another():
 def test_classes_of_an_image_are_views_of_it():
     one, other = example_attribution(), example_attribution()
     other = Attribution(other.scores, other.x, ClassLogit((1, 4)), other.method)
-    content = maps_content(explained_pictures({"one": one, "two": other}), "", PictureSizes())
+    content = maps_content(explained_pictures({"one": one, "two": other}), "", PictureOptions())
     assert [[view.target for view in each.views] for each in content.images] == [["class 1"], ["class 2", "class 4"]]
 
 
 def test_clips_are_shown_frame_by_frame():
     clip = Attribution(torch.rand(1, 1, 2, 4, 4), torch.rand(1, 3, 4, 16, 16), ClassLogit((0,)), GradCAM())
-    content = maps_content(explained_pictures({"a": clip}), "", PictureSizes())
+    content = maps_content(explained_pictures({"a": clip}), "", PictureOptions())
     assert [each.name for each in content.images] == [f"image 1, section {frame}" for frame in range(4)]
     heatmap = clip.heatmap()[0]
     for frame, each in enumerate(content.images):
@@ -324,7 +348,7 @@ def test_clips_are_shown_frame_by_frame():
 def test_all_names_are_escaped():
     (picture,) = list(explained_pictures({"a": example_attribution()[0]}))
     hostile = ExplainedPicture(HOSTILE, HOSTILE, HOSTILE, picture.picture, {HOSTILE: picture.results["Grad-CAM"]})
-    page = Elements(render_page(maps_content([hostile], HOSTILE, PictureSizes())))
+    page = Elements(render_page(maps_content([hostile], HOSTILE, PictureOptions())))
     assert [attributes.get("src") for tag, attributes in page.found if tag == "img"] == []
     assert len([tag for tag, _ in page.found if tag == "script"]) == 3  # the index, an image, the program
     record = json.loads(page.blocks["image-0"])
