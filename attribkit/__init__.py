@@ -29,11 +29,11 @@ if TYPE_CHECKING:
         PositiveInt,
         Seed,
     )
-    from attribkit._core.progress import track
     from attribkit._core.segments import GivenSegments, Segments, segment
     from attribkit._core.spec import ModelSpec
     from attribkit._core.substrates import GivenImages, Imputer, Substrate, substrate_images
     from attribkit._core.tensors import Fingerprinted
+    from attribkit._display.progress import track
     from attribkit._engine.forward import Requirements
     from attribkit._engine.model import HookedModel
     from attribkit._explainer import Explainer
@@ -182,7 +182,7 @@ _HOME = {  # module of each public name, imported on first use, since importing 
     "rank_pixels": "metrics._curve_engine",
     "register": "registry",
     "spearman_correlation": "metrics._correlation",
-    "track": "_core.progress",
+    "track": "_display.progress",
     "train_head": "_heads",
     "with_score_type": "_targets.resolution",
 }

@@ -1,9 +1,9 @@
 """The main entry point: attributions, metrics, visualizations and inspection of one model."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import repeat
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -21,6 +21,8 @@ from attribkit._core.ground_truth import GroundTruth
 from attribkit._core.inputs import Inputs, check_image_name, validate_inputs
 from attribkit._core.shapes import AnyImages, Images, Masks, PerImage
 from attribkit._core.spec import ModelSpec
+from attribkit._display.progress import progress_shown, track
+from attribkit._display.representations import repr_with_notes
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
 from attribkit._inspection.feature_maps import FeatureMaps, Filters, feature_maps, filters
@@ -58,6 +60,8 @@ class Explainer:
         spec: Properties of the architecture. None means the spec of the model's family (timm, torchvision, Hugging
             Face, plugins).
         batch_size: Number of images in one forward; "auto" is as many as fit into memory.
+        show_progress: Whether calls that take more than two seconds show their progress: as a bar in notebooks and
+            terminals, and otherwise as at most one line in 30 seconds on the standard error stream.
 
     Raises:
         UnsupportedModel: If the model cannot be explained.
@@ -77,12 +81,16 @@ class Explainer:
         image: str | None = None,
         spec: ModelSpec | None = None,
         batch_size: int | Literal["auto"] = "auto",
+        show_progress: bool = True,
     ) -> None:
         module = unwrap_model(model)
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise InvalidInput(f"batch_size must be 'auto' or a positive integer, got {batch_size!r}.")
         if not isinstance(spec, ModelSpec | None):
             raise InvalidInput(f"spec must be a ModelSpec or None, got {spec!r}: write spec=ModelSpec(layer=...).")
+        if not isinstance(show_progress, bool):
+            raise InvalidInput(f"show_progress must be True or False, got {show_progress!r}.")
+        self.show_progress = show_progress
         self.model = HookedModel(
             module, _resolve_spec(spec, image, module), batch_size=None if batch_size == "auto" else batch_size
         )
@@ -128,7 +136,7 @@ class Explainer:
             instance = registry.make(method, Method, **self._layer_names(options))
         with error_context("model", self.model.module), error_context("method", method):
             unbound, checked_inputs = self._target(target, x, instance), self._inputs(inputs, x)
-            with frozen(self.model.module):
+            with self._frozen():
                 model, images, note = self._bind(x, checked_inputs)
                 return run_attribution(instance, model, images, model.bind_target(unbound), note)
 
@@ -172,7 +180,7 @@ class Explainer:
             with_target = next((method for method in instances if method.uses_target), instances[0])
             unbound = [self._target(target, x, with_target) for target in _check_list(targets, "targets")]
             checked_inputs = self._inputs(inputs, x)
-            with frozen(self.model.module):
+            with self._frozen():
                 model, images, note = self._bind(x, checked_inputs)
                 bound = [model.bind_target(target) for target in unbound]
                 with_cache = _with_shared_results(model, bound, instances)
@@ -186,8 +194,9 @@ class Explainer:
                             raise
                         return FailedAttribution(method, used, error)
 
-                pairs = list(zip(targets, bound, strict=True))
-                return Comparison([[attempt(method, *pair) for method in instances] for pair in pairs])
+                pairs = [(method, *pair) for pair in zip(targets, bound, strict=True) for method in instances]
+                results = [attempt(*pair) for pair in track(pairs, "maps")]
+                return Comparison([results[i : i + len(instances)] for i in range(0, len(results), len(instances))])
 
     def visualize(
         self,
@@ -228,7 +237,7 @@ class Explainer:
                 raise InvalidInput(
                     f"unit must be a class or a unit of a layer, got {unit!r}: a predicted class requires an image."
                 )
-            with frozen(self.model.module):
+            with self._frozen():
                 blank = blank_images(self.model, target.count or 1, size)
                 checked_inputs = self._inputs(inputs, blank)
                 image_axes(blank, self.model, checked_inputs)  # raises if the first layer does not accept the size
@@ -301,7 +310,8 @@ class Explainer:
         with error_context("model", self.model.module):
             check_attributions(attributions)
         session = self.metric_session(attributions[0].x, mask=mask, inputs=inputs)
-        return list(map(session, instances, repeat(attributions)))
+        with progress_shown(self.show_progress):
+            return [session(metric, attributions) for metric in track(instances, "metrics")]
 
     def metric_session(
         self, x: AnyImages, *, mask: Masks | GroundTruth | None = None, inputs: Mapping[str, Any] | None = None
@@ -323,10 +333,10 @@ class Explainer:
             >>> session = explainer.metric_session(x)
             >>> session(Deletion(), [a, b]).values
         """
-        with error_context("model", self.model.module), frozen(self.model.module):
+        with error_context("model", self.model.module), self._frozen():
             check_images(x, self.model)
             model, images, _ = self._bind(x, self._inputs(inputs, x))
-        return MetricSession(model, images, mask)
+        return MetricSession(model, images, mask, self.show_progress)
 
     def layers(
         self, x: AnyImages | None = None, target: Any = None, inputs: Mapping[str, Any] | None = None
@@ -346,7 +356,7 @@ class Explainer:
         """
         user_images = self._noise() if x is None else x
         unbound, checked_inputs = self._target(target, user_images), self._inputs(inputs, user_images)
-        with frozen(self.model.module):
+        with self._frozen():
             model, images, _ = self._bind(user_images, checked_inputs)
             return model.layers(images, model.bind_target(unbound))
 
@@ -370,7 +380,7 @@ class Explainer:
         """
         user_images = self._noise() if x is None else x
         unbound, checked_inputs = self._target(target, user_images), self._inputs(inputs, user_images)
-        with frozen(self.model.module):
+        with self._frozen():
             model, images, note = self._bind(user_images, checked_inputs)
             findings = preflight(model, images, model.bind_target(unbound), checked_inputs)
             return [Finding("note", note), *findings] if note else findings
@@ -445,7 +455,7 @@ class Explainer:
         """
         check_images(x, self.model)
         checked_inputs = self._inputs(inputs, x)
-        with frozen(self.model.module):
+        with self._frozen():
             model, images, _ = self._bind(x, checked_inputs)
             return model.attention(images)
 
@@ -464,12 +474,19 @@ class Explainer:
         """
         check_images(x, self.model)
         checked_inputs = self._inputs(inputs, x)
-        with frozen(self.model.module):
+        with self._frozen():
             model, images, _ = self._bind(x, checked_inputs)
             return model.attention_gates(images)
 
     def __repr__(self) -> str:
-        return f"Explainer({type(self.model.module).__name__}, spec={self.model.spec})"
+        text = f"Explainer({type(self.model.module).__name__}, spec={self.model.spec!r})"
+        return repr_with_notes(text, self.model.findings() or ["layer and outputs: determined by the first call"])
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Freeze the model, with progress as the user chose."""
+        with progress_shown(self.show_progress), frozen(self.model.module):
+            yield
 
     def _inspect(
         self,
@@ -481,7 +498,7 @@ class Explainer:
         check_images(x, self.model)
         checked_inputs = self._inputs(inputs, x)
         name = None if layer is None else self._existing_layer(layer)
-        with frozen(self.model.module):
+        with self._frozen():
             model, images, _ = self._bind(x, checked_inputs)
             return inspect(model, images, name)
 

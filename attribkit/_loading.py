@@ -15,6 +15,7 @@ from attribkit import registry, zoo
 from attribkit._core.errors import InvalidInput, UnknownName, UnreadableFile, UnsupportedModel, join_names
 from attribkit._core.python_files import import_file
 from attribkit._core.spec import ModelSpec
+from attribkit._display.representations import short_value
 from attribkit.io._preprocessing import ClipPreprocessing, Preprocessing
 
 Built = TypeVar("Built")
@@ -31,6 +32,9 @@ class LoadedModel(NamedTuple):
 
     model: nn.Module
     preprocessing: Any
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({short_value(self.model)}, {short_value(self.preprocessing)})"
 
 
 def load_model(

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attribkit import Explainer
-from attribkit.figures import mosaic, strip
+from attribkit.figures import frames, mosaic
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "space"
 STEPS, BATCH = 250, 32
@@ -31,7 +31,7 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     explainer, x = trained(clip, len(DIRECTIONS))
     options: dict[str, dict[str, Any]] = {"occlusion": {"patch": (3, 12, 12), "stride": (1, 4, 4)}}
-    save(strip([explainer.attribute(x[:1], each, **options.get(each, {})) for each in METHODS], frames=6), "clip.jpg")
+    save(frames([explainer.attribute(x[:1], each, **options.get(each, {})) for each in METHODS], frames=6), "clip.jpg")
     explainer, x = trained(volume, 2)
     save(mosaic(explainer.attribute(x[:1], "layercam"), slices=8, columns=4), "volume.jpg")
 

@@ -2,6 +2,8 @@
 
 One thread, with and without xdist: what tests compare bit by bit is then added up in one order on every machine, and
 two workers of xdist fill two cores. ATTRIBKIT_TEST_THREADS=2 runs the tests with two: they pass with any number.
+
+Progress is off, also in processes that tests start: whether a loop takes two seconds depends on the machine.
 """
 
 import os
@@ -10,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
 
 
 def pytest_configure(config):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attribkit._contracts.attribution_checks import check_axes, check_count, check_extent, check_notes, check_tensors
 from attribkit._contracts.method import Method
-from attribkit._contracts.records import Recorded, has_keys, read_method, read_target, to_record
+from attribkit._contracts.records import Recorded, has_keys, method_record, read_method, read_target, target_record
 from attribkit._core import serialization
 from attribkit._core.axes import INTERPOLATION_MODES, ImageAxes
 from attribkit._core.errors import AttribkitError, InvalidInput, UnreadableFile, printable
@@ -25,10 +25,12 @@ from attribkit._core.layouts import Extent
 from attribkit._core.pictures import encode_png, middle_indices, overlay, sections, to_pictures
 from attribkit._core.shapes import AnyImages, Heatmaps, Picture
 from attribkit._core.tensors import resolve_device
+from attribkit._display.representations import repr_with_notes, short_value
 from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".eps", ".tif", ".tiff", ".webp")
 _SHOWN = 8  # maximum number of pictures in a notebook
 
 
@@ -49,6 +51,7 @@ class Attribution:
         axes: Order of the axes of `x` and `scores`, one letter each as in `ModelSpec`; None means (b, c, *space).
         extent: The part of the image that the scores cover: start and end along each axis of space, as fractions of the
             image; None means the whole image.
+        model: Name of the model: the architecture of a timm model, or the class of the module; empty if unknown.
 
     Raises:
         InvalidInput: If the parts do not fit together.
@@ -67,6 +70,7 @@ class Attribution:
     notes: tuple[str, ...] = ()
     axes: str | None = None
     extent: Extent | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.axes is not None:
@@ -145,16 +149,23 @@ class Attribution:
         The file is written completely or not at all; an error leaves the previous file unchanged.
 
         Args:
-            path: Path of the file.
+            path: Path of the file, such as "gradcam.safetensors"; ``figure(attribution).save(path)`` writes a picture.
 
         Raises:
+            InvalidInput: If the path has the suffix of a picture.
             UnreadableFile: If the file cannot be written.
         """
+        if str(path).lower().endswith(_PICTURES):
+            raise InvalidInput(
+                f"save writes the tensors, not a picture, got {str(path)!r}: use a suffix such as .safetensors, or "
+                "write a picture with attribkit.figure(attribution).save(path)."
+            )
         record: dict[str, Any] = {
-            "target": to_record(self.target),
-            "method": to_record(self.method),
+            "target": target_record(self.target),
+            "method": method_record(self.method),
             "notes": self.notes,
         }
+        record |= {"model": self.model} if self.model else {}
         record |= {} if self.axes is None else {"axes": self.axes}
         record |= {} if self.extent is None else {"extent": self.extent}
         serialization.write_tensors(path, {"scores": self.scores, "x": self.x}, record)
@@ -180,7 +191,7 @@ class Attribution:
         resolved_device = resolve_device(str(device))
         try:
             tensors, record = serialization.read_tensors(path, frozenset({"scores", "x"}))
-            loaded = cls(tensors["scores"], tensors["x"], *_read_record(record))
+            loaded = cls(tensors["scores"], tensors["x"], **_read_record(record))
         except UnreadableFile:
             raise
         except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:  # also RecursionError
@@ -209,8 +220,8 @@ class Attribution:
 
     def __repr__(self) -> str:
         shape, grid = tuple(self.x.shape), tuple(self.scores.shape)
-        notes = "".join(f"\n  {note}" for note in self.notes)
-        return f"Attribution({self.method!r}, {self.target!r}, x {shape}, scores {grid}){notes}"
+        method, target = short_value(self.method), short_value(self.target)
+        return repr_with_notes(f"Attribution({method}, {target}, x {shape}, scores {grid})", self.notes)
 
     def _repr_html_(self) -> str:
         """Return HTML for notebooks, without a script: overlays of the first images, the provenance and the notes."""
@@ -296,20 +307,29 @@ def _reduce_channels(scores: Tensor, reduce: Reduction) -> Tensor:
     raise InvalidInput(f"reduce must be one of {', '.join(map(repr, get_args(Reduction)))}, got {reduce!r}.")
 
 
-def _read_record(record: Any) -> tuple[Target | Recorded, Recorded, tuple[str, ...], str | None, Extent | None]:
-    """Return target, method, notes, axes and extent from the record in a file; axes and extent may be missing."""
-    required = ("target", "method", "notes")
-    optional = [name for name in ("axes", "extent") if isinstance(record, dict) and name in record]
-    if not has_keys(record, *required, *optional):
-        raise InvalidInput("its record must have the fields target, method, notes and optionally axes and extent")
+_REQUIRED, _OPTIONAL = ("target", "method", "notes"), ("axes", "extent", "model")
+
+
+def _read_record(record: Any) -> dict[str, Any]:
+    """Return the fields of an attribution that are not tensors, from the record in a file."""
+    optional = [name for name in _OPTIONAL if isinstance(record, dict) and name in record]
+    if not has_keys(record, *_REQUIRED, *optional):
+        raise InvalidInput(f"its record must have the fields {', '.join(_REQUIRED)}, and may have {_OPTIONAL}")
     if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
         raise InvalidInput("its notes must be a list of strings")
-    axes = ImageAxes(record["axes"]).letters if "axes" in record else None
+    if not isinstance(record.get("model", ""), str):
+        raise InvalidInput("the name of its model must be a string")
     extent = record.get("extent")
     if isinstance(extent, list):
         extent = tuple(tuple(each) if isinstance(each, list) else each for each in extent)
-    notes = tuple(map(printable, record["notes"]))
-    return read_target(record["target"]), read_method(record["method"]), notes, axes, extent
+    return {
+        "target": read_target(record["target"]),
+        "method": read_method(record["method"]),
+        "notes": tuple(map(printable, record["notes"])),
+        "axes": ImageAxes(record["axes"]).letters if "axes" in record else None,
+        "extent": extent,
+        "model": printable(record.get("model", "")),
+    }
 
 
 def _notes_on_infinite_values(attribution: Attribution) -> Iterator[str]:
@@ -337,6 +357,10 @@ class FailedAttribution:
     def __post_init__(self) -> None:
         traceback.clear_frames(self.error.__traceback__)  # the local variables of the frames reference activations
 
+    def __repr__(self) -> str:
+        method, target, error = map(short_value, (self.method, self.target, self.error))
+        return f"FailedAttribution({method}, {target}, {error})"
+
     def __str__(self) -> str:
         kind = "" if isinstance(self.error, AttribkitError) else f"{self.method.name}: {type(self.error).__name__}: "
         return f"{kind}{self.error}"
@@ -357,3 +381,13 @@ class Comparison(list[Attribution]):
     def failures(self) -> list[FailedAttribution]:
         """Return the failures, in the order of the rows."""
         return [each for row in self.rows for each in row if isinstance(each, FailedAttribution)]
+
+    def __repr__(self) -> str:
+        lines = [f"{short_value(each.method)}, {short_value(each.target)}" for each in self]
+        lines += [f"failed: {each}" for each in self.failures]
+        return repr_with_notes(f"Comparison of {len(self)} attributions, {len(self.failures)} failures", lines)
+
+    def _repr_html_(self) -> str:
+        """Return HTML for notebooks: the first attributions, and the failures."""
+        failures = "".join(f"<li>{html.escape(str(each))}</li>" for each in self.failures)
+        return "".join(each._repr_html_() for each in self[:_SHOWN]) + (failures and f"<ul>{failures}</ul>")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from attribkit._core.errors import InvalidInput
+from attribkit._display.representations import short_repr
 
 BoxCorners = Float[np.ndarray, "n 4"]  # left, top, right, bottom edges in pixels; the image spans 0, 0, width, height
 Mask = Bool[np.ndarray, "h w"]  # True on the object
@@ -90,6 +91,8 @@ class Sample:
     subsets: frozenset[str] = frozenset()
     photograph: Size | None = None
 
+    __repr__ = short_repr
+
     @property
     def image(self) -> Image.Image:
         """The image, upright, in RGB."""
@@ -132,6 +135,13 @@ class Dataset(ABC):
     source: ClassVar[str]  # authors, venue, year
     expected_failures: ClassVar[Mapping[str, str]] = {}  # as for `Options`
     check_options: ClassVar[Mapping[str, Any]] = {}  # as for `Options`
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if cls.__repr__ is Dataset.__repr__:
+            cls.__repr__ = Dataset.__repr__  # type: ignore[method-assign]  # so that dataclass keeps it
+
+    __repr__ = short_repr
 
     @abstractmethod
     def read(self) -> Iterable[Sample]:

@@ -48,8 +48,8 @@ from typing import ClassVar
 import torch
 
 from attribkit._core.options import Options
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, Scores
+from attribkit._display.progress import track
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
 from attribkit._targets.target import Target

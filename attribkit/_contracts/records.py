@@ -1,9 +1,10 @@
 """Records of methods and targets in saved attributions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from attribkit._contracts.method import Method
 from attribkit._core.errors import InvalidInput, printable
 from attribkit._targets.binary import Binary
 from attribkit._targets.logits import ClassLogit, Contrast, Counterfactual, Probability
@@ -12,6 +13,7 @@ from attribkit._targets.target import NoTarget, Target
 _CLASS_TARGETS: dict[str, type[Target]] = {
     cls.__name__: cls for cls in (ClassLogit, Probability, Contrast, Counterfactual, Binary, NoTarget)
 }
+_ABOUT_METHODS = ("display_name", "source", "options")
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -22,24 +24,53 @@ class Recorded:
     Args:
         name: The name of the method, or the class of the target.
         text: The repr of the original.
+        display_name: Name of the method in figures.
+        source: Source of the method: authors, venue and year.
+        options: Options of the method that differ from their defaults, such as "steps=100".
     """
 
     name: str
     text: str
+    display_name: str = ""
+    source: str = ""
+    options: str = ""
 
     def __repr__(self) -> str:
         return self.text
 
 
-def to_record(what: Any) -> dict[str, Any]:
-    """Return a method or target as a dict that JSON can store."""
-    record = {"name": getattr(what, "name", type(what).__name__), "repr": repr(what)}
-    return record | {"fields": vars(what)} if type(what) in _CLASS_TARGETS.values() else record
+def target_record(target: Target | Recorded) -> dict[str, Any]:
+    """Return a target as a dict that JSON can store."""
+    record = {"name": getattr(target, "name", type(target).__name__), "repr": repr(target)}
+    return record | {"fields": vars(target)} if type(target) in _CLASS_TARGETS.values() else record
+
+
+def method_record(method: Method | Recorded) -> dict[str, str]:
+    """Return a method, with all that figures state about it, as a dict that JSON can store."""
+    record = recorded(method)
+    about = {name: getattr(record, name) for name in _ABOUT_METHODS}
+    return {"name": record.name, "repr": record.text} | (about if any(about.values()) else {})
+
+
+def recorded(method: Method | Recorded) -> Recorded:
+    """Return the record of a method."""
+    if isinstance(method, Recorded):
+        return method
+    texts = (method.name, repr(method), method.display_name, method.source, ", ".join(_changed_options(method)))
+    return Recorded(*map(printable, texts))
+
+
+def _changed_options(method: Method) -> Iterator[str]:
+    """Yield the options that differ from their defaults."""
+    for field in fields(method):  # type: ignore[arg-type]
+        value, default = (repr(each) for each in (getattr(method, field.name), field.default))
+        if value != default:
+            yield f"{field.name}={value}"
 
 
 def read_method(record: Any) -> Recorded:
     """Return the method of a record; raise InvalidInput if the record is malformed."""
-    return _read_name_and_repr(record, "method")
+    return _read_texts(record, "method", _ABOUT_METHODS)
 
 
 def read_target(record: Any) -> Target | Recorded:
@@ -50,7 +81,7 @@ def read_target(record: Any) -> Target | Recorded:
         else None
     )
     if cls is None:
-        return _read_name_and_repr(record, "target")
+        return _read_texts(record, "target")
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if not has_keys(record["fields"], *names):
         raise InvalidInput(f"its target {record['name']} must have the fields {names}, got {sorted(record['fields'])}")
@@ -64,10 +95,12 @@ def has_keys(value: Any, *keys: str) -> bool:
     return isinstance(value, Mapping) and value.keys() == set(keys)
 
 
-def _read_name_and_repr(record: Any, kind: str) -> Recorded:
-    if not has_keys(record, "name", "repr") or not all(map(_is_text, record.values())):
+def _read_texts(record: Any, kind: str, more: tuple[str, ...] = ()) -> Recorded:
+    """Return the record of an object with a name, a repr and either all or none of some further texts."""
+    complete = has_keys(record, "name", "repr") or has_keys(record, "name", "repr", *more)
+    if not complete or not all(map(_is_text, record.values())):
         raise InvalidInput(f"its {kind} must be an object with a name and a repr")
-    return Recorded(printable(record["name"]), printable(record["repr"]))
+    return Recorded(*(printable(record[name]) for name in ("name", "repr", *more) if name in record))
 
 
 def _is_text(value: Any) -> bool:

@@ -11,6 +11,7 @@ from attribkit._contracts.visualizer import Responses, Visualizer
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import encode_png, to_pictures
 from attribkit._core.shapes import Images, Picture
+from attribkit._display.representations import repr_with_notes, short_value
 from attribkit._targets.class_outputs import ClassLabels
 from attribkit._targets.logits import ClassLogit
 from attribkit._targets.target import Target
@@ -92,13 +93,11 @@ class Visualization:
         return len(self.images)
 
     def __repr__(self) -> str:
-        reached = ", ".join(f"{response:.3g}" for response in self.responses[-1].tolist())
-        notes = "".join(f"\n  {note}" for note in self.notes)
+        reached = ", ".join(f"{response:.3g}" for response in self.responses[-1][:_SHOWN].tolist())
+        more = ", ..." if len(self) > _SHOWN else ""
+        text = f"{short_value(self.unit)}, images {tuple(self.images.shape)}, responses {reached}{more}"
         steps = len(self.responses) - 1
-        return (
-            f"Visualization({self.visualizer!r}, {self.unit!r}, images {tuple(self.images.shape)}, "
-            f"responses {reached} after {steps} steps){notes}"
-        )
+        return repr_with_notes(f"Visualization({short_value(self.visualizer)}, {text} after {steps} steps)", self.notes)
 
     def _repr_html_(self) -> str:
         """Return HTML for notebooks, without a script: the first pictures, the provenance and the notes."""

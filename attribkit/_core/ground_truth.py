@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
 from attribkit._core.shapes import Masks
+from attribkit._display.representations import short_repr
 
 # Left, top, right and bottom edges in pixels; those of the image are 0, 0, w, h. Rows of NaN pad the shorter lists.
 BoxEdges = Float[Tensor, "b n 4"]
@@ -31,6 +32,8 @@ class GroundTruth:
     mask: Masks
     pixel: Float[Tensor, "b axes"] | None = None
     boxes: BoxEdges | None = None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.mask)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit._core.nested import iterate_leaves, map_leaves
 from attribkit._core.tensors import fingerprint
+from attribkit._display.representations import short_repr
 
 _NOTE_PREFIX = "other inputs of the model:"
 
@@ -27,6 +28,8 @@ class BroadcastInput:
     """
 
     tensor: Tensor
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not isinstance(self.tensor, Tensor):

@@ -7,13 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import colormaps
+from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image
 from torch import Tensor
 
 from attribkit._core.shapes import Picture, Pictures
 
-SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"  # colour maps without and with negative scores; safe for colour blindness
+# Scores from -1 to 1. The luminance increases along the whole map, so that it is readable in grey print, and blue and
+# yellow differ for colour-blind readers. Zero is the grey of a faded picture.
+SCORES = LinearSegmentedColormap.from_list(
+    "scores", ["#0a1464", "#2850b4", "#5a78a8", "#606060", "#dc6e32", "#f5a046", "#ffeb78"]
+)
+ACTIVATIONS = "inferno"  # colour map of non-negative values that are drawn without a picture
 PERCENTILE = 99.5  # percentile of the magnitudes that is shown at full strength
 
 
@@ -71,12 +76,19 @@ def overlay(
             map, so that sections are comparable.
         maximum: The magnitude that is shown at full strength, in place of `display_maximum`.
     """
-    values, signed = scale_for_display(heatmap, whole, maximum), is_signed(heatmap if whole is None else whole)
-    positions = 0.5 + 0.5 * values if signed else values
-    colours = _colour_table(DIVERGING if signed else SEQUENTIAL)[np.round(255 * positions).astype(int)]
-    grey = picture.mean(axis=2, keepdims=True)
+    values = scale_for_display(heatmap, whole, maximum)
+    return blend(picture, values, strength)
+
+
+def blend(picture: Picture, values: Float[np.ndarray, "h w"], strength: float = 0.75) -> Picture:
+    """Overlay a faded picture in grey with the colours of scores from -1 to 1."""
+    colours = _colour_table()[np.round(127.5 + 127.5 * values).astype(int)]
+    grey = _DARK + (_LIGHT - _DARK) * picture.mean(axis=2, keepdims=True) / 255
     opacity = strength * np.abs(values)[..., None] ** 0.5
     return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
+
+
+_DARK, _LIGHT = 40, 135  # grey of black and white in a faded picture
 
 
 def is_signed(heatmap: Float[Tensor, "*space"]) -> bool:
@@ -92,9 +104,9 @@ def encode_png(picture: Picture) -> bytes:
 
 
 @cache
-def _colour_table(name: str) -> Float[np.ndarray, "256 3"]:
-    """Return the 256 colours of a colour map, 0 to 255."""
-    return 255 * colormaps[name](np.linspace(0, 1, 256))[:, :3]
+def _colour_table() -> Float[np.ndarray, "256 3"]:
+    """Return the colours of scores, 0 to 255."""
+    return 255 * SCORES(np.linspace(0, 1, 256))[:, :3]
 
 
 class Section(NamedTuple):

@@ -12,6 +12,7 @@ from attribkit._core.autograd import operation_name
 from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import InvalidInput
 from attribkit._core.layouts import Layout, find_layout
+from attribkit._display.representations import repr_of_changes
 
 OutputKind = Literal["logits", "probabilities", "log_probabilities"]
 
@@ -170,6 +171,8 @@ class ModelSpec:
         if self.outputs not in (None, *get_args(OutputKind)):
             kinds = ", ".join(map(repr, get_args(OutputKind)))
             raise InvalidInput(f"outputs must be one of {kinds}, or None, got {self.outputs!r}.")
+
+    __repr__ = repr_of_changes
 
     def layout(self, shape: tuple[int, ...], images: tuple[int, ...]) -> Layout | None:
         """Infer the layout of a layer's output.

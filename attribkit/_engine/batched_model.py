@@ -17,6 +17,7 @@ from attribkit._core.layouts import Extent, Extents, Layout
 from attribkit._core.nested import tensors_in
 from attribkit._core.shapes import Images, PerImage
 from attribkit._core.spec import ModelSpec
+from attribkit._display.progress import Progress
 from attribkit._engine.diagnostics import Diagnostics, FirstScore
 from attribkit._engine.evaluation import BatchingState, Run, RunsDiffer, TargetEvaluation, free_memory, target_notes
 from attribkit._engine.forward import ForwardResults, LayerRequest, Requirements, layout_notes, map_of
@@ -75,7 +76,7 @@ class BatchedModel:
         model = self.fork()
         model._x, model.inputs, model._resolved, model._results = x, inputs or Inputs(), [], []
         model.diagnostics, model._cache, model._layers = Diagnostics(), {}, {}
-        model._reader = OutputReader(self.spec.outputs)
+        model._reader = self._batching.reader = OutputReader(self.spec.outputs)
         self._batching.forget_if_changed(self.module)
         return model
 
@@ -91,6 +92,19 @@ class BatchedModel:
         for i in range(len(self._x)):
             images = slice(i, i + 1)
             yield self.subset(images), target.subset(images) if target else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.module).__name__}, images {tuple(self._x.shape)})"
+
+    def findings(self) -> list[str]:
+        """Return what earlier calls found: the default layer for the last image size, and the kind of outputs."""
+        found = []
+        for layers in list(self._batching.forwards.values())[-1:]:
+            if isinstance(layers.choice, DefaultLayers):
+                names = join_names(repr(layers.name_of(each)) for each in layers.choice.joint)
+                found.append(f"layer={names}: {layers.choice.reason}")
+        reader = self._batching.reader
+        return [*found, *([f"outputs: {reader.summary}"] if reader and reader.summary else [])]
 
     @property
     def images(self) -> Images:
@@ -345,28 +359,30 @@ class BatchedModel:
         parts: list[list[Tensor]] = []
         evaluations: list[list[TargetEvaluation]] = [[] for _ in targets]
         start = 0
-        while start < len(x):
-            images = slice(start, min(len(x), start + (self._batching.batch_size or len(x))))
-            chunk = [TargetEvaluation(target, images, self._wrap_outputs) for target in targets]
-            self._chunk, failed = inputs.subset(images), False
-            try:
-                parts.append(run(x[images], chunk))
-            except RunsDiffer:
-                self._batching.batch_size, failed = 1, True
-            except RuntimeError as error:
-                if not self._batching.can_retry(error, x[images]):
-                    raise
-                failed = True
-            finally:
-                self._chunk = None
-            if failed:
-                free_memory(x.device)  # after the except clause, since the error references tensors
-                continue
-            for earlier, evaluation in zip(evaluations, chunk, strict=True):
-                earlier.append(evaluation)
-                if evaluation.finite is not None:
-                    self.diagnostics.add_finite(evaluation.finite)
-            start = images.stop
+        with Progress("images", len(x)) as progress:
+            while start < len(x):
+                images = slice(start, min(len(x), start + (self._batching.batch_size or len(x))))
+                chunk = [TargetEvaluation(target, images, self._wrap_outputs) for target in targets]
+                self._chunk, failed = inputs.subset(images), False
+                try:
+                    parts.append(run(x[images], chunk))
+                except RunsDiffer:
+                    self._batching.batch_size, failed = 1, True
+                except RuntimeError as error:
+                    if not self._batching.can_retry(error, x[images]):
+                        raise
+                    failed = True
+                finally:
+                    self._chunk = None
+                if failed:
+                    free_memory(x.device)  # after the except clause, since the error references tensors
+                    continue
+                for earlier, evaluation in zip(evaluations, chunk, strict=True):
+                    earlier.append(evaluation)
+                    if evaluation.finite is not None:
+                        self.diagnostics.add_finite(evaluation.finite)
+                progress.update(images.stop - start)
+                start = images.stop
         if bound:
             self._keep_decisions(targets, evaluations)
         joined = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]

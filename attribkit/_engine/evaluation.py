@@ -14,7 +14,7 @@ from attribkit._core.layouts import Layout
 from attribkit._core.nested import tensors_in
 from attribkit._core.shapes import Images, PerImage
 from attribkit._state.snapshot import ModelState
-from attribkit._targets.class_outputs import Returned
+from attribkit._targets.class_outputs import OutputReader, Returned
 from attribkit._targets.target import Target, TargetNote, outputs_for
 from attribkit._tracing.layers import ModelLayers
 
@@ -99,6 +99,7 @@ class BatchingState:
     checked: dict[Hashable, Layout | None] = field(default_factory=dict)  # verified layouts, keyed by size and layer
     diagnoses: dict[Hashable, Any] = field(default_factory=dict)  # keyed as in `_runs.diagnosis`
     state: ModelState | None = None  # state of the model at the first entry
+    reader: OutputReader | None = None  # the reader of the last images
 
     def forget_if_changed(self, module: nn.Module) -> None:
         """Drop all entries if the model has changed since they were made."""

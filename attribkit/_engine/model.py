@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attribkit._core.errors import UnsupportedModel, join_names
 from attribkit._core.layouts import Extents, Layout
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, LayerMaps, PerImage
+from attribkit._display.progress import Progress, track
 from attribkit._engine.backward_rules import BackwardRule
 from attribkit._engine.batched_model import BatchedModel, LayersDiffer
 from attribkit._engine.evaluation import ScoringModule, TargetEvaluation, without_inplace
@@ -347,7 +347,7 @@ class HookedModel(BatchedModel):
         Args:
             stream: Yields the versions, each (b, c, *space).
             target: The target to score.
-            total: k, for the progress bar.
+            total: k, for the progress.
         """
         scores = []
         for group, many in self._packs(stream, target, total):
@@ -364,12 +364,14 @@ class HookedModel(BatchedModel):
     ) -> Iterator[tuple[list[Tensor], Target]]:
         """Yield groups of perturbed batches that share a forward, with the target repeated for each batch."""
         target = self.resolve(target)
-        batches = track(stream, "perturbed images", total)
-        for first in batches:
-            room = self._batching.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
-            more = room // len(first) - 1 if target.tile(2) is not None else 0
-            group = [first, *islice(batches, max(0, more))]
-            yield group, target.tile(len(group)) or target
+        batches = iter(stream)
+        with Progress("perturbed images", total) as progress:
+            for first in batches:
+                room = self._batching.batch_size or _PACK.get(first.device.type, _PACK["cuda"])
+                more = room // len(first) - 1 if target.tile(2) is not None else 0
+                group = [first, *islice(batches, max(0, more))]
+                yield group, target.tile(len(group)) or target
+                progress.update(len(group))
 
 
 def _stack_maps(maps: Sequence[Tensor]) -> LayerMaps:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from attribkit._core.errors import AttribkitError, InvalidInput, UnsupportedModel
 from attribkit._core.pictures import broadcast_to_spatial
 from attribkit._core.shapes import Images
+from attribkit._display.progress import progress_shown, track
 from attribkit._heads.attach import CAMModel
 from attribkit._heads.body import seed_everything
 from attribkit._state.randomness import preserve_random_state
@@ -73,7 +73,7 @@ def train_head(
     flips: bool = True,
     validation: Batches | None = None,
     device: torch.device | str | None = None,
-    progress: bool = True,
+    show_progress: bool = True,
 ) -> History:
     """Train a model from `cam_head` in place, with Adam on the cross-entropy.
 
@@ -93,7 +93,7 @@ def train_head(
         flips: Whether to flip each image along its last axis at random.
         validation: Batches on which to measure the accuracy after each epoch.
         device: Device to move the model to; None leaves it where it is.
-        progress: Whether to show a progress bar, in a terminal.
+        show_progress: Whether epochs that take more than two seconds show their progress, as for `Explainer`.
 
     Returns:
         The settings, and the results of each epoch.
@@ -107,6 +107,7 @@ def train_head(
     if device is not None:
         model.to(device)
     with (
+        progress_shown(show_progress),
         preserve_random_state(),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -117,8 +118,8 @@ def train_head(
         results = []
         for number in range(1, epochs + 1):
             start = time.perf_counter()
-            bar = tqdm(loader, f"{mode} {number}/{epochs}", disable=None if progress else True, leave=False)
-            loss, accuracy = _one_epoch(model, bar, optimizer, mode, flips)
+            batches = track(loader, f"batches of epoch {number}/{epochs}")
+            loss, accuracy = _one_epoch(model, batches, optimizer, mode, flips)
             seconds = time.perf_counter() - start
             if not math.isfinite(loss):
                 raise AttribkitError(

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from attribkit._core.errors import InvalidInput, join_names
 from attribkit._core.shapes import Images, LayerMaps
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 
 
@@ -23,6 +24,8 @@ class Filters:
 
     layer: str
     weights: Float[Tensor, "out channels *kernel"]
+
+    __repr__ = short_repr
 
 
 def filters(model: nn.Module, layer: str) -> Filters:
@@ -77,6 +80,8 @@ class FeatureMaps:
     values: LayerMaps
     x: Images
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 def feature_maps(model: HookedModel, x: Images, layer: str | None = None) -> FeatureMaps:

@@ -14,6 +14,7 @@ from torch.autograd.graph import Node
 from attribkit._core.autograd import contiguous_batchnorm_gradients, operation_name
 from attribkit._core.errors import InvalidInput, UnsupportedModel
 from attribkit._core.shapes import Images
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._inspection.fields import (
     Field,
@@ -168,6 +169,8 @@ class ReceptiveField:
     unknown_because: str
     effective: Float[Tensor, "*space"]
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def unit(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Run an attribution method and check what it returns."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from attribkit._core.axes import ImageAxes
 from attribkit._core.errors import AttribkitError, error_context
 from attribkit._core.layouts import Extent
 from attribkit._core.substrates import options_channels_first
+from attribkit._display.progress import track
 from attribkit._engine.batched_model import LayersDiffer
 from attribkit._engine.forward import Requirements
 from attribkit._engine.model import HookedModel
@@ -58,11 +60,20 @@ def run_attribution(
     scores = to_full_precision(scores.detach()).contiguous()
     diagnosis = diagnosis_of(model, x, target).notes if model.diagnostics.ran else []
     notes = (*model.inputs.notes(), *model.notes, *diagnosis, *_notes_on_scores(scores, x.dtype))
-    attribution = Attribution(scores, x, target, own, notes, extent=_extent(own, model, scores))
+    attribution = Attribution(
+        scores, x, target, own, notes, extent=_extent(own, model, scores), model=_model_name(model.module)
+    )
     if axes is None:
         return attribution
     notes = (note, *notes) if note else notes
     return replace(attribution, method=method, notes=notes).from_channels_first(ImageAxes(axes))
+
+
+def _model_name(module: Any) -> str:
+    """Return the architecture of a timm model, or the name of the class."""
+    config = getattr(module, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, Mapping) else None
+    return architecture or type(module).__name__
 
 
 def _extent(method: Method, model: HookedModel, scores: Tensor) -> Extent | None:
@@ -75,7 +86,8 @@ def _extent(method: Method, model: HookedModel, scores: Tensor) -> Extent | None
 
 def _scores_one_by_one(method: Method, model: HookedModel, target: Target) -> Tensor:
     """Run the method on each image by itself, since layers or grids differ between the images."""
-    maps = [_scores_of_one(method, one, own) for one, own in model.one_by_one(target)]
+    images = track(model.one_by_one(target), "images", len(model.images))
+    maps = [_scores_of_one(method, one, own) for one, own in images]
     if len({tuple(each.shape[2:]) for each in maps}) > 1:
         model.note("the default layer differs between the images; the maps were resized to the images")
         maps = [resize_map(each, model.images.shape[2:]) for each in maps]

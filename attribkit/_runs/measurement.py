@@ -17,12 +17,17 @@ from attribkit._core.ground_truth import GroundTruth, as_ground_truth
 from attribkit._core.inputs import has_other_inputs
 from attribkit._core.shapes import Images
 from attribkit._core.substrates import options_channels_first
+from attribkit._display.progress import progress_shown, track
+from attribkit._display.representations import repr_with_notes, short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._runs.diagnosis import diagnosis_of
 from attribkit._runs.validation import read_only, refuse_exits
 from attribkit._state.hooks import frozen
 from attribkit._targets.resolution import as_target
 from attribkit._targets.target import NoTarget, Target
+
+_MEANS_SHOWN = 8  # maps whose mean is part of the repr
+_BETTER = {True: "; higher is better", False: "; lower is better", None: ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,15 @@ class MetricResult:
     details: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        means = ", ".join(f"{mean:.3g}" for mean in self.values.double().nanmean(1)[:_MEANS_SHOWN].tolist())
+        more = ", ..." if len(self.values) > _MEANS_SHOWN else ""
+        better = _BETTER[self.metric.higher_is_better]
+        details = f", details {', '.join(self.details)}" if self.details else ""
+        shape = tuple(self.values.shape)
+        text = f"MetricResult({self.metric!r}, values {shape}, mean of each map {means}{more}{better}{details})"
+        return repr_with_notes(text, self.notes)
+
 
 @dataclass(frozen=True, eq=False)
 class MetricSession:
@@ -52,11 +66,15 @@ class MetricSession:
         model: The model, bound to `x`.
         x: Images, (b, c, *space).
         mask: The mask or GroundTruth of the images; None without annotations.
+        show_progress: Whether metrics that take long show their progress.
     """
 
     model: HookedModel
     x: Images
     mask: Any
+    show_progress: bool = True
+
+    __repr__ = short_repr
 
     def __call__(self, metric: Metric, attributions: Sequence[Attribution]) -> MetricResult:
         """Score attributions by a metric.
@@ -71,7 +89,13 @@ class MetricSession:
         Raises:
             InvalidInput: If the attributions do not belong together or to the images of the session.
         """
-        with error_context("model", self.model.module), error_context("metric", metric), frozen(self.model.module):
+        module = self.model.module
+        with (
+            progress_shown(self.show_progress),
+            error_context("model", module),
+            error_context("metric", metric),
+            frozen(module),
+        ):
             check_attributions(attributions)
             channels_first, target = (
                 options_channels_first(metric, self.model.spec.axes),
@@ -130,7 +154,7 @@ def run_metric(metric: Metric, model: HookedModel, attributions: Sequence[Attrib
         elif isinstance(metric, Complexity):
             result = MetricResult(metric, torch.stack([metric(each) for each in attributions]))
         elif isinstance(metric, Robustness):
-            values = torch.stack([metric(model, each) for each in attributions])
+            values = torch.stack([metric(model, each) for each in track(attributions, "maps")])
             details = [metric.details(model, each) for each in attributions]
             stacked = {key: torch.stack([each[key] for each in details]) for key in details[0]}
             result = MetricResult(metric, values, stacked)

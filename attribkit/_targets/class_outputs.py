@@ -108,6 +108,7 @@ class OutputReader:
 
     def __post_init__(self) -> None:
         self._decided: dict[bool, tuple[OutputKind, Link, bool]] = {}  # keyed by whether the scores are maps
+        self.summary = ""  # kind and number of the scores that were read, such as "logits of 1000 classes"
 
     def read(self, scores: Tensor, returned: "Returned", find: Callable[[Any], Tensor], *, maps: bool) -> ClassOutputs:
         """Return scores with their kind.
@@ -121,6 +122,7 @@ class OutputReader:
         if maps not in self._decided:
             self._decided[maps] = self._decide(scores, returned, find)
         kind, link, unsure = self._decided[maps]
+        self.summary = f"{kind.replace('_', ' ')} of {scores.shape[1]} classes{' in maps' if maps else ''}"
         return ClassOutputs(scores, kind, link, unsure)
 
     def _decide(

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
 from attribkit._core.shapes import PerImage
+from attribkit._core.tensors import fingerprint
+from attribkit._display.representations import short_repr
 from attribkit._targets.class_outputs import ClassLabels, Returned
 from attribkit._targets.outputs import floating_outputs, to_full_precision
 
@@ -22,6 +24,14 @@ _IMMUTABLE = (bool, bytes, complex, float, int, str, type(None))
 
 class Target(ABC):
     """Base class for targets, which compute one score per image from the outputs of a model."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if cls.__repr__ is Target.__repr__:
+            cls.__repr__ = Target.__repr__  # type: ignore[method-assign]  # so that dataclass keeps it
+
+    def __repr__(self) -> str:
+        return short_repr(self, lambda tensor: f"({fingerprint(torch.as_tensor(tensor))})")
 
     @abstractmethod
     def __call__(self, outputs: Any) -> PerImage:

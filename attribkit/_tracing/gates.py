@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from attribkit._coordinates.coordinates import without_expanded_axes
 from attribkit._core.layouts import Layout
 from attribkit._core.spec import ModelSpec
+from attribkit._display.representations import short_repr
 from attribkit._state.hooks import track_running_modules
 
 GateKind = Literal["channel", "spatial", "both"]
@@ -47,6 +48,8 @@ class Gate:
     name: str
     kind: GateKind
     values: Float[Tensor, "b ..."]
+
+    __repr__ = short_repr
 
 
 @contextmanager

@@ -103,6 +103,11 @@ class Layer:
     reached: bool = True
     reason: str = ""
 
+    def __repr__(self) -> str:
+        grid = "x".join(map(str, self.layout.grid))
+        reason = f", default: {self.reason}" if self.reason else ""
+        return f"Layer({self.name!r}, {self.kind}, shape {self.shape}, grid {grid}{reason})"
+
     @property
     def chosen(self) -> bool:
         """Whether methods use this layer by default."""

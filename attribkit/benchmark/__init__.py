@@ -10,6 +10,7 @@ from attribkit._core.errors import AttribkitError, join_names
 if _missing := [package for package in ("filelock", "pyarrow", "pydantic") if find_spec(package) is None]:
     raise AttribkitError(f"Benchmarks need {join_names(_missing)}: pip install 'attribkit[bench]'.")
 
+from attribkit.benchmark._drawing import write_figures
 from attribkit.benchmark._run import Results, benchmark, write_summary
 from attribkit.benchmark._settings.configuration import Configuration, example, read_configuration
 from attribkit.benchmark._statistics import Summary, summarise
@@ -30,5 +31,6 @@ __all__ = [
     "summarise",
     "tables",
     "write_csv",
+    "write_figures",
     "write_summary",
 ]

@@ -6,7 +6,7 @@ from socket import gethostname
 from typing import Any
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.progress import Bar, progress_bar
+from attribkit._display.progress import Bar, open_bar, progress_shown
 from attribkit._loading import LoadedModel
 from attribkit.benchmark._identity import model_identity
 from attribkit.benchmark._ray_cluster import WorkerPool, connect, import_ray, worker_capacity, worker_resources
@@ -33,7 +33,7 @@ class TaskWorker:
         task = self._tasks[index]
         missing = tuple(unit.method for unit in task.units if not self._store.is_finished(unit))
         if missing:
-            with set_threads(self._configuration.threads):
+            with progress_shown(False), set_threads(self._configuration.threads):  # the driver shows it
                 self._worker_of(task.model)(replace(task, methods=missing))
 
     def _worker_of(self, model: str) -> Worker:
@@ -69,7 +69,7 @@ def run_on_ray(configuration: Configuration, plan: Plan, data: Any, store: Store
     if configuration.plugins:
         raise InvalidInput("The executor 'ray' does not support `plugins`. Install them as a package on all machines.")
     ray, shared = import_ray(), replace(store, folder=store.folder.resolve())
-    with progress_bar("starting Ray", len(tasks)) as shown, connect(ray, configuration.ray):
+    with open_bar("starting Ray", len(tasks)) as shown, connect(ray, configuration.ray):
         pool = _worker_pool(ray, configuration, (configuration, plan, shared, tasks), len(tasks))
         try:
             for _ in pool.run(len(tasks)):

@@ -11,6 +11,8 @@ from pyarrow import csv
 
 from attribkit._core.errors import UnreadableFile
 from attribkit._core.tensors import resolve_device
+from attribkit._display.progress import progress_shown
+from attribkit._display.representations import repr_with_notes
 from attribkit.benchmark._identity import claim_folder, identity, write_atomically, write_text_atomically
 from attribkit.benchmark._ray_actors import run_on_ray
 from attribkit.benchmark._settings.configuration import Configuration, read_configuration
@@ -19,7 +21,7 @@ from attribkit.benchmark._settings.validation_errors import at_setting
 from attribkit.benchmark._statistics import Summary, summarise
 from attribkit.benchmark._store import Failure, Store, lock_folder
 from attribkit.benchmark._tables.csv_files import FORMULA, write_csv
-from attribkit.benchmark._tables.rendering import latex
+from attribkit.benchmark._tables.latex import latex
 from attribkit.benchmark._work import run_serially, set_threads
 
 Executor = Callable[[Configuration, Plan, Any, Store, Sequence[ShardTask]], None]
@@ -47,8 +49,16 @@ class Results:
     failures: Sequence[Failure]
     notes: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        text = (
+            f"Results({len(self.plan.models)} models, {len(self.plan.methods)} methods, {len(self.plan.metrics)} "
+            f"metrics, {self.plan.images} images: {self.rows.num_rows} rows, {len(self.failures)} failures, in "
+            f"{str(self.store.folder)!r})"
+        )
+        return repr_with_notes(text, self.notes)
 
-def benchmark(configuration: Configuration | str | Path) -> Results:
+
+def benchmark(configuration: Configuration | str | Path, *, show_progress: bool = True) -> Results:
     """Explain images with several methods and models, and score the maps with several metrics.
 
     Units that are finished in the output folder are not computed again. Errors of methods, metrics and images do not
@@ -56,6 +66,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
 
     Args:
         configuration: The configuration, or the path of its TOML file.
+        show_progress: Whether the progress is shown, as for `Explainer`.
 
     Returns:
         The rows and failures.
@@ -76,7 +87,7 @@ def benchmark(configuration: Configuration | str | Path) -> Results:
         data = configuration.data.make()
     plan = make_plan(configuration, len(data))
     folder = _make_folder(configuration.output)
-    with lock_folder(folder), set_threads(configuration.threads):
+    with progress_shown(show_progress), lock_folder(folder), set_threads(configuration.threads):
         run_identity = identity(configuration, plan, data)
         claim_folder(folder, run_identity, configuration)
         extras = {"maps": configuration.save_maps, "details": configuration.save_details}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attribkit._core.errors import AttribkitError, UnreadableFile
 from attribkit._core.layouts import Extent
+from attribkit._display.representations import short_repr
 from attribkit.benchmark._identity import (
     Identity,
     remove_unfinished,
@@ -86,6 +87,8 @@ class Failure:
     metric: str | None = None
     image: str | None = None
 
+    __repr__ = short_repr
+
     def __str__(self) -> str:
         where = (self.model, self.method, self.metric, self.image, f"shard {self.shard}")
         return f"{', '.join(each for each in where if each)}: {self.error}"
@@ -129,6 +132,8 @@ class Store:
     folder: Path
     identity: Identity
     extras: frozenset[str] = frozenset()
+
+    __repr__ = short_repr
 
     def remove_unfinished(self) -> None:
         """Remove the temporary files of runs that were killed."""

@@ -14,8 +14,8 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
 from attribkit._contracts.metric import Faithfulness, Localization, Metric, Robustness
 from attribkit._core.ground_truth import GroundTruth
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images
+from attribkit._display.progress import track
 from attribkit._explainer import Explainer
 from attribkit._runs.measurement import MetricSession
 from attribkit.benchmark._settings.plan import Inverted, WorkUnit
@@ -122,7 +122,7 @@ class ShardScores:
 
     def compute(self) -> None:
         """Compute all metrics, one after the other, with a common cache of model outputs."""
-        for title, metric in track(self.metrics.items(), "metrics", len(self.metrics)):
+        for title, metric in track(self.metrics.items(), "metrics"):
             if sides := self._sides(metric):
                 self._try(title, sides)
         self._session = None  # frees the cache

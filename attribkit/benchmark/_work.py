@@ -14,8 +14,8 @@ import torch
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.method import Method
 from attribkit._core.ground_truth import GroundTruth
-from attribkit._core.progress import track
 from attribkit._core.tensors import describe_device, resolve_device
+from attribkit._display.progress import track
 from attribkit._explainer import Explainer
 from attribkit._loading import complete_spec
 from attribkit._state.randomness import preserve_random_state
@@ -155,7 +155,7 @@ class Worker:
 
 def run_serially(configuration: Configuration, plan: Plan, data: Any, store: Store, tasks: Sequence[ShardTask]) -> None:
     """Compute the tasks one after the other, model by model."""
-    pending = track(tasks, "shards", len(tasks))
+    pending = track(tasks, "shards")
     for model, of_model in groupby(pending, key=lambda task: task.model):
         worker = Worker(configuration, plan, data, store, model)
         for task in of_model:

@@ -8,6 +8,7 @@ import typer
 
 from attribkit._core.errors import InvalidInput
 from attribkit.cli._app import app, print_rich_table, report_errors, write_line
+from attribkit.cli._options import parse_width
 
 if TYPE_CHECKING:
     from attribkit.benchmark import Results
@@ -84,3 +85,24 @@ def _print_failures(results: "Results") -> None:
         write_line(f"left out: {failure}", err=True)
     if (more := len(results.failures) - _MAX_FAILURES) > 0:
         typer.echo(f"left out: {more} more, in {results.store.folder / 'failures'}", err=True)
+
+
+@app.command("figures")
+@report_errors
+def figures_command(
+    run: Annotated[Path, typer.Argument(help="output folder of `attribkit benchmark`")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the figures")] = Path("figures"),
+    width: Annotated[
+        str, typer.Option(help="width in inches, or a venue: cvpr, cvpr-text, neurips, ieee ...")
+    ] = "cvpr",
+    suffix: Annotated[str, typer.Option("--format", help="pdf, png, svg ...")] = "pdf",
+) -> None:
+    """Draw the results of a benchmark: scores with intervals, rankings, curves, and the agreement of metrics."""
+    from attribkit.benchmark import write_figures
+
+    parsed = parse_width(width)
+    paths, missing = write_figures(run, output, width=parsed, suffix=f".{suffix.removeprefix('.')}")
+    for path in paths:
+        write_line(f"written: {path}")
+    for reason in missing:
+        write_line(f"left out: {reason}")

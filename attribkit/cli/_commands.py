@@ -37,9 +37,8 @@ def demo(
 
     It works offline and takes less than a minute on two cores, without the methods that need the most forwards.
     """
-    from rich.progress import track
-
     from attribkit import registry
+    from attribkit._display.progress import track
     from attribkit.cli import _demo_scenes as demo_scenes
     from attribkit.cli._explain_files import prepare_output
     from attribkit.zoo import ARCHITECTURES
@@ -49,7 +48,7 @@ def demo(
     slow = [] if all_methods else [name for name in demo_scenes.SLOW_METHODS if name in registry.methods()]
     methods = [name for name in registry.methods() if name not in slow]
     rows = demo_scenes.rows(stages, methods)
-    results = list(track(rows, "explaining", total=len(stages) * len(methods)))
+    results = list(track(rows, "explanations", len(stages) * len(methods)))
     print_table(demo_scenes.table_rows(results), f"{scenes} scenes per model")
     write_line("seconds: for all scenes; forwards: the same in units of a forward of all scenes.")
     write_line("relevance_mass: fraction of the positive scores inside the mask of the labelled object.")
@@ -84,7 +83,7 @@ def inspect(
     """Show the filters, the feature maps and the receptive field of a layer."""
     from attribkit.cli._explain_files import prepare_output
     from attribkit.cli._inspect_files import inspect_layer
-    from attribkit.figures import check_ending, save_figure
+    from attribkit.figures import check_ending
     from attribkit.io._preprocessing import read_image
 
     check_ending(output)
@@ -96,7 +95,7 @@ def inspect(
     print_table(inspected.facts, f"{model} {inspected.layer}")
     for note in inspected.notes:
         write_line(f"note: {note}")
-    save_figure(inspected.figure, output)
+    inspected.figure.save(output)
     write_line(f"written: {output}")
 
 
@@ -123,7 +122,7 @@ def visualize(
 ) -> None:
     """Generate images that maximise the score of classes, or the activation of channels."""
     from attribkit.cli._explain_files import prepare_output
-    from attribkit.figures import check_ending, gallery, save_figure
+    from attribkit.figures import check_ending, gallery
 
     check_ending(output)
     prepare_output(output)
@@ -133,7 +132,7 @@ def visualize(
     loaded = load_named_model(model, model_arg, weights=weights, pretrained=pretrained)
     explainer = explainer_of(loaded, overridden(loaded.preprocessing, mean=mean, std=std, resize=None), device)
     results = [explainer.visualize(unit, visualizer, size=size, **options) for unit in units]
-    save_figure(gallery(results), output)
+    gallery(results).save(output)
     rows = [
         {"unit": name, "response": f"{response:.3g}"}
         for each in results

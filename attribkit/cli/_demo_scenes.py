@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from attribkit._contracts.metric import Metric
 from attribkit._core.errors import AttribkitError
 from attribkit._explainer import Explainer
 from attribkit._loading import load_model
-from attribkit.figures import Cell, grid
+from attribkit.figures import Cell, PaperFigure, grid
 from attribkit.figures._figure import caption
 
 FAMILIES = {
@@ -112,7 +111,7 @@ def table_rows(results: Sequence[DemoRow]) -> list[dict[str, str]]:
     ]
 
 
-def demo_figures(stages: Sequence[Stage], results: Sequence[DemoRow]) -> list[Figure]:
+def demo_figures(stages: Sequence[Stage], results: Sequence[DemoRow]) -> list[PaperFigure]:
     """Draw the methods of each family, at most METHODS_PER_FIGURE in a figure."""
     methods = list(dict.fromkeys(row.method for row in results if row.attribution is not None))
     family_of = {name: family for family, names in FAMILIES.items() for name in names}
@@ -131,7 +130,7 @@ def demo_figure(
     *,
     title: str = "",
     scenes: int = SCENES_SHOWN,
-) -> Figure:
+) -> PaperFigure:
     """Draw a row for each scene and model and a column for each method; the labelled object is outlined.
 
     Models that none of the methods explains are left out.

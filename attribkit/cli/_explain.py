@@ -60,15 +60,14 @@ def explain_command(
 
     If a method fails, the results of the others are written, the error is printed, and the exit code is 1.
     """
-    from rich.progress import track
-
+    from attribkit._display.progress import track
     from attribkit._explainer import Explainer
     from attribkit.cli._explain_files import FigureStyle, describe_clips, prepare_output, read_images, save
     from attribkit.cli._explain_files import explain_images as explain_files
 
     clips = _clip_preprocessing(model, frames)
     prepare_output(output, clips=clips is not None)
-    style = FigureStyle(parse_width(width), scale)
+    style = FigureStyle(None if width is None else parse_width(width), scale)
     if target is not None and top > 1:
         raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
     methods = methods_with_options(method, option)
@@ -77,7 +76,7 @@ def explain_command(
     preprocessing = overridden(clips or loaded.preprocessing, mean=mean, std=std, resize=resize)
     explainer = Explainer(loaded.model.to(parse_device(device)))
     explained = explain_files(explainer, preprocessing, files, methods, target=class_index(target), top=top)
-    results = list(track(explained, "explaining", total=len(files) * (1 if target is not None else top)))
+    results = list(track(explained, "explanations", len(files) * (1 if target is not None else top)))
     save(results, output, style)
     rows = [
         {"image": e.image, "class": e.label, "index": e.index, "probability": f"{e.probability:.3f}"} for e in results

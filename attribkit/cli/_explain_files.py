@@ -20,10 +20,11 @@ from attribkit._state.hooks import frozen
 from attribkit._targets.binary import Binary, LabelOfTwo
 from attribkit._targets.outputs import check_index
 from attribkit._targets.resolution import as_target
-from attribkit.figures import Cell, animate, check_ending, grid, save_figure, write_clip
+from attribkit.figures import Cell, animate, check_ending, grid, write_clip
 from attribkit.figures._clips import CLIP_WRITERS, strip_rows, tile_clips
 from attribkit.figures._figure import caption, display_name
-from attribkit.figures._grid import check_scale, figure_width
+from attribkit.figures._grid import check_scale
+from attribkit.figures._page import figure_width
 from attribkit.io._clips import Clip, read_clip
 from attribkit.io._preprocessing import ClipPreprocessing, IntensityWindow, Preprocessing, read_image
 
@@ -42,7 +43,7 @@ class ExplainedImage:
         label: Name of the class.
         index: Index of the class.
         probability: Predicted probability of the class.
-        picture: The image, or the frames of the clip, after resizing and cropping.
+        picture: The region of the photograph that is explained, or the frames of the clip after resizing and cropping.
         results: One result for each method; attributions have a batch size of 1.
         clip: The clip; None for an image.
     """
@@ -101,9 +102,14 @@ def explain_images(
                 index = int(classes[i, rank])
                 label, probability = _label(explainer, index), float(probabilities[i, index])
                 of_image = tuple(each[i] if isinstance(each, Attribution) else each for each in results)
-                picture = preprocessing.picture(images[name])
                 clip = images[name] if isinstance(images[name], Clip) else None
+                picture = _picture(preprocessing, images[name])
                 yield ExplainedImage(name, label, index, probability, picture, of_image, clip)
+
+
+def _picture(preprocessing: Preprocessing | ClipPreprocessing, image: Any) -> Pictures:
+    """Return what figures show of an image or a clip."""
+    return preprocessing.photograph(image) if isinstance(preprocessing, Preprocessing) else preprocessing.picture(image)
 
 
 def read_images(
@@ -179,7 +185,7 @@ def save(results: Sequence[ExplainedImage], path: Path, style: FigureStyle = Fig
         _save_clip(results, path)
     else:
         drawn = _draw_strips(results) if of_clips else _draw_figure(results)
-        save_figure(grid(**drawn, width=style.width, scale=style.scale), path)
+        grid(**drawn, width=style.width, scale=style.scale).save(path)
 
 
 def describe_clips(images: Mapping[str, Any], clips: ClipPreprocessing) -> list[str]:
@@ -205,7 +211,7 @@ def _columns(results: Sequence[ExplainedImage]) -> list[list[Attribution | Faile
 def _cell(picture: Any, result: Attribution | FailedAttribution) -> Cell:
     """Overlay the map on the picture; a failure is white."""
     if isinstance(result, Attribution):
-        return Cell(picture, result.heatmap()[0])
+        return Cell(picture, result.heatmap(size=picture.shape[:2])[0])
     return Cell(np.full_like(picture, 255))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from attribkit._explainer import Explainer
 from attribkit._inspection.feature_maps import FeatureMaps, Filters
 from attribkit._inspection.receptive_field import ReceptiveField
 from attribkit._loading import LoadedModel
-from attribkit.figures import draw_inspection
+from attribkit.figures import PaperFigure, inspection
 from attribkit.io._preprocessing import ClipPreprocessing
 
 _NOISE_IMAGES = 8
@@ -29,7 +28,7 @@ class LayerInspection:
     layer: str
     facts: list[dict[str, str]]  # rows of a table
     notes: tuple[str, ...]
-    figure: Figure
+    figure: PaperFigure
 
 
 def inspect_layer(
@@ -54,7 +53,7 @@ def inspect_layer(
     maps = explainer.feature_maps(x, layer)
     field = explainer.receptive_field(maps.layer, _noise_like(x))
     filters = _filters(explainer, maps.layer)
-    figure = draw_inspection(maps, field, filters, loaded.preprocessing.picture(image))
+    figure = inspection(maps, field, filters, loaded.preprocessing.picture(image))
     facts = {**_layer_facts(explainer, maps), **_filter_facts(filters), **_field_facts(field)}
     rows = [{"": name, "value": value} for name, value in facts.items()]
     notes = tuple(dict.fromkeys([*maps.notes, *field.notes]))

@@ -126,10 +126,10 @@ def _options_of(name: str) -> dict[str, Any]:
     return registry.options_of(registry.methods()[name]) if name in registry.methods() else {}
 
 
-def parse_width(text: str | None) -> float | str | None:
+def parse_width(text: str) -> float | str:
     """Return a width in inches, or the name of a venue."""
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         return text
 

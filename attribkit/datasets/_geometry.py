@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from attribkit._contracts.dataset import BoxCorners, Mask, Sample, Size
 from attribkit._core.errors import InvalidInput
 from attribkit._core.ground_truth import filled_boxes
+from attribkit._display.representations import short_repr
 from attribkit.io._preprocessing import Preprocessing
 
 InputMask = Bool[Tensor, "rows columns"]  # True on the object, in pixels of the model's input
@@ -49,6 +50,8 @@ class Prepared:
     category: str | None
     subsets: frozenset[str]
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 def prepare_sample(sample: Sample, preprocessing: Any) -> Prepared:

@@ -110,7 +110,7 @@ def _sample_of_item(item: Mapping[str, Any], position: str) -> Sample:
     return Sample(
         id=name,
         group=str(values.get("group", name)),
-        image_source=_image_source(values["image"], name),
+        image_source=_image_source(values["image"], name, str(values.get("group", name))),
         label=_label(values["label"], name) if "label" in values else None,
         boxes=_boxes(values["boxes"], name) if "boxes" in values else None,
         mask_source=_mask_source(values["mask"], name) if "mask" in values else None,
@@ -120,7 +120,7 @@ def _sample_of_item(item: Mapping[str, Any], position: str) -> Sample:
     )
 
 
-def _image_source(image: Any, name: str) -> ImageSource:
+def _image_source(image: Any, name: str, group: str) -> ImageSource:
     if isinstance(image, Image.Image):
         return InMemoryImage(image)
     if isinstance(image, str | Path):
@@ -128,7 +128,7 @@ def _image_source(image: Any, name: str) -> ImageSource:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return InMemoryImage(Image.fromarray(image))
     if callable(image):
-        return ImageFunction(image)
+        return ImageFunction(image, group)
     raise InvalidInput(
         f"The image of item {name!r} must be a Pillow image, a uint8 array (h, w, 3), a path, or a function that "
         f"returns a Pillow image, got {type(image).__name__}."

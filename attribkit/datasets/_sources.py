@@ -53,15 +53,16 @@ class InMemoryImage(ImageSource):
 
 @dataclass(frozen=True)
 class ImageFunction(ImageSource):
-    """An image that a function without arguments returns; its stamp does not distinguish functions."""
+    """An image that a function without arguments returns; its stamp is the name of its group."""
 
     function: Callable[[], Image.Image]
+    group: str
 
     def read(self) -> Image.Image:
         return self.function().convert("RGB")
 
     def stamp(self) -> str:
-        return "function"
+        return f"function of {self.group}"
 
 
 @dataclass(frozen=True)

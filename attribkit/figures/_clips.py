@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -16,18 +15,20 @@ from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices, overlay, sections
 from attribkit._core.shapes import Pictures
 from attribkit.figures._figure import as_attribution_list, caption, display_name, displayed_pictures
+from attribkit.figures._files import PaperFigure
 from attribkit.figures._grid import Cell, grid
 
 _FRAMES, _SLICES = 8, 12
 
 
-def strip(
+def frames(
     attributions: Attribution | Sequence[Attribution],
     *,
     pictures: Sequence[Pictures] | None = None,
     frames: int = _FRAMES,
     titles: Sequence[str] = (),
-) -> Figure:
+    width: float | str | None = None,
+) -> PaperFigure:
     """Draw rows for each clip: some of its frames, then the same frames overlaid with each attribution.
 
     Args:
@@ -36,9 +37,10 @@ def strip(
         pictures: Frames to draw, (t, h, w, 3) bytes for each clip; None uses x, with its values scaled to 0 to 255.
         frames: Number of evenly spaced frames.
         titles: Title of each clip.
+        width: Width of the figure, as in `figure`.
 
     Returns:
-        The figure; write it with `save_figure` or its ``savefig``.
+        The figure; write it with its method ``save``.
     """
     attributions = as_attribution_list(attributions, axes=5)
     length = attributions[0].x.shape[2]
@@ -51,7 +53,8 @@ def strip(
     ]
     names = list(map(display_name, attributions))
     row_titles = [title for i in range(len(attributions[0])) for title in (dict(enumerate(titles)).get(i, ""), *names)]
-    return grid(rows, row_titles=row_titles, column_titles=[f"{i}" for i in indices], caption=caption(attributions))
+    columns = [f"{i}" for i in indices]
+    return grid(rows, row_titles=row_titles, column_titles=columns, caption=caption(attributions), width=width)
 
 
 def strip_rows(clip: Pictures, heatmaps: Sequence[Float[Tensor, "t h w"]], indices: Sequence[int]) -> list[list[Cell]]:
@@ -69,7 +72,8 @@ def mosaic(
     slices: int = _SLICES,
     columns: int | None = None,
     pictures: Sequence[Pictures] | None = None,
-) -> Figure:
+    width: float | str | None = None,
+) -> PaperFigure:
     """Draw slices of a volume along an axis in rows, in grey and overlaid with the map; all slices share its scale.
 
     Args:
@@ -78,9 +82,10 @@ def mosaic(
         slices: Number of evenly spaced slices.
         columns: Number of slices in a row; None makes about as many columns as rows.
         pictures: One array of (d, h, w, 3) bytes to draw; None uses x, with its values scaled to 0 to 255.
+        width: Width of the figure, as in `figure`.
 
     Returns:
-        The figure; write it with `save_figure` or its ``savefig``.
+        The figure; write it with its method ``save``.
     """
     (attribution,) = as_attribution_list(attribution, axes=5)
     if len(attribution) != 1 or axis not in (0, 1, 2):
@@ -94,10 +99,10 @@ def mosaic(
     cells = [
         Cell(s.picture, s.heatmap, whole=heatmap, title=f"{s.place}") for s in sections(volume, heatmap, indices, axis)
     ]
-    width = columns or math.ceil(math.sqrt(len(cells)))
-    cells += [Cell(np.full_like(cells[0].picture, 255))] * (-len(cells) % width)
-    rows = [cells[start : start + width] for start in range(0, len(cells), width)]
-    return grid(rows, caption=f"slices along axis {axis} of {length}\n{caption([attribution])}")
+    wide = columns or math.ceil(math.sqrt(len(cells)))
+    cells += [Cell(np.full_like(cells[0].picture, 255))] * (-len(cells) % wide)
+    rows = [cells[start : start + wide] for start in range(0, len(cells), wide)]
+    return grid(rows, caption=f"slices along axis {axis} of {length}\n{caption([attribution])}", width=width)
 
 
 def _section_count(option: str, count: int, length: int) -> int:

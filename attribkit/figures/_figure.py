@@ -1,25 +1,22 @@
-"""Figures of attributions and visualizations of images, and of the curves of metrics."""
+"""Figures of attributions and visualizations of images, with their titles and captions."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, FailedAttribution
-from attribkit._contracts.method import Method
+from attribkit._contracts.records import recorded
 from attribkit._contracts.visualization import Visualization
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Picture, Pictures
-from attribkit._runs.measurement import MetricResult
-from attribkit.figures._grid import Cell, Scale, figure_width, grid, paper_figure, paper_style
+from attribkit.figures._files import PaperFigure
+from attribkit.figures._grid import Cell, Scale, grid
 
 
 def figure(
@@ -34,66 +31,94 @@ def figure(
     mask: Float[Tensor, "b h w"] | Bool[Tensor, "b h w"] | None = None,
     boxes: Sequence[Float[Tensor, "n 4"] | None] | None = None,
     note: str | None = None,
-) -> Figure:
+) -> PaperFigure:
     """Draw a row for each image: the picture, then an overlay for each attribution.
 
     Args:
         attributions: One or more attributions of the same images (b, c, h, w).
-        pictures: Pictures to draw, (h, w, 3) bytes of the size of x; None uses x, with its values scaled to 0 to 255.
+        pictures: Pictures to draw, (h, w, 3) bytes, of the region that x shows, in any resolution; the maps are drawn
+            at their size. `Preprocessing.photograph` returns such pictures. None uses x, with its values scaled to 0 to
+            255.
         titles: Title of each image.
-        names: Title of each attribution; None uses the names of the methods.
+        names: Title of each attribution; None uses the display names of the methods, with the model, the class and the
+            options where they differ.
         width: Width of the figure in inches, or a venue, such as "cvpr" (a column) or "cvpr-text" (the page), one of
             `attribkit.figures.VENUES`; None: 1.35 inches a picture.
         scale: What maps are divided by: "each" map's own 99.5th percentile of the magnitudes, the largest of these in
             its "row", or the largest in the figure, "shared".
-        smooth: Standard deviation in pixels of a Gaussian filter for maps of single pixels, for display only; the
+        smooth: Standard deviation in pixels of x of a Gaussian filter for maps of single pixels, for display only; the
             caption states it.
-        mask: Object of each image, whose outline is drawn.
-        boxes: Boxes of each image, left, top, right and bottom edges in pixels; None for an image without boxes.
+        mask: Object of each image in any resolution, whose outline is drawn.
+        boxes: Boxes of each image, left, top, right and bottom edges in pixels of x; None for an image without boxes.
         note: Text below the figure; None lists the methods with their options and sources, "" omits it.
 
     Returns:
-        The figure, which notebooks show; write it with `attribkit.figures.save_figure` or its ``savefig``, which embed
-        TrueType fonts and give the same bytes each time.
+        The figure, which notebooks show; write it with its method ``save``, which embeds TrueType fonts and gives the
+        same bytes each time.
 
     Raises:
         UnknownName: If `width` is not the name of a venue.
         InvalidInput: If the attributions are not of the same images, or the pictures do not fit them.
+
+    Example:
+        >>> maps = explainer.compare(x, ["gradcam", "integrated_gradients"])
+        >>> figure(maps, titles=["cat", "dog"], width="cvpr").save("maps.pdf")
     """
     attributions = as_attribution_list(attributions, axes=4)
     pictures = displayed_pictures(attributions[0], pictures)
-    heatmaps = [_smoothed(each.heatmap(), smooth) for each in attributions]
-    outlines, edges = _for_each_image("mask", mask, pictures), _for_each_image("boxes", boxes, pictures)
+    _check_smooth(smooth, attributions[0])
+    outlines = _for_each_image("mask", mask, len(pictures))
+    edges = _boxes_in_pictures(_for_each_image("boxes", boxes, len(pictures)), attributions[0], pictures)
+    classes = _class_titles(attributions) if names is None else [[""] * len(pictures)] * len(attributions)
     rows = [
-        [Cell(picture, each, outline, edge) for each in (None, *(maps[i] for maps in heatmaps))]
+        [Cell(picture, None, outline, edge)]
+        + [
+            Cell(picture, _display_map(each, i, picture, smooth), outline, edge, title[i])
+            for each, title in zip(attributions, classes, strict=True)
+        ]
         for i, (picture, outline, edge) in enumerate(zip(pictures, outlines, edges, strict=True))
     ]
-    names = list(map(display_name, attributions)) if names is None else names
+    names = column_titles(attributions) if names is None else names
     text = caption(attributions) if note is None else note
     if smooth:
         text = f"{text}\nMaps smoothed for display by a Gaussian filter of {smooth:g} pixels.".strip()
     return grid(rows, row_titles=titles, column_titles=["", *names], caption=text, width=width, scale=scale)
 
 
-def _for_each_image(
-    name: str, values: Sequence[Any] | Tensor | None, pictures: Sequence[Picture]
-) -> Sequence[Any] | Tensor:
-    """Return a value for each image, or None for each."""
+def _for_each_image(name: str, values: Any, count: int) -> list[Tensor | None]:
+    """Return a tensor or None for each image."""
     if values is None:
-        return [None] * len(pictures)
-    if len(values) != len(pictures):
-        raise InvalidInput(f"{name} must contain one entry for each of the {len(pictures)} images, got {len(values)}.")
-    return values
+        return [None] * count
+    if len(values) != count:
+        raise InvalidInput(f"{name} must contain one entry for each of the {count} images, got {len(values)}.")
+    return [None if value is None else torch.as_tensor(value) for value in values]
 
 
-def _smoothed(heatmaps: Tensor, sigma: float) -> Tensor:
-    """Return heatmaps, (b, h, w), after a Gaussian filter; unchanged for sigma 0."""
-    if not (isinstance(sigma, int | float) and 0 <= sigma < min(heatmaps.shape[1:])):
+def _boxes_in_pictures(
+    boxes: list[Tensor | None], attribution: Attribution, pictures: Sequence[Picture]
+) -> list[Tensor | None]:
+    """Return boxes in pixels of the pictures."""
+    tall, wide = attribution.x.shape[2:]
+    scaled: list[Tensor | None] = []
+    for box, picture in zip(boxes, pictures, strict=True):
+        ratios = torch.tensor([picture.shape[1] / wide, picture.shape[0] / tall] * 2, dtype=torch.float64)
+        scaled.append(None if box is None else box.cpu().reshape(-1, 4) * ratios)
+    return scaled
+
+
+def _check_smooth(sigma: Any, attribution: Attribution) -> None:
+    if not (isinstance(sigma, int | float) and 0 <= sigma < min(attribution.x.shape[2:])):
         raise InvalidInput(f"smooth must be 0 or a number of pixels smaller than the image, got {sigma!r}.")
+
+
+def _display_map(attribution: Attribution, image: int, picture: Picture, sigma: float) -> Tensor:
+    """Return the map of one image at the size of its picture, after a Gaussian filter; unchanged for sigma 0."""
+    size = picture.shape[:2]
+    heatmap = attribution[image].heatmap(size=size)[0]
     if sigma == 0:
-        return heatmaps
-    smoothed = gaussian_filter(heatmaps.detach().double().cpu().numpy(), (0, sigma, sigma), mode="reflect")
-    return torch.from_numpy(smoothed)
+        return heatmap
+    sigmas = [sigma * pixels / side for pixels, side in zip(size, attribution.x.shape[2:], strict=True)]
+    return torch.from_numpy(gaussian_filter(heatmap.detach().double().cpu().numpy(), sigmas, mode="reflect"))
 
 
 _COLUMNS = 6  # pictures in a row
@@ -101,7 +126,7 @@ _COLUMNS = 6  # pictures in a row
 
 def gallery(
     visualizations: Visualization | Sequence[Visualization], *, titles: Sequence[str] = (), columns: int = _COLUMNS
-) -> Figure:
+) -> PaperFigure:
     """Draw the pictures of visualizations in rows; the caption lists the visualizers and their sources.
 
     Args:
@@ -110,7 +135,7 @@ def gallery(
         columns: Number of pictures in a row.
 
     Returns:
-        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
+        The figure; write it with its method ``save``.
 
     Raises:
         InvalidInput: If the number of titles is not that of the pictures, or `columns` is not positive.
@@ -132,107 +157,54 @@ def gallery(
     return grid(rows, caption="\n".join(lines))
 
 
-def curves(
-    results: MetricResult | Sequence[MetricResult],
-    names: Sequence[str],
-    *,
-    width: float | str = "cvpr",
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Figure:
-    """Draw the mean curve of each attribution over the images, with bootstrap bands; a panel for each metric.
-
-    The band of a point is the percentile interval of the mean, from 1000 samples of the images with replacement.
-
-    Args:
-        results: Results of `Explainer.measure` for metrics with curves, such as deletion and insertion.
-        names: Name of each attribution.
-        width: Width of the figure in inches, or a name of `VENUES`.
-        confidence: Confidence level of the bands; 0 omits them.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        The figure; write it with `attribkit.figures.save_figure` or its ``savefig``.
-
-    Raises:
-        InvalidInput: If a metric does not have curves, or `names` or `confidence` does not fit.
-    """
-    results = [results] if isinstance(results, MetricResult) else list(results)
-    _check_curves(results, names, confidence)
-    total = figure_width(width)
-    rows = -(-len(names) // max(1, int(total / _LEGEND_WIDTH)))
-    with paper_style():
-        height = 0.8 * total / len(results) + 0.16 * rows + 0.3
-        drawn = paper_figure((total, height), layout="constrained")
-        for ax, result in zip(drawn.subplots(1, len(results), squeeze=False)[0], results, strict=True):
-            for i, name in enumerate(names):
-                _draw_curve(ax, result, i, name, confidence, seed)
-            ax.set(title=result.metric.name, xlabel="fraction of the pixels", xlim=(0, 1))
-        drawn.axes[0].set_ylabel("score of the target")
-        handles, labels = drawn.axes[0].get_legend_handles_labels()
-        columns = -(-len(names) // rows)
-        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-    return drawn
-
-
-_LEGEND_WIDTH = 1.5  # inches of an entry of the legend
-_STYLES = ("-", "--", ":", "-.")  # curves also differ in grey print
-
-
-def _check_curves(results: Sequence[MetricResult], names: Sequence[str], confidence: float) -> None:
-    if not results or not 0 <= confidence < 1:
-        raise InvalidInput(
-            f"curves needs at least one result and a confidence from 0 to below 1, got {len(results)} results and "
-            f"confidence={confidence!r}."
-        )
-    for result in results:
-        if not {"curve", "fractions"} <= set(result.details):
-            raise InvalidInput(
-                f"The metric {result.metric.name!r} does not have curves: pass results of metrics such as 'deletion' "
-                "and 'insertion'."
-            )
-        if len(names) != len(result.values):
-            raise InvalidInput(
-                f"names must name each of the {len(result.values)} attributions, got {len(names)} names."
-            )
-
-
-def _draw_curve(ax: Axes, result: MetricResult, i: int, name: str, confidence: float, seed: int) -> None:
-    curve, fractions = (result.details[key][i].double().cpu().numpy() for key in ("curve", "fractions"))  # (b, steps)
-    line = ax.plot(fractions[0], curve.mean(0), label=name, linewidth=1, linestyle=_STYLES[i % len(_STYLES)])[0]
-    if confidence and len(curve) > 1:
-        samples = np.random.default_rng(seed).integers(0, len(curve), (_RESAMPLES, len(curve)))
-        means = np.stack([curve[sample].mean(0) for sample in samples])
-        low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
-        ax.fill_between(fractions[0], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-_RESAMPLES = 1000
-
-
 def caption(attributions: Sequence[Attribution]) -> str:
     """Return a line for each method: its name, the options that are not the default ones, and its source."""
     return "\n".join(dict.fromkeys(map(_described, attributions)))
 
 
 def _described(attribution: Attribution) -> str:
-    method = attribution.method
-    if not isinstance(method, Method):
-        return f"{method!r}, loaded from a file"
-    changed = [f"{name}={value!r}" for name, value in _changed_options(method)]
-    options = f" ({', '.join(changed)})" if changed else ""
-    return f"{display_name(attribution)}{options}: {method.source}"
-
-
-def _changed_options(method: Method) -> Iterator[tuple[str, Any]]:
-    for field in fields(method):  # type: ignore[arg-type]
-        if (value := getattr(method, field.name)) != field.default:
-            yield field.name, value
+    record = recorded(attribution.method)
+    options = f" ({record.options})" if record.options else ""
+    return f"{display_name(attribution)}{options}: {record.source}" if record.source else record.text
 
 
 def display_name(attribution: Attribution | FailedAttribution) -> str:
     """Return the name of the method in figures."""
-    return getattr(attribution.method, "display_name", "") or attribution.method.name
+    return attribution.method.display_name or attribution.method.name
+
+
+def column_titles(attributions: Sequence[Attribution]) -> list[str]:
+    """Return the display names of the methods, with the models if they differ, and the options of equal names."""
+    names = [display_name(each) for each in attributions]
+    if len({each.model for each in attributions}) > 1:
+        names = [f"{each.model}\n{name}".strip() for each, name in zip(attributions, names, strict=True)]
+    if len(set(names)) == len(names) or any(any(titles) for titles in _class_titles(attributions)):
+        return names
+    options = [recorded(each.method).options for each in attributions]
+    return [
+        f"{name}\n{option}" if names.count(name) > 1 and option else name
+        for name, option in zip(names, options, strict=True)
+    ]
+
+
+def _class_titles(attributions: Sequence[Attribution]) -> list[list[str]]:
+    """Return the class that each map is for, if the maps of an image are for different classes."""
+    titles = [[_class_title(each, i) for i in range(len(each))] for each in attributions]
+    return (
+        titles
+        if any(len(set(of_image)) > 1 for of_image in zip(*titles, strict=True))
+        else [[""] * len(each) for each in attributions]
+    )
+
+
+def _class_title(attribution: Attribution, image: int) -> str:
+    """Return the class of the target for one image, or its repr."""
+    index = getattr(attribution.target, "index", None)
+    if isinstance(index, int):
+        return f"class {index}"
+    if isinstance(index, Sequence | Tensor):
+        return f"class {int(index[image])}"
+    return repr(attribution.target)
 
 
 def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
@@ -247,14 +219,20 @@ def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes:
         )
     if len(shapes[0]) != axes:
         raise InvalidInput(
-            "figure draws images (b, c, h, w); strip, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
+            "figure draws images (b, c, h, w); frames, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
             f"images of shape {shapes[0]}."
         )
     return attributions
 
 
+_LARGEST_STRETCH = 0.02  # relative difference of the aspect ratios of a picture and of x, from rounding
+
+
 def displayed_pictures(attribution: Attribution, pictures: Sequence[Pictures] | None) -> list[Pictures]:
-    """Return the given pictures, checked against the attribution's images, or these images scaled to bytes."""
+    """Return the given pictures, checked against the attribution's images, or these images scaled to bytes.
+
+    Pictures of images may have another resolution; frames of clips and slices of volumes have the size of the images.
+    """
     if pictures is None:
         return to_pictures(attribution.x)
     if len(pictures) != len(attribution):
@@ -263,9 +241,25 @@ def displayed_pictures(attribution: Attribution, pictures: Sequence[Pictures] | 
         )
     space = tuple(attribution.x.shape[2:])
     for picture in pictures:
-        if picture.shape[:-1] != space:
-            raise InvalidInput(f"Each picture must have the size {space} of the images, got {picture.shape[:-1]}.")
+        _check_picture(picture, space)
     return list(pictures)
+
+
+def _check_picture(picture: Any, space: tuple[int, ...]) -> None:
+    if not isinstance(picture, np.ndarray):
+        raise InvalidInput(f"Each picture must be an array, got a {type(picture).__name__}: use np.asarray(image).")
+    shape = picture.shape
+    if picture.dtype != np.uint8 or len(shape) != len(space) + 1 or shape[-1] != 3:
+        raise InvalidInput(f"Each picture must be an array of bytes (*space, 3), got {picture.dtype} of shape {shape}.")
+    if len(space) == 2:
+        stretch = (shape[0] / shape[1]) / (space[0] / space[1])
+        if abs(stretch - 1) > _LARGEST_STRETCH:
+            raise InvalidInput(
+                f"Each picture must show the region of its image, whose height and width are {space}, got {shape[:2]} "
+                "with another aspect ratio: crop it, such as with Preprocessing.photograph(image)."
+            )
+    elif shape[:-1] != space:
+        raise InvalidInput(f"Each picture must have the size {space} of the images, got {shape[:-1]}.")
 
 
 def _default_titles(visualization: Visualization) -> list[str]:

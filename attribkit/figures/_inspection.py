@@ -3,21 +3,21 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from attribkit._core.errors import InvalidInput
-from attribkit._core.pictures import SEQUENTIAL, scale_for_display, to_pictures
+from attribkit._core.pictures import ACTIVATIONS, scale_for_display, to_pictures
 from attribkit._core.shapes import Picture
 from attribkit._inspection.feature_maps import FeatureMaps, Filters
 from attribkit._inspection.receptive_field import ReceptiveField
+from attribkit.figures._files import PaperFigure
 from attribkit.figures._grid import Cell, grid, tile_pictures
 
 _LARGE = 2.6  # inches, side of a cell that holds tiles
 _FRAME = 2  # pixels, width of the analytic field's frame in a picture of 224
 
 
-def draw_filters(filters: Filters, max_filters: int = 64) -> Figure:
+def filters(filters: Filters, max_filters: int = 64) -> PaperFigure:
     """Draw a tile for each of the first filters; the title states their number.
 
     Each filter is scaled by its largest magnitude, with zero as mid-grey. Filters of three channels are drawn in red,
@@ -30,7 +30,7 @@ def draw_filters(filters: Filters, max_filters: int = 64) -> Figure:
     return grid([[_filter_cell(filters, max_filters)]], side=_LARGE)
 
 
-def draw_feature_maps(maps: FeatureMaps, max_channels: int = 8) -> Figure:
+def feature_maps(maps: FeatureMaps, max_channels: int = 8) -> PaperFigure:
     """Draw a row for each image: the picture, then its channels by decreasing mean activation.
 
     Each map has its own scale; zero and negative values are black.
@@ -47,14 +47,14 @@ def draw_feature_maps(maps: FeatureMaps, max_channels: int = 8) -> Figure:
     return grid(rows, caption=_channels_caption(maps, max_channels))
 
 
-def draw_receptive_field(field: ReceptiveField) -> Figure:
+def receptive_field(field: ReceptiveField) -> PaperFigure:
     """Draw the effective field as a heatmap, framed by the analytic field of the same unit; the caption has sizes."""
     return grid([[_field_cell(field)]], caption=_sizes_caption(field), side=_LARGE)
 
 
-def draw_inspection(
+def inspection(
     maps: FeatureMaps, field: ReceptiveField, filters: Filters | None = None, picture: Picture | None = None
-) -> Figure:
+) -> PaperFigure:
     """Draw one layer in a row: the image, its filters, the feature maps of the first image, and the receptive field.
 
     Args:
@@ -106,7 +106,7 @@ def _channels_caption(maps: FeatureMaps, max_channels: int) -> str:
 
 
 def _colour(values: Float[Tensor, "h w"]) -> Picture:
-    colours = colormaps[SEQUENTIAL](scale_for_display(values.clamp(min=0)))[..., :3]
+    colours = colormaps[ACTIVATIONS](scale_for_display(values.clamp(min=0)))[..., :3]
     return np.round(255 * colours).astype(np.uint8)
 
 

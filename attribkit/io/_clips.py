@@ -11,6 +11,7 @@ import numpy as np
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.pictures import middle_indices
 from attribkit._core.shapes import Pictures
+from attribkit._display.representations import short_repr
 
 if TYPE_CHECKING:
     import cv2
@@ -35,6 +36,8 @@ class Clip:
     frame_indices: tuple[int, ...]
     length: int
     rate: float | None = None
+
+    __repr__ = short_repr
 
     @property
     def chosen_rate(self) -> float | None:

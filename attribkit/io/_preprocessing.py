@@ -115,6 +115,33 @@ class Preprocessing:
         """
         return np.asarray(self.geometry(image).convert("RGB"))
 
+    def photograph(self, image: Image.Image, max_side: int = 1024) -> Picture:
+        """Return the region of the photograph that the model's image shows, at the resolution of the photograph.
+
+        Args:
+            image: The photograph.
+            max_side: Largest side of the result in pixels; larger regions are reduced.
+
+        Returns:
+            The region, (height, width, 3), with the aspect ratio of the model's images.
+        """
+        scaled = self._resized(image.height, image.width)
+        ratios = [full / side for full, side in zip((image.height, image.width), scaled, strict=True)]
+        starts = [round((side - crop) / 2) for side, crop in zip(scaled, self.size, strict=True)]
+        top, left = (start * ratio for start, ratio in zip(starts, ratios, strict=True))
+        bottom, right = ((s + crop) * ratio for s, crop, ratio in zip(starts, self.size, ratios, strict=True))
+        factor = min(max(ratios), max_side / max(self.size))
+        tall, wide = (max(1, round(side * factor)) for side in self.size)
+        box = (left, top, min(right, image.width), min(bottom, image.height))
+        return np.asarray(image.convert("RGB").resize((wide, tall), Image.Resampling.BICUBIC, box))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of a photograph before the crop."""
+        if not isinstance(self.resize, int):
+            return self.resize
+        short = min(height, width)
+        return int(self.resize * height / short), int(self.resize * width / short)
+
     def __call__(self, image: Image.Image) -> Float[Tensor, "c h w"]:
         """Preprocess a photograph for the model.
 

@@ -91,7 +91,7 @@ class SmoothGrad(Method):
             for _ in range(self.samples)
         )
         total, squares = torch.zeros_like(x), torch.zeros_like(x)
-        for gradient in model.gradients((x + scale * noise for noise in noises), target):
+        for gradient in model.gradients((x + scale * noise for noise in noises), target, self.samples):
             total += gradient / self.samples
             squares += gradient**2 / self.samples
         return {"mean": total, "square": squares, "variance": squares - total**2}[self.average]

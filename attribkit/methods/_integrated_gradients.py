@@ -12,6 +12,7 @@ from attribkit._contracts.method import Method
 from attribkit._core.options import NonNegativeFloat, OneOrMore, PositiveInt, Seed
 from attribkit._core.shapes import Images, PerImage, Scores
 from attribkit._core.substrates import GivenImages, Substrate, substrate_images
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.target import Target
 from attribkit.methods._flat_scores import score_rounding_error
@@ -62,7 +63,7 @@ class IntegratedGradients(Method):
             )
             return scores
         maps = []
-        for image in range(len(x)):  # one by one: the steps of an image depend on no other
+        for image in track(range(len(x)), "images"):  # one by one: the steps of an image depend on no other
             i = slice(image, image + 1)
             one_start = [start[i] for start in starts]
             maps.append(self._refine(model.subset(i), x[i], one_start, ends[:, i], target.subset(i), image))

@@ -11,8 +11,8 @@ from torch import Tensor
 from attribkit._contracts.method import Method
 from attribkit._core.axes import INTERPOLATION_MODES, PerAxis, capped_sizes, format_sizes, per_axis
 from attribkit._core.options import OpenFraction, PositiveInt, Seed
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, Scores
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.binary import with_binary_score
 from attribkit._targets.target import Target

@@ -21,6 +21,7 @@ from attribkit._core.errors import InvalidInput
 from attribkit._core.shapes import Heatmaps, Images, PerImage
 from attribkit._core.substrates import Fill, Imputer, make_filling
 from attribkit._core.tensors import to_device
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.binary import BinaryScore
 from attribkit._targets.target import Target
@@ -292,7 +293,7 @@ class Walk:
         """Return the curve of each map; it does not depend on the other maps, not even by rounding."""
         x, target = attributions[0].x, scored_target(attributions[0], self.score)
         curves = []
-        for attribution in attributions:
+        for attribution in track(attributions, "maps"):
             curves.append(model.cached((self, attribution), partial(self._curve, model, x, target, attribution)))
         return curves
 

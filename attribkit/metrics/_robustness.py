@@ -11,8 +11,8 @@ from torch import Tensor
 from attribkit._contracts.attribution import Attribution
 from attribkit._contracts.metric import Robustness
 from attribkit._core.options import PositiveFloat, PositiveInt, Seed
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, PerImage
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit.metrics._scores import recompute
 
@@ -51,7 +51,7 @@ def euclidean_norms(maps: Tensor) -> Float[Tensor, " b"]:
 
 def _noisy_images(x: Images, noise: Noise, samples: int, seed: int) -> Iterator[Images]:
     generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(samples), "noisy images", samples):
+    for _ in track(range(samples), "noisy images"):
         yield x + noise((1, *x.shape[1:]), generator).to(x)
 
 

@@ -17,8 +17,8 @@ from attribkit._contracts.metric import Robustness
 from attribkit._core.errors import InvalidInput, UnsupportedModel
 from attribkit._core.options import PositiveInt, Seed
 from attribkit._core.pictures import extremes
-from attribkit._core.progress import track
 from attribkit._core.shapes import Heatmaps, Images, PerImage
+from attribkit._display.progress import track
 from attribkit._engine.evaluation import deep_copy
 from attribkit._engine.model import HookedModel
 from attribkit._state.hooks import observe_modules
@@ -326,7 +326,7 @@ class ParameterRandomisation(Robustness):
         stages = model.cached(key, lambda: randomisation_stages(model, attribution.x, self.stages))
         random_copy, similarities = RandomCopy(model, self.seed), []
         heatmap = _magnitudes_if(self.magnitudes, self.heatmap(attribution))
-        for names in track(stages, "stages", len(stages)):
+        for names in track(stages, "stages"):
             random_copy.randomise(names)
             random_heatmap = self._random_heatmap(random_copy, attribution)
             similarities.append(similarity(self.similarity, heatmap, random_heatmap))

@@ -26,6 +26,7 @@ from attribkit._contracts.visualizer import Visualizer
 from attribkit._core.annotations import describe
 from attribkit._core.errors import AttribkitError, PluginWarning, UnknownName, one_line
 from attribkit._core.substrates import Imputer
+from attribkit._display.representations import short_value
 
 BUILTIN = {
     "methods": attribkit.methods,
@@ -64,6 +65,10 @@ class Plugin:
     distribution: str
     version: str
     offers: tuple[OfferedClass, ...] = ()
+
+    def __repr__(self) -> str:
+        names = short_value([each.__name__ for each in self.offers])
+        return f"Plugin({self.name!r} of {self.distribution} {self.version}, offers {names})"
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ class RunResults:
     Args:
         panels: Tables of scores.
         confidence: Confidence level of the intervals.
+        rank_charts: Charts of mean ranks.
         ranks: Mean ranks of the methods.
         agreements: Agreement of the metrics.
         curves: Charts of deletion and insertion curves.
@@ -112,6 +113,7 @@ class RunResults:
 
     panels: "Sequence[Panel]"
     confidence: float
+    rank_charts: Sequence[Chart]
     ranks: Sequence[Matrix]
     agreements: Sequence[Matrix]
     curves: Sequence[Chart]

@@ -16,7 +16,7 @@ from attribkit._contracts.attribution import Attribution
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit._core.serialization import write_whole
 from attribkit.report._content import ARROWS, Content, ReportImage, View, explained_pictures, maps_content
-from attribkit.report._pictures import PictureOptions, colour_tables
+from attribkit.report._pictures import PictureOptions, colour_table
 
 if TYPE_CHECKING:  # benchmarks need further packages
     from attribkit.benchmark._statistics.summary import SummaryScore
@@ -182,7 +182,7 @@ def _index(content: Content) -> dict[str, Any]:
         "images": [each.name for each in content.images],
         "methods": list(content.methods),
         "columns": [f"{each.metric} {ARROWS[each.higher_is_better]}".strip() for each in content.columns],
-        "colours": colour_tables(),
+        "colours": colour_table(),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -18,8 +18,9 @@ from torch.nn.functional import interpolate
 from attribkit._contracts.attribution import resize_map
 from attribkit._core.errors import InvalidInput
 from attribkit._core.layouts import Extent
-from attribkit._core.pictures import DIVERGING, SEQUENTIAL, display_maximum, is_signed
+from attribkit._core.pictures import SCORES, display_maximum, is_signed
 from attribkit._core.shapes import Picture
+from attribkit.figures._files import paper_style
 
 _QUALITY = 82  # of WebP
 _HEADROOM = 3.0  # values are stored up to this multiple of the magnitude that is shown at full strength
@@ -57,10 +58,11 @@ def encode_picture(picture: Picture, longest: int) -> str:
     return _data_url("image/webp", _saved(lambda buffer: image.save(buffer, "webp", quality=_QUALITY)))
 
 
-def encode_figure(figure: Figure) -> str:
-    """Return a figure as a data URL of an SVG file; the same figure gives the same URL."""
+def encode_svg(figure: Figure) -> str:
+    """Return a figure as a data URL of an SVG file without fonts; the same figure gives the same URL."""
     options: dict[str, Any] = {"format": "svg", "metadata": {"Date": None}, "transparent": True}
-    return _data_url("image/svg+xml", _saved(lambda buffer: figure.savefig(buffer, **options)))
+    with paper_style(), rc_context({"svg.fonttype": "path"}):
+        return _data_url("image/svg+xml", _saved(lambda buffer: Figure.savefig(figure, buffer, **options)))
 
 
 def encode_map(
@@ -106,10 +108,9 @@ def encode_map(
     }
 
 
-def colour_tables() -> dict[str, str]:
-    """Return the 256 colours of maps without and with negative scores: red, green and blue bytes in base64."""
-    names = {"sequential": SEQUENTIAL, "diverging": DIVERGING}
-    return {key: _base64(colormaps[name](np.arange(256), bytes=True)[:, :3].tobytes()) for key, name in names.items()}
+def colour_table() -> str:
+    """Return the 256 colours of scores from -1 to 1: red, green and blue bytes in base64."""
+    return _base64(SCORES(np.linspace(0, 1, 256), bytes=True)[:, :3].tobytes())
 
 
 def _averaged(scores: Float[Tensor, "rows columns"], longest: int) -> Float[Tensor, "fewer_rows fewer_columns"]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from attribkit._core.errors import UnreadableFile
-from attribkit._core.progress import track
+from attribkit._display.progress import track
 from attribkit._loading import complete_spec
 from attribkit.benchmark import Configuration, Failure, Summary
 from attribkit.benchmark._identity import RunRecord, load_choice, read_record
@@ -24,7 +24,8 @@ from attribkit.benchmark._statistics.summary import Agreement, MethodRanking, Su
 from attribkit.benchmark._store import Store
 from attribkit.benchmark._tables.panels import clique_letters, panels
 from attribkit.datasets import Dataset, prepare_sample
-from attribkit.report._charts import CostPoint, CurveSet, draw_costs, draw_curves
+from attribkit.figures._curves import CurvePanel
+from attribkit.report._charts import CostPoint, cost_chart, curve_chart, ranking_chart
 from attribkit.report._content import (
     ARROWS,
     Chart,
@@ -307,6 +308,7 @@ def _results(
     return RunResults(
         panels=panels(summary),
         confidence=summary.confidence,
+        rank_charts=[ranking_chart(model, summary) for model in _ranked_models(summary)],
         ranks=[_rank_matrix(*group) for group in _grouped(summary.rankings)],
         agreements=[_agreement_matrix(*group) for group in _grouped(summary.agreements)],
         curves=curves,
@@ -328,6 +330,10 @@ def _grouped(records: Sequence[Any]) -> list[tuple[str, list[Any]]]:
     for each in records:
         groups.setdefault(each.model if each.subset == "all" else f"{each.model}, {each.subset}", []).append(each)
     return list(groups.items())
+
+
+def _ranked_models(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(each.model for each in summary.rankings if each.subset == "all"))
 
 
 def _rank_matrix(name: str, rankings: Sequence[MethodRanking]) -> Matrix:
@@ -403,10 +409,10 @@ def _cost_charts(summary: Summary, costs: _Costs, methods: Sequence[str]) -> Ite
             if each.metric in points and each.method in of_model and math.isfinite(each.estimate.value):
                 estimate, time = each.estimate, of_model[each.method]["milliseconds"]
                 points[each.metric][each.method] = CostPoint(time, estimate.value, estimate.low, estimate.high)
-        arrows = {each.metric: ARROWS[each.higher_is_better] for each in scores}
+        titles = {each.metric: f"{each.metric} {ARROWS[each.higher_is_better]}".strip() for each in scores}
         shown = [method for method in methods if any(method in each for each in points.values())]
         if shown:
-            yield draw_costs(model, points, arrows, shown)
+            yield cost_chart(model, {titles[name]: points[name] for name in names}, shown)
 
 
 def _is_shown_with_cost(score: SummaryScore) -> bool:
@@ -416,7 +422,7 @@ def _is_shown_with_cost(score: SummaryScore) -> bool:
 
 def _curve_charts(rows: pa.Table, methods: Sequence[str], summary: Summary) -> Iterator[Chart]:
     """Yield a chart for each model with curves in the details of its rows."""
-    found: dict[str, dict[str, dict[str, list[tuple[Any, Any, str]]]]] = {}
+    found: dict[str, dict[str, _Curves]] = {}
     with_details = rows.filter(pc.is_valid(rows["details"]))
     for model, metric, method, group, details in zip(
         *_columns(with_details, "model", "metric", "method", "group", "details"), strict=True
@@ -424,24 +430,28 @@ def _curve_charts(rows: pa.Table, methods: Sequence[str], summary: Summary) -> I
         curve = dict(details)
         if {"curve", "fractions"} <= curve.keys() and role(method) == "method":
             of_metric = found.setdefault(model, {}).setdefault(metric, {})
-            of_metric.setdefault(method, []).append((curve["fractions"], curve["curve"], group))
+            of_metric.setdefault(method, {}).setdefault(group, []).append((curve["fractions"], curve["curve"]))
     for model, metrics in found.items():
-        sets = {metric: _curve_sets(of_methods) for metric, of_methods in metrics.items()}
-        shown = [method for method in methods if any(method in each for each in sets.values())]
-        yield draw_curves(model, sets, shown, summary.confidence, summary.seed)
+        panels = [_curve_panel(metric, of_metric, methods) for metric, of_metric in metrics.items()]
+        if shown := [each for each in panels if each is not None]:
+            yield curve_chart(model, shown, summary.confidence, summary.seed)
 
 
-def _curve_sets(curves: Mapping[str, Sequence[tuple[Any, Any, str]]]) -> dict[str, CurveSet]:
-    """Return the curves of each method that has the same steps for all its images."""
-    return {
-        method: CurveSet(np.array(each[0][0]), np.array([curve for _, curve, _ in each]), _codes([g for *_, g in each]))
-        for method, each in curves.items()
-        if len({(len(fractions), len(curve)) for fractions, curve, _ in each}) == 1
+_Curves = dict[str, dict[str, list[tuple[list[float], list[float]]]]]  # fractions and curves by method and group
+
+
+def _curve_panel(metric: str, curves: _Curves, methods: Sequence[str]) -> CurvePanel | None:
+    """Return the mean curve of each group, for the groups that all methods have; None if the steps differ."""
+    groups = [group for group in next(iter(curves.values())) if all(group in each for each in curves.values())]
+    samples = [sample for of_method in curves.values() for group in groups for sample in of_method[group]]
+    if len({(len(fractions), len(curve)) for fractions, curve in samples}) != 1:
+        return None
+    means = {
+        method: np.array([np.mean([curve for _, curve in curves[method][group]], axis=0) for group in groups])
+        for method in methods
+        if method in curves
     }
-
-
-def _codes(groups: Sequence[str]) -> Any:
-    return np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)
+    return CurvePanel(metric, np.array(samples[0][0]), means)
 
 
 def _options(record: RunRecord, summary: Summary) -> list[Matrix]:

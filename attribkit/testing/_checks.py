@@ -2,6 +2,7 @@
 
 import traceback
 import unittest
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, overload
 
 import attribkit
 from attribkit._core.errors import one_line
+from attribkit._display.representations import clip
 
 _LIBRARIES = (str(Path(attribkit.__file__).parent), "site-packages", "<frozen")
 
@@ -147,6 +149,11 @@ class ConformanceReport:
 
     subject: str
     results: tuple[CheckResult, ...]
+
+    def __repr__(self) -> str:
+        counts = Counter(result.outcome for result in self.results)
+        shown = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        return f"ConformanceReport({clip(self.subject, 300)}: {shown})"
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:

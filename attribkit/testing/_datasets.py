@@ -100,11 +100,17 @@ def check_dataset_masks(dataset: Dataset, samples: int) -> None:
         if mask is not None:
             size = (sample.image.height, sample.image.width)
             require(
-                mask.shape == size and mask.dtype == bool and mask.any(),
-                f"sample {sample.id!r}: mask of shape {mask.shape}, dtype {mask.dtype}, {int(mask.sum())} pixels",
-                f"a bool mask of shape {size}, (height, width), with at least one pixel",
+                mask.shape == size and mask.dtype == bool,
+                f"sample {sample.id!r}: mask of shape {mask.shape}, dtype {mask.dtype}",
+                f"a bool mask of shape {size}, (height, width)",
                 "resize the mask to the image without interpolation, and compare it with the id of the object",
             )
+    require(
+        any(mask is not None and mask.any() for _, mask in masks),
+        f"the masks of all {len(masks)} samples that were read are empty",
+        "masks that are True on the objects",
+        "compare the values of the mask with the id of the object",
+    )
 
 
 @DATASET_CHECKS.add
@@ -117,15 +123,20 @@ def check_dataset_boxes(dataset: Dataset, samples: int) -> None:
         boxes, image = sample.boxes, sample.image
         if boxes is None:
             continue
-        is_valid = boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes)
+        is_valid = boxes.ndim == 2 and boxes.shape[1] == 4
         inside = is_valid and (boxes >= 0).all() and (boxes[:, 2:] <= (image.width, image.height)).all()
         require(
-            inside and (boxes[:, :2] < boxes[:, 2:]).all() and boxes.max() > 1,
+            inside and (boxes[:, :2] < boxes[:, 2:]).all() and (not len(boxes) or boxes.max() > 1),
             f"sample {sample.id!r}: boxes {boxes.tolist()} in an image of {image.width} x {image.height} pixels",
-            "at least one box (n, 4) in pixels, left < right and top < bottom, from 0 to the sides of the image",
-            "convert (x, y, width, height) or fractions of the sides to (left, top, right, bottom) in pixels; use None "
-            "for images without annotated boxes",
+            "boxes (n, 4) in pixels, left < right and top < bottom, from 0 to the sides of the image",
+            "convert (x, y, width, height) or fractions of the sides to (left, top, right, bottom) in pixels",
         )
+    require(
+        any(sample.boxes is not None and len(sample.boxes) for sample in boxed),
+        f"none of the {len(boxed)} samples that were read has a box",
+        "at least one box in the data set",
+        "return None as boxes if the data set does not have annotated boxes",
+    )
 
 
 @DATASET_CHECKS.add
@@ -136,7 +147,7 @@ def check_dataset_boxes_contain_masks(dataset: Dataset, samples: int) -> None:
         raise NotApplicable("no sample has both boxes and a mask")
     for sample in both:
         mask, boxes = sample.mask, sample.boxes
-        if mask is None or boxes is None:
+        if mask is None or boxes is None or not mask.any() or not len(boxes):
             continue
         rows, columns = mask.nonzero()
         left, top, right, bottom = boxes.min(0)[0], boxes.min(0)[1], boxes.max(0)[2], boxes.max(0)[3]

@@ -19,8 +19,8 @@ from attribkit._core.options import (
     PositiveInt,
     Seed,
 )
-from attribkit._core.progress import track
 from attribkit._core.shapes import Images, PerImage
+from attribkit._display.progress import track
 from attribkit._engine.model import HookedModel
 from attribkit._targets.outputs import to_full_precision
 from attribkit._targets.target import Target

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import binary_dilation
 from skimage import color, data, draw, transform
 
+from attribkit._display.representations import short_repr
+
 Polygon = Float[np.ndarray, "points 2"]  # (row, column) of each corner
 
 _TURN = np.linspace(0, 2 * np.pi, 60, endpoint=False)
@@ -60,6 +62,8 @@ class SceneObject:
     mask: SceneMask
     marked: bool
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -74,6 +78,8 @@ class Scene:
     seed: int
     image: ScenePicture
     objects: tuple[SceneObject, ...]
+
+    __repr__ = short_repr
 
     @property
     def target(self) -> SceneObject:

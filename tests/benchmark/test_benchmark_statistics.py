@@ -8,6 +8,8 @@ import json
 import math
 import random
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ from attribkit.benchmark._statistics.bootstrap import Bootstrap, Resamples, boot
 from attribkit.benchmark._statistics.comparisons import holm, signed_rank
 from attribkit.benchmark._statistics.means import Means
 from attribkit.benchmark._tables.csv_files import write_csv
+from attribkit.benchmark._tables.latex import escape_latex, latex
 from attribkit.benchmark._tables.panels import agreement_tables, cell_text, panels, ranking_tables
-from attribkit.benchmark._tables.rendering import escape_latex, latex, tables
+from attribkit.benchmark._tables.rendering import tables
 
 pa = pytest.importorskip("pyarrow")
 
@@ -559,7 +562,7 @@ def test_failed_sanity_checks_are_in_every_table():
     assert not any(each.best for each in found.scores)  # the winner fails, so that nobody is the best
     for panel in panels(found):
         assert "fails parameter_randomisation" in panel.methods[0].notes
-    assert latex(found).count("fails parameter\\_randomisation") == 2
+    assert latex(found).count(r"fails parameter\_\allowbreak{}randomisation") == 2
 
 
 def test_a_method_that_reads_nothing_of_what_changes_fails_although_its_floor_is_as_high():
@@ -775,16 +778,19 @@ def test_many_metrics_are_several_tables():
     assert found[0].title == "zoo:cnn: faithfulness (1 of 3)"
     assert len({column.title for panel in found for column in panel.columns}) == 12
     labels = re.findall(r"\\label\{(.*?)\}", latex(summary(*parts)))
-    assert labels == [f"tab:zoo-cnn-faithfulness-{k}-of-3" for k in (1, 2, 3)]
+    assert labels == [f"tab:zoo-cnn-faithfulness-{k}-of-6" for k in range(1, 7)]  # two fit into a column
+    assert len(re.findall(r"\\label", latex(summary(*parts), "cvpr-text"))) == 2
 
 
 def test_latex_is_well_formed(rich_summary):
     text = latex(rich_summary)
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(panels(rich_summary))
-    for body in re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", text, re.DOTALL):
-        columns, lines = len(body[0]), [line for line in body[1].splitlines() if line.endswith(r"\\")]
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") > 0
+    for count, body in re.findall(r"\*\{(\d+)\}\{>.*?\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        lines = [
+            line for line in body.splitlines() if re.search(r"\\\\(\[1pt\])?$", line) and "multicolumn" not in line
+        ]
         assert lines
-        assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in lines)
+        assert all(len(re.findall(r"(?<!\\)&", line)) == int(count) for line in lines)
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert not re.findall(r"(?<!\\)[_%#]", text)
@@ -797,7 +803,7 @@ def test_latex_escapes():
         r"\textless{}\textbar{}\textgreater{}"
     )
     found = summary(rows_of([-1.5, -2.5, -3], "a_b&c"), rows_of([1, 2, 3], "50%"))
-    assert r"a\_b\&c" in latex(found)
+    assert r"a\_\allowbreak{}b\&c" in latex(found)
     assert "$-$2.3" in latex(found)
 
 
@@ -805,7 +811,38 @@ def test_bold_in_tables():
     found = summary(rows_of(values_near(2)), rows_of(values_near(1), "rise"))
     assert latex(found).count(r"\textbf") == 1
     (line,) = [line for line in latex(found).splitlines() if r"\textbf" in line]
-    assert "gradcam" in line
+    assert r"Grad-\allowbreak{}CAM &" in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which("pdflatex"), reason="needs pdflatex, such as of Debian's texlive-latex-recommended"
+)
+@pytest.mark.parametrize(("width", "inches"), [("cvpr", 3.25), ("cvpr-text", 6.875), ("neurips", 5.5)])
+def test_tables_fit_their_page(width, inches, rich_summary, tmp_path):
+    names = ["integrated_gradients", "a plugin_method with_a_long_name", "extraordinarilylongmethodname", "x_1", "rise"]
+    parts = [
+        rows_of(
+            values_near(-k), name, metric=f"metric {m}, with an option=value" if m else "sensitivity_n", model=model
+        )
+        for k, name in enumerate(names)
+        for m in range(8)
+        for model in ("zoo:cnn", "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    ]
+    notes = [sanity(0.61, "rise"), sanity(0.59, "x_1")]
+    columns = r"\twocolumn" if inches != 5.5 else ""
+    text = inches if inches == 5.5 else 6.875
+    (tmp_path / "paper.tex").write_text(
+        rf"""\documentclass[10pt]{{article}}\usepackage[textwidth={text}in,textheight=9in]{{geometry}}
+\usepackage{{array,booktabs}}\setlength\columnsep{{0.375in}}\begin{{document}}{columns}
+{latex(rich_summary, width)}{latex(summary(*parts, *notes), width)}\end{{document}}"""
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True
+    )
+    log = (tmp_path / "paper.log").read_text(errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    assert not re.findall(r"Overfull \\hbox.*", log)
 
 
 def test_csv_round_trip(rich_summary, tmp_path):

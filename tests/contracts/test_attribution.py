@@ -132,3 +132,10 @@ def test_a_heatmap_of_another_size_is_resized_once():
     result = signed(channels=1)
     expected = F.interpolate(result.scores, (13, 17), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(result.heatmap(size=(13, 17)), expected)
+
+
+@pytest.mark.parametrize("name", ["map.png", "map.PDF"])
+def test_a_picture_is_not_written_by_save(name, attribution, tmp_path):
+    with pytest.raises(AttribkitError, match=r"save writes the tensors, not a picture, got .*figure\(attribution\)"):
+        attribution.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

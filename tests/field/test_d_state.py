@@ -369,7 +369,7 @@ def test_what_is_drawn_beside_a_thread_that_waits_is_undone():
 
 @pytest.mark.usefixtures("as_users_run")
 def test_the_monitor_of_progress_bars_is_not_taken_for_a_thread_that_draws():
-    with tqdm.tqdm(total=1, file=io.StringIO(), miniters=2, mininterval=1e-9) as bar:
+    with tqdm.tqdm(total=1, file=io.StringIO(), miniters=2, mininterval=1e-9, disable=False) as bar:
         assert bar.monitor.is_alive()
         before, others = random_states(), randomness.other_threads()
         with frozen(tiny_cnn()):

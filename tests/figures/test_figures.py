@@ -1,12 +1,17 @@
 """Figures: what is in them, and that the same figure is the same file."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 
 from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
-from attribkit._core.pictures import encode_png, is_signed, overlay, scale_for_display, to_pictures
-from attribkit.figures import curves, save_figure
+from attribkit._core.pictures import SCORES, blend, encode_png, is_signed, overlay, scale_for_display, to_pictures
+from attribkit.figures import curves
 from attribkit.methods._gradcam import GradCAM
 from attribkit.methods._gradients import Saliency
 from attribkit.testing import tiny_cnn
@@ -28,26 +33,28 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     assert "Gradient: Simonyan et al." in drawn._supxlabel.get_text()
 
 
-def test_signed_maps_get_a_bar_of_their_own():
+def test_the_colour_bar_covers_negative_scores_if_there_are_any():
     x = torch.randn(1, 3, 8, 8)
     signed = Attribution(torch.randn(1, 1, 8, 8), x, ClassLogit(0), Saliency())
     unsigned = Attribution(torch.rand(1, 1, 8, 8), x, ClassLogit(0), GradCAM())
-    assert len(figure([signed, unsigned]).get_axes()) == 3 + 2
-    assert len(figure(signed).get_axes()) == 2 + 1
+    for attributions, ticks in (([signed, unsigned], [-1, 0, 1]), ([unsigned], [0, 1])):
+        axes = figure(attributions).get_axes()
+        assert len(axes) == 1 + len(attributions) + 1
+        assert list(axes[-1].get_xticks()) == ticks
 
 
 @pytest.mark.slow
 def test_the_same_figure_is_the_same_file(tmp_path, attributions):
     for ending in ("png", "pdf", "svg"):
         for name in ("a", "b"):
-            save_figure(figure(attributions), tmp_path / f"{name}.{ending}")
+            figure(attributions).save(tmp_path / f"{name}.{ending}")
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
 
 
 def test_an_unknown_ending_is_refused(tmp_path, attributions):
     with pytest.raises(AttribkitError, match=r"does not have a supported file extension: use one of .*png"):
-        save_figure(figure(attributions), tmp_path / "a.docx")
+        figure(attributions).save(tmp_path / "a.docx")
 
 
 def test_what_cannot_be_shown_is_refused(attributions):
@@ -66,9 +73,31 @@ def test_overlay_is_grey_where_the_map_is_zero_and_coloured_where_it_is_largest(
     heatmap = torch.zeros(4, 4)
     heatmap[1, 2] = 1
     drawn = overlay(picture, heatmap)
-    assert (drawn[0, 0] == 100).all()
+    assert np.ptp(drawn[0, 0]) == 0
+    assert 40 < drawn[0, 0, 0] < 100  # faded
     assert drawn[1, 2].std() > 0
-    assert np.array_equal(overlay(picture, torch.zeros(4, 4)), np.full((4, 4, 3), 100))
+    assert np.array_equal(overlay(picture, torch.zeros(4, 4)), np.full((4, 4, 3), drawn[0, 0, 0]))
+
+
+def luminance(pixels):
+    """The relative luminance of sRGB pixels."""
+    linear = np.where(pixels / 255 <= 0.04045, pixels / 255 / 12.92, ((pixels / 255 + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_scores_keep_their_order_in_grey_print(grey):
+    ramp = np.linspace(-1, 1, 201)[None]
+    levels = luminance(blend(np.full((1, 201, 3), grey, np.uint8), ramp).astype(float))[0]
+    far = np.abs(ramp[0]) > 0.25  # weaker scores are mostly the picture
+    assert (np.diff(levels[far]) > -0.004).all()
+    assert levels[0] < levels[100] < levels[-1]
+    assert levels[-1] - levels[0] > 0.3
+
+
+def test_blue_and_yellow_differ_for_colour_blind_readers():
+    negative, positive = (luminance(255 * np.array(SCORES(value)[:3])) for value in (0.0, 1.0))
+    assert (positive + 0.05) / (negative + 0.05) > 7  # contrast as in WCAG
 
 
 def test_scaling():
@@ -167,3 +196,93 @@ def test_results_that_are_not_curves_are_refused(results):
         curves([], [])
     with pytest.raises(AttribkitError, match="confidence=1"):
         curves(results[:1], ["A", "B"], confidence=1)
+
+
+def test_headings_state_the_models_if_they_differ():
+    x = torch.randn(2, 3, 32, 32)
+    models = [timm.create_model(name, num_classes=4).eval() for name in ("resnet10t", "vgg11")]
+    maps = [Explainer(model).attribute(x, "gradcam", target=1) for model in models]
+    assert [each.model for each in maps] == ["resnet10t", "vgg11"]
+    titles = [ax.get_title() for ax in figure(maps).get_axes()[:3]]
+    assert titles == ["", "resnet10t\nGrad-CAM", "vgg11\nGrad-CAM"]
+
+
+def test_headings_state_the_classes_and_the_options_if_they_differ():
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    of_classes = [explainer.attribute(x, "gradcam", target=target) for target in (0, [1, 2])]
+    axes = figure(of_classes).get_axes()
+    assert [ax.get_title() for ax in axes[1:3]] == ["Grad-CAM\nclass 0", "Grad-CAM\nclass 1"]
+    assert [ax.get_title() for ax in axes[4:6]] == ["class 0", "class 2"]
+    steps = [explainer.attribute(x, "integrated_gradients", steps=n) for n in (4, 8)]
+    titles = [ax.get_title().replace("\n", " ") for ax in figure(steps, width=8).get_axes()[1:3]]
+    assert titles == ["Integrated gradients steps=4", "Integrated gradients steps=8"]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf"])
+def test_a_figure_of_reloaded_maps_is_the_same_file(ending, tmp_path):
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    maps = [explainer.attribute(x, "integrated_gradients", steps=4), explainer.attribute(x, "gradcam", target=1)]
+    for i, each in enumerate(maps):
+        each.save(tmp_path / f"{i}.safetensors")
+    reloaded = [Attribution.load(tmp_path / f"{i}.safetensors") for i in range(2)]
+    figure(maps).save(tmp_path / f"a.{ending}")
+    figure(reloaded).save(tmp_path / f"b.{ending}")
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+    assert figure(reloaded).get_supxlabel().startswith("Integrated gradients (steps=4): Sundararajan et al.")
+    figure(Attribution.load(tmp_path / "0.safetensors")[0]).save(tmp_path / "c.png")
+
+
+def test_fresh_processes_write_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", FRESH, str(tmp_path / name)], check=True)
+    for ending in ("png", "pdf", "svg"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+FRESH = """
+import sys
+import torch
+from attribkit import Attribution, ClassLogit, figure
+from attribkit.methods import GradCAM
+scores, x = torch.linspace(-1, 1, 16).view(1, 1, 4, 4), torch.linspace(0, 1, 192).view(1, 3, 8, 8)
+drawn = figure(Attribution(scores, x, ClassLogit(1), GradCAM()), width="cvpr")
+for ending in ("png", "pdf", "svg"):
+    drawn.save(f"{sys.argv[1]}.{ending}")
+"""
+
+
+def test_pictures_of_another_resolution_get_maps_outlines_and_boxes_of_their_size(attributions):
+    mask = np.zeros((2, 16, 16))
+    mask[:, 4:8, 4:12] = 1
+    boxes = [torch.tensor([[4.0, 4.0, 12.0, 8.0]]), None]
+    pictures = [np.full((64, 64, 3), 90, np.uint8), np.full((32, 32, 3), 90, np.uint8)]
+    axes = figure(attributions, pictures=pictures, mask=mask, boxes=boxes).get_axes()
+    assert axes[1].get_images()[0].get_array().shape == (64, 64, 3)
+    assert axes[4].get_images()[0].get_array().shape == (32, 32, 3)
+    assert axes[1].patches[0].get_bbox().bounds == (15.5, 15.5, 32, 16)
+    vertices = axes[1].collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([vertices.min(0), vertices.max(0)], [[15.5, 15.5], [47.5, 31.5]], atol=0.01)
+    drawn = axes[1].get_images()[0].get_array()
+    expected = overlay(pictures[0], attributions[0].heatmap(size=(64, 64))[0])
+    assert np.array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((16, 24, 3), np.uint8), "got \\(16, 24\\) with another aspect ratio: crop it"),
+        (np.zeros((16, 16, 3)), "must be an array of bytes .* got float64 of shape"),
+        (np.zeros((16, 16), np.uint8), "got uint8 of shape \\(16, 16\\)"),
+        (Image.new("RGB", (16, 16)), "must be an array, got a Image: use np.asarray"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(attributions, picture, words):
+    with pytest.raises(AttribkitError, match=words):
+        figure(attributions, pictures=[picture] * 2)
+
+
+def test_large_pictures_are_reduced_to_what_print_shows(attributions):
+    pictures = [np.full((2048, 2048, 3), 90, np.uint8)] * 2
+    axes = figure(attributions[:1], pictures=pictures, width=2.0).get_axes()
+    inches = 2.0 * axes[1].get_position().width
+    assert axes[1].get_images()[0].get_array().shape[1] == round(600 * inches)

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from attribkit import AttribkitError
-from attribkit.figures import VENUES, Cell, grid, save_figure
-from attribkit.figures._grid import wrap
+from attribkit.figures import VENUES, Cell, grid
+from attribkit.figures._page import wrap
 
 NAMES = ("Grad-CAM++", "Integrated gradients", "Attention rollout", "attribkit_plugin_method", "RISE")
 TITLES = ("Egyptian cat\n93%", "soft-coated wheaten terrier", "dog", "a_class_with_a_name_of_one_long_word")
@@ -123,9 +123,9 @@ def test_unknown_venues_are_refused():
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
-def test_savefig_writes_what_save_figure_writes(ending, tmp_path):
+def test_savefig_writes_what_save_writes(ending, tmp_path):
     figure = grid(cells(1, 2))
-    save_figure(figure, tmp_path / f"a.{ending}")
+    figure.save(tmp_path / f"a.{ending}")
     figure.savefig(tmp_path / f"b.{ending}")
     written = (tmp_path / f"a.{ending}").read_bytes()
     assert written == (tmp_path / f"b.{ending}").read_bytes()

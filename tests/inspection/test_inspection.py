@@ -8,11 +8,10 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from attribkit import Explainer, ModelSpec, zoo
+from attribkit import Explainer, ModelSpec, figures, zoo
 from attribkit._core.errors import InvalidInput, UnknownName
 from attribkit._inspection.feature_maps import Filters
 from attribkit.cli import app
-from attribkit.figures import draw_feature_maps, draw_filters, draw_inspection, draw_receptive_field
 from attribkit.figures._grid import tile_pictures
 from attribkit.testing import changes, model_state, tiny_cnn
 
@@ -143,23 +142,23 @@ def test_tiles_are_in_rows_and_whole():
 def test_filters_are_drawn_each_in_its_own_scale():
     weights = torch.zeros(2, 3, 3, 3)
     weights[0, 0, 0, 0], weights[1, 1, 2, 2] = 1e-3, -5.0
-    picture = draw_filters(Filters("conv", weights)).get_axes()[0].get_images()[0].get_array()
+    picture = figures.filters(Filters("conv", weights)).get_axes()[0].get_images()[0].get_array()
     colours = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
     assert colours == {(128, 128, 128), (255, 128, 128), (128, 0, 128), (255, 255, 255)}  # the last is paper
 
 
 def test_how_many_filters_are_left_out_is_said():
-    ax = draw_filters(Filters("conv", torch.randn(100, 16, 3, 3)), max_filters=30).get_axes()[0]
+    ax = figures.filters(Filters("conv", torch.randn(100, 16, 3, 3)), max_filters=30).get_axes()[0]
     assert ax.get_title() == "30 of 100 filters"
     picture = ax.get_images()[0].get_array()
     assert (picture[..., 0] == picture[..., 2]).all()  # grey
     with pytest.raises(InvalidInput, match="Only kernels with two spatial axes can be drawn"):
-        draw_filters(Filters("conv", torch.randn(4, 1, 3, 3, 3)))
+        figures.filters(Filters("conv", torch.randn(4, 1, 3, 3, 3)))
 
 
 def test_feature_maps_are_drawn_strongest_first():
     found = Explainer(tiny_cnn()).feature_maps(torch.randn(2, 3, 16, 16), "3")
-    drawn = draw_feature_maps(found, max_channels=3)
+    drawn = figures.feature_maps(found, max_channels=3)
     for row in range(2):
         shown = [int(ax.get_title().split()[1]) for ax in drawn.get_axes()[4 * row + 1 : 4 * row + 4]]
         means = found.values[row].mean((1, 2))
@@ -170,7 +169,7 @@ def test_feature_maps_are_drawn_strongest_first():
 def test_the_analytic_field_frames_the_effective_one():
     explainer = Explainer(nn.Sequential(nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 3)))
     found = explainer.receptive_field("1", torch.randn(2, 3, 32, 32))
-    drawn = draw_receptive_field(found)
+    drawn = figures.receptive_field(found)
     picture = np.asarray(drawn.get_axes()[0].get_images()[0].get_array())
     white = np.argwhere((picture == 255).all(2))
     (top, bottom), (left, right) = found.box
@@ -183,17 +182,17 @@ def test_volumes_are_not_drawn():
     explainer = Explainer(nn.Sequential(nn.Conv3d(1, 4, 3, padding=1)))
     x = torch.randn(1, 1, 6, 8, 8)
     with pytest.raises(InvalidInput, match="fields with two spatial axes can be drawn, got 3 axes"):
-        draw_receptive_field(explainer.receptive_field("0", x))
+        figures.receptive_field(explainer.receptive_field("0", x))
     with pytest.raises(InvalidInput, match="Only feature maps of images"):
-        draw_feature_maps(explainer.feature_maps(x, "0"))
+        figures.feature_maps(explainer.feature_maps(x, "0"))
 
 
 def test_all_in_a_row(cnn):
     explainer, x = Explainer(cnn), torch.randn(1, 3, 128, 128)
     maps, field = explainer.feature_maps(x, "conv1"), explainer.receptive_field("conv1", x)
-    titles = [ax.get_title() for ax in draw_inspection(maps, field, explainer.filters("conv1")).get_axes()]
+    titles = [ax.get_title() for ax in figures.inspection(maps, field, explainer.filters("conv1")).get_axes()]
     assert titles == ["image", "64 filters", "the 36 strongest of 64 feature maps", "receptive field of unit 32, 32"]
-    assert len(draw_inspection(maps, field).get_axes()) == 3
+    assert len(figures.inspection(maps, field).get_axes()) == 3
 
 
 def run(*arguments, code=0):

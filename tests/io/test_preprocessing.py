@@ -37,6 +37,34 @@ def test_the_picture_is_what_the_model_sees():
     assert preprocessing.picture(PHOTO).shape == (128, 128, 3)
 
 
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (300, 300), (101, 57)])
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing((64, 64), 80, (0.5,) * 3, (0.5,) * 3),
+        Preprocessing((64, 48), (80, 60), (0.5,) * 3, (0.5,) * 3),
+        Preprocessing((64, 64), 64, (0.5,) * 3, (0.5,) * 3),
+    ],
+)
+def test_the_photograph_shows_the_region_of_the_picture(preprocessing, size):
+    rng = np.random.default_rng(0)
+    blobs = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    picture, photograph = preprocessing.picture(blobs), preprocessing.photograph(blobs)
+    assert photograph.shape[0] / photograph.shape[1] == pytest.approx(picture.shape[0] / picture.shape[1], rel=0.02)
+    small = Image.fromarray(photograph).resize(picture.shape[1::-1], Image.Resampling.BOX)
+    inner = np.s_[2:-2, 2:-2]
+    difference = np.abs(np.asarray(small).astype(float) - picture)[inner]
+    assert np.median(difference) < 3
+    assert difference.mean() < 5
+
+
+def test_a_photograph_keeps_its_pixels_up_to_a_limit():
+    preprocessing = Preprocessing((64, 64), 80, (0.5,) * 3, (0.5,) * 3)
+    assert preprocessing.photograph(Image.new("RGB", (400, 500))).shape == (320, 320, 3)
+    assert preprocessing.photograph(Image.new("RGB", (400, 500)), max_side=100).shape == (100, 100, 3)
+    assert preprocessing.photograph(Image.new("RGB", (4000, 5000))).shape == (1024, 1024, 3)
+
+
 def test_one_channel():
     preprocessing = Preprocessing((32, 32), 32, (0.5,), (0.5,))
     x = preprocessing(PHOTO)

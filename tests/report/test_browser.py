@@ -8,9 +8,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
 
 from attribkit import zoo
+from attribkit._core.pictures import SCORES
 from attribkit.report._content import Content, ReportImage, ScoreColumn, View
 from attribkit.report._page import write_page
 from attribkit.report._pictures import encode_map, encode_picture
@@ -204,7 +204,7 @@ def test_the_drawn_colours_are_those_of_the_map(page):
     for row, column in ((0, 0), (3, 5), (7, 7)):  # the centre of a grid cell, and of four pixels
         value = np.clip(values[row, column] / record["shown"], -1, 1)
         drawn = pixels[32 * row + 15 : 32 * row + 17, 32 * column + 15 : 32 * column + 17].reshape(4, 4).mean(0)
-        expected = np.array(colormaps["RdBu_r"](round(255 * (0.5 + 0.5 * value)), bytes=True)[:3])
+        expected = np.array(SCORES(0.5 + 0.5 * value, bytes=True)[:3])
         assert np.abs(drawn[:3] - expected).max() < 40
         assert abs(drawn[3] - 255 * abs(value) ** 0.5) < 12
 

@@ -29,7 +29,8 @@ from attribkit.report._page import json_block, render_page
 from attribkit.report._pictures import PictureOptions, encode_map
 from attribkit.testing._examples import images
 
-HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $x_'
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $x_$'
+HIRESCAM = {"name": "hirescam", "label": "_\u2603$"}  # a label that matplotlib omits, and a glyph that it lacks
 METRICS = ["pointing_game", {"name": "deletion", "options": {"steps": 4}}, "class_randomisation"]
 
 
@@ -40,7 +41,7 @@ def configured(folder, **changes):
         "output": str(folder),
         "data": {"name": "scenes", "options": {"count": 3}},
         "models": ["zoo:cnn"],
-        "methods": ["gradcam", "hirescam", {"name": "saliency", "label": HOSTILE}, "attention_rollout"],
+        "methods": ["gradcam", HIRESCAM, {"name": "saliency", "label": HOSTILE}, "attention_rollout"],
         "metrics": METRICS,
         "oracle": False,
         "shard_size": 2,
@@ -317,7 +318,7 @@ def test_files_of_the_same_images_are_shown_together(tmp_path, cnn):
         assert record["name"] == f"image {number + 1}"
         (view,) = record["views"]
         assert view["target"] == "class 1"
-        assert sorted(view["maps"]) == ["gradcam", "saliency"]
+        assert sorted(view["maps"]) == ["Grad-CAM", "Gradient"]
 
 
 def test_no_map_replaces_another():

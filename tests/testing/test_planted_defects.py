@@ -29,7 +29,7 @@ from attribkit import (
     Target,
     Visualizer,
 )
-from attribkit.datasets import Dataset, ImageSource, MaskSource, Sample
+from attribkit.datasets import Dataset, ImageSource, ItemDataset, MaskSource, Sample
 from attribkit.testing import ConformanceError, checks_of, report_conformance, tiny_cnn, tiny_transformer
 
 
@@ -779,6 +779,24 @@ DATASET_DEFECTS = {
 def test_a_data_set_with_a_defect(defect):
     name, change = DATASET_DEFECTS[defect]
     assert name in failures(ThreeImages(change)), defect
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sample: {"boxes": BOX[:0], "mask_source": Rectangle(empty=True)} if sample.label else {},
+        lambda sample: {"boxes": BOX[:0]} if sample.label else {},
+        lambda sample: {"mask_source": Rectangle(empty=True)} if sample.label else {},
+    ],
+)
+def test_a_sound_data_set_with_images_without_objects(change):
+    assert not failures(ThreeImages(change))
+
+
+def test_a_sound_data_set_of_items_with_functions():
+    images = [Image.new("RGB", (40, 30), (50 * i, 0, 0)) for i in range(2)]
+    described = [{"image": images[i // 2].copy, "id": f"{i}", "group": f"{i // 2}"} for i in range(4)]
+    assert not failures(ItemDataset(described))
 
 
 def test_a_data_set_in_another_order_each_time():

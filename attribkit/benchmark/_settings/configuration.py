@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field
 
 from attribkit import registry
 from attribkit._core.errors import AttribkitError, InvalidInput, UnknownName, UnreadableFile
+from attribkit._display.representations import short_value
 from attribkit.benchmark._settings.choices import ConfigTable, DataChoice, MethodChoice, MetricChoice, ModelChoice
 from attribkit.benchmark._settings.validation_errors import validation_message
 from attribkit.benchmark._statistics.summary import CONTROLS, TRUTH
@@ -103,6 +104,11 @@ class Configuration(ConfigTable):
             super().__init__(**settings)
         except ValidationError as error:
             raise InvalidInput(validation_message(error, type(self), settings)) from None
+
+    def __repr__(self) -> str:
+        chosen = {kind: [each.title for each in getattr(self, kind)] for kind in ("models", "methods", "metrics")}
+        shown = "".join(f", {kind} {short_value(titles)}" for kind, titles in chosen.items())
+        return f"Configuration({self.name!r}{shown}, output {str(self.output)!r})"
 
     @field_validator("plugins")
     @classmethod

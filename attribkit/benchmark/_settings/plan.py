@@ -18,6 +18,7 @@ from attribkit._contracts.metric import Metric
 from attribkit._core.errors import InvalidInput
 from attribkit._core.options import Seed
 from attribkit._core.shapes import Images, Masks, Scores
+from attribkit._display.representations import short_repr
 from attribkit._engine.model import HookedModel
 from attribkit._targets.target import Target
 from attribkit.benchmark._settings.configuration import Configuration
@@ -137,6 +138,8 @@ class Plan:
     metrics: Mapping[str, Metric]
     images: int
     shard_size: int
+
+    __repr__ = short_repr
 
     def units(self) -> Iterator[WorkUnit]:
         """Iterate over all units, by model, method and shard."""

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from attribkit._core.errors import UnreadableFile
+from attribkit._display.representations import repr_with_notes, short_value
 
 RANDOM = "random"
 TRUTH = "truth"  # the ground-truth mask as a map
@@ -241,6 +242,15 @@ class Summary:
     agreements: tuple[Agreement, ...]
     sanity_checks: tuple[SanityCheck, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        methods, metrics = map(short_value, (list(self.method_options), list(self.metric_options)))
+        text = (
+            f"Summary(methods {methods}, metrics {metrics}: {len(self.scores)} scores, {len(self.comparisons)} "
+            f"comparisons, {len(self.rankings)} rankings, {len(self.sanity_checks)} sanity checks, confidence "
+            f"{self.confidence:g}, {self.resamples} resamples)"
+        )
+        return repr_with_notes(text, self.notes)
 
     def to_json(self) -> str:
         """Return the summary as JSON text; NaN becomes null."""

@@ -90,8 +90,8 @@ class Panel:
         return f"{self.model}{subset}: {self.kind}{scale}{f' ({number} of {parts})' if parts > 1 else ''}"
 
 
-def panels(summary: Summary) -> list[Panel]:
-    """Return the panels for each model, set of images and kind of metrics, with up to five metrics in each.
+def panels(summary: Summary, max_columns: int = _MAX_COLUMNS) -> list[Panel]:
+    """Return the panels for each model, set of images and kind of metrics, with at most `max_columns` metrics in each.
 
     Normalised scores have separate panels, unless none is defined.
     """
@@ -104,7 +104,7 @@ def panels(summary: Summary) -> list[Panel]:
         _panel(summary, *key, part, (number, len(parts)))
         for key, scores in groups.items()
         if not _is_undefined(scores)
-        for parts in [_split_columns(scores)]
+        for parts in [_split_columns(scores, max_columns)]
         for number, part in enumerate(parts, start=1)
     ]
 
@@ -155,14 +155,14 @@ def agreement_tables(summary: Summary) -> list[Table]:
     ]
 
 
-def _split_columns(scores: list[SummaryScore]) -> list[list[SummaryScore]]:
+def _split_columns(scores: list[SummaryScore], most: int) -> list[list[SummaryScore]]:
     """Split the scores into parts with as many columns as fit into a table."""
     columns: dict[tuple[str, str], list[SummaryScore]] = {}
     for score in scores:
         columns.setdefault((score.metric, score.statistic), []).append(score)
     grouped = list(columns.values())
-    starts = range(0, len(grouped), _MAX_COLUMNS)
-    return [[score for column in grouped[start : start + _MAX_COLUMNS] for score in column] for start in starts]
+    starts = range(0, len(grouped), most)
+    return [[score for column in grouped[start : start + most] for score in column] for start in starts]
 
 
 def _panel(

@@ -1,6 +1,5 @@
-"""Tables of a summary in LaTeX, for papers, and in Rich, for the terminal."""
+"""Tables of a summary in Rich, for the terminal."""
 
-import re
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
@@ -13,82 +12,7 @@ from attribkit.benchmark._statistics.summary import Summary, SummaryScore
 from attribkit.benchmark._tables.panels import Panel, PanelColumn, PanelRow, cell_text, panels
 
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
-_LATEX_ARROWS = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}
 _REMARKS_HEADING = "notes"
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
-_MINUS = re.compile(r"-(?=\d)")
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
-
-
-def latex(summary: Summary) -> str:
-    """Format a summary as LaTeX tables, which need the package booktabs.
-
-    Args:
-        summary: The summary of a benchmark.
-
-    Returns:
-        A table environment for each panel, one after the other.
-    """
-    return "\n\n".join(_latex_table(panel) for panel in panels(summary)) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Escape the characters that are special in LaTeX."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
-
-
-def _latex_table(panel: Panel) -> str:
-    has_remarks = any(row.notes for row in (*panel.methods, *panel.controls))
-    titles = [f"{escape_latex(column.title)}{_LATEX_ARROWS[column.higher_is_better]}" for column in panel.columns]
-    head = ["method", *titles, *[_REMARKS_HEADING] * has_remarks]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            f"  \\caption{{{escape_latex(f'{panel.title}. {panel.caption}')}}}",
-            f"  \\label{{tab:{_SEPARATORS.sub('-', panel.title.lower()).strip('-')}}}",
-            f"  \\begin{{tabular}}{{{'l' * len(head)}}}",
-            r"    \toprule",
-            _latex_row(head),
-            *(
-                line
-                for rows in (panel.methods, panel.controls)
-                if rows
-                for line in _latex_rows(rows, panel, has_remarks)
-            ),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-        ]
-    )
-
-
-def _latex_rows(rows: tuple[PanelRow, ...], panel: Panel, has_remarks: bool) -> list[str]:
-    lines = [r"    \midrule"]
-    for row in rows:
-        cells = [_latex_cell(score, column.decimals) for score, column in zip(row.cells, panel.columns, strict=True)]
-        lines.append(
-            _latex_row([escape_latex(row.method), *cells, *[escape_latex("; ".join(row.notes))] * has_remarks])
-        )
-    return lines
-
-
-def _latex_row(cells: list[str]) -> str:
-    return f"    {' & '.join(cells)} \\\\"
-
-
-def _latex_cell(score: SummaryScore | None, decimals: int) -> str:
-    value, rest = (_MINUS.sub("$-$", escape_latex(part)) for part in cell_text(score, decimals))
-    shown = f"\\textbf{{{value}}}" if score is not None and score.best else value
-    return f"{shown} {{\\scriptsize {rest}}}" if rest else shown
 
 
 def tables(summary: Summary) -> list[Table]:

@@ -9,7 +9,7 @@
     return;
   }
   const index = JSON.parse(byId("index").textContent);
-  const colours = Object.fromEntries(Object.entries(index.colours).map(([name, text]) => [name, bytes(text)]));
+  const colours = bytes(index.colours); // of values from -1 to 1
   const SIDE = 256; // pixels, longer side of a drawn map
   const NEIGHBOURS = 5; // pictures of the filmstrip on each side of the current one
   const KEPT = 24; // images whose data stay decoded
@@ -83,14 +83,17 @@
     return result;
   }
 
+  function colourOf(value) {
+    const start = 3 * Math.round(127.5 + 127.5 * value);
+    return colours.subarray(start, start + 3);
+  }
+
   function paint(canvas, map, heatmap) {
     const context = canvas.getContext("2d");
     const picture = context.createImageData(canvas.width, canvas.height);
-    const table = colours[map.signed ? "diverging" : "sequential"];
     for (let i = 0; i < heatmap.length; i++) {
       const value = map.shown ? Math.min(Math.max(heatmap[i] / map.shown, -1), 1) : 0;
-      const colour = 3 * Math.round(255 * (map.signed ? 0.5 + 0.5 * value : Math.max(value, 0)));
-      picture.data.set([table[colour], table[colour + 1], table[colour + 2]], 4 * i);
+      picture.data.set(colourOf(value), 4 * i);
       picture.data[4 * i + 3] = Math.round(255 * Math.sqrt(Math.abs(value)));
     }
     context.putImageData(picture, 0, 0);
@@ -158,9 +161,9 @@
   function colourBar(map) {
     const bar = make("canvas", { width: 128, height: 1 });
     const context = bar.getContext("2d");
-    const table = colours[map.signed ? "diverging" : "sequential"];
     for (let x = 0; x < 128; x++) {
-      context.fillStyle = `rgb(${table[6 * x]}, ${table[6 * x + 1]}, ${table[6 * x + 2]})`;
+      const fraction = x / 127;
+      context.fillStyle = `rgb(${colourOf(map.signed ? 2 * fraction - 1 : fraction).join(", ")})`;
       context.fillRect(x, 0, 1, 1);
     }
     bar.setAttribute("aria-hidden", "true");

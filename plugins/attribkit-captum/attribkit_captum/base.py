@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from attribkit import GivenImages, HookedModel, Method, OneOrMore, Substrate, Target, substrate_images
+from attribkit import GivenImages, HookedModel, Method, OneOrMore, Substrate, Target, substrate_images, track
 
 from .calls import Scoring, Trace, first_score
 
@@ -23,7 +22,6 @@ Baselines = Baseline | OneOrMore[Baseline]
 
 _MOST_ROWS = 16  # images in one forward, if neither the option nor the Explainer states a number
 _ACCEPTED_ERROR = 0.01  # of completeness, relative; a larger one is explained
-_BAR_DELAY = 3.0  # seconds before a progress bar is shown
 _HARMLESS = (  # captum's warnings about hooks that it removes, and about sizes that this plugin chooses
     "Setting forward, backward hooks",
     "Setting backward hooks on ReLU",
@@ -84,7 +82,7 @@ class CaptumMethod(Method, ABC):
         images = zip(model.one_by_one(target), copied.one_by_one(target), strict=True)
         scores = []
         with warnings_as_notes(model):
-            for i, ((one, own), (one_copy, _)) in enumerate(_track(images, len(x))):
+            for i, ((one, own), (one_copy, _)) in enumerate(track(images, "images", len(x))):
                 scoring = Scoring(one_copy, own, trace, None if self.is_joint() else model.batch_size)
                 call = Call(one, own, image_of(one), scoring, {name: rows[i] for name, rows in arguments.items()})
                 if trace is not None and trace.is_first:
@@ -222,8 +220,3 @@ def _wrap_tensors(baseline: Any) -> Any:
     if isinstance(baseline, tuple):
         return tuple(map(_wrap_tensors, baseline))
     return GivenImages(baseline) if isinstance(baseline, Tensor) else baseline
-
-
-def _track(images: Any, total: int) -> Any:
-    """Yield the images; show a progress bar in a terminal if they take long."""
-    yield from tqdm(images, "images", total, leave=False, disable=None, delay=_BAR_DELAY)

@@ -6,9 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from attribkit import Explainer, InvalidInput
+from attribkit import Explainer, InvalidInput, track
 
 from .arguments import check_choice, check_fraction, check_image_batch, check_integer
 from .concepts import Concepts
@@ -18,7 +17,6 @@ from .latent import ConceptCoefficients
 
 Samples = Literal["crops", "positions"]
 
-_DELAY = 3.0  # seconds before a progress bar is shown
 _NAMED = 6  # number of layers that a refusal names, the last ones of the model
 _PROBED = 2  # images for which their activations are read
 
@@ -121,7 +119,7 @@ def _sample_crops(explainer: Explainer, images: Tensor, layer: str, crop: float)
     """Return the mean activation of each crop of each image."""
     boxes = lattice(tuple(images.shape[2:]), crop)
     values, notes = [], dict[str, None]()
-    for i in tqdm(range(len(images)), "images", leave=False, disable=None, delay=_DELAY):
+    for i in track(range(len(images)), "images"):
         maps = explainer.feature_maps(enlarge(images[i : i + 1], boxes), layer)
         values.append(_non_negative_mean(maps.values))
         notes |= dict.fromkeys(maps.notes)

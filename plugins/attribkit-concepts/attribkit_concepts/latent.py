@@ -9,17 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from attribkit import HookedModel, InvalidInput, Method, PositiveInt, Seed, Target, UnsupportedModel
+from attribkit import HookedModel, InvalidInput, Method, PositiveInt, Seed, Target, UnsupportedModel, track
 
 from .nnls import solve_nnls
 from .sobol import Sequence, jansen_design
 
 Basis = tuple[tuple[float, ...], ...]  # k concepts of d channels
 Change = Callable[[Tensor], Tensor]  # maps a layer's output to another of the same shape
-
-_DELAY = 3.0  # seconds before a progress bar is shown
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,10 +70,7 @@ class MaskedConceptScores(Method):
         points = jansen_design(len(self.basis), self.designs, self.sequence, self.seed)
         masks = torch.cat([torch.ones_like(points[:1]), points])
         images = model.one_by_one(model.resolve(target))
-        rows = [
-            self._scores_of_one(one, own, masks)
-            for one, own in tqdm(images, "images", len(x), leave=False, disable=None, delay=_DELAY)
-        ]
+        rows = [self._scores_of_one(one, own, masks) for one, own in track(images, "images", len(x))]
         return torch.stack(rows).view(len(x), -1, *(1,) * (x.ndim - 2))
 
     def _scores_of_one(self, model: HookedModel, target: Target, masks: Tensor) -> Tensor:

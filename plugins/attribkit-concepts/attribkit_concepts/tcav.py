@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from scipy.stats import binom, ttest_ind
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from attribkit import Explainer, InvalidInput
+from attribkit import Explainer, InvalidInput, track
 
 from .arguments import check_choice, check_fraction, check_integer
 from .classifier import Cav, held_out, train_cav
@@ -19,7 +18,6 @@ from .sensitivity import ConceptSensitivity
 
 Features = Literal["cells", "mean"]
 
-_DELAY = 3.0  # seconds before a progress bar is shown
 _LEAST = 4  # images of a concept, so that training and test set contain each class
 _EQUAL = 1e-4  # range of derivatives, relative to the largest, below which they count as equal
 _LEVEL = 0.05  # of the test whether the classifiers are better than chance
@@ -201,7 +199,7 @@ class _Draws:
     def train(self, runs: int, *, control: bool) -> list[Cav]:
         """Return a vector for each run; the random sets of concept and control runs are drawn separately."""
         what = "control vectors" if control else "concept vectors"
-        return [self._run(run, control) for run in tqdm(range(runs), what, leave=False, disable=None, delay=_DELAY)]
+        return [self._run(run, control) for run in track(range(runs), what)]
 
     def _run(self, run: int, control: bool) -> Cav:
         generator = np.random.default_rng([self.seed, int(control), run])

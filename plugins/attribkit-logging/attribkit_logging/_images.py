@@ -79,7 +79,7 @@ def _channels_first(attribution: Attribution | Comparison) -> list[Attribution]:
         raise InvalidInput(
             "Images (b, c, h, w) can be logged, the same ones for all attributions of a comparison; got "
             f"{len(attributions)} attributions of inputs of shapes {shapes}. Draw clips and volumes with "
-            "attribkit.figures.strip, and log the figure."
+            "attribkit.figures.frames, and log the figure."
         )
     return attributions
 

@@ -106,7 +106,10 @@ def test_a_comparison_is_drawn_image_by_image(comparison):
     ("wrong", "message"),
     [
         (torch.zeros(1, 1, 4, 4), "must be an Attribution or a Comparison, got Tensor"),
-        (Attribution(torch.ones(1, 1, 2, 4, 4), torch.ones(1, 3, 2, 4, 4), ClassLogit(0), Saliency()), "figures.strip"),
+        (
+            Attribution(torch.ones(1, 1, 2, 4, 4), torch.ones(1, 3, 2, 4, 4), ClassLogit(0), Saliency()),
+            "figures.frames",
+        ),
     ],
 )
 def test_what_is_not_an_image_is_refused(wrong, message):

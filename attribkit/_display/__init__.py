@@ -1,0 +1,1 @@
+"""Progress of loops, and short representations of objects."""
