@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,15 @@ from matplotlib.ticker import NullFormatter
 from attribkit.figures import rankings
 from attribkit.figures._curves import CurvePanel, draw_curves
 from attribkit.figures._files import PaperFigure, paper_style
+from attribkit.figures._summaries import display_label
 from attribkit.report._content import Chart
 from attribkit.report._pictures import encode_svg
 
 if TYPE_CHECKING:  # benchmarks need further packages
     from attribkit.benchmark import Summary
 
-_WIDTH, _PANEL_HEIGHT, _LEGEND_ROW = 6.5, 2.4, 0.2  # inches
-_LEGEND_COLUMNS = 4
+_WIDTH, _PANEL_HEIGHT, _LEGEND_ROW = 5.2, 2.0, 0.2  # inches
+_LEGEND_COLUMNS = 3
 _MARKERS = "osD^v<>P*X"
 
 
@@ -37,8 +38,9 @@ class CostPoint:
 
 def curve_chart(model: str, panels: Sequence[CurvePanel], confidence: float, seed: int) -> Chart:
     """Draw the mean curves of the methods with bootstrap bands, in a panel for each metric."""
+    names = _names(dict.fromkeys(method for each in panels for method in each.curves))
     labelled = [
-        CurvePanel(each.title, each.fractions, {_visible(name): curves for name, curves in each.curves.items()})
+        CurvePanel(each.title, each.fractions, {names[method]: curves for method, curves in each.curves.items()})
         for each in panels
     ]
     url = _encoded(lambda: draw_curves(labelled, width=_WIDTH, confidence=confidence, seed=seed, note=""))
@@ -89,7 +91,7 @@ def _draw_costs(metrics: Mapping[str, Mapping[str, CostPoint]], methods: Sequenc
         ):
             for k, method in enumerate(methods):
                 if method in points:
-                    _draw_point(ax, points[method], k, _visible(method))
+                    _draw_point(ax, points[method], k, names[method])
             ax.set(title=title, xlabel="milliseconds per image", xscale="log")
             ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_formatter(NullFormatter())
@@ -119,6 +121,11 @@ def _draw_point(ax: Axes, point: CostPoint, k: int, label: str) -> None:
     )
 
 
-def _visible(label: str) -> str:
-    """Return a label for a legend of matplotlib, which omits labels that begin with an underscore."""
-    return f" {label}" if label.startswith("_") else label
+def _names(labels: Iterable[str]) -> dict[str, str]:
+    """Return the display names of methods, or their labels if two names are equal.
+
+    A space precedes an underscore, since legends of matplotlib omit labels that begin with one.
+    """
+    names = {label: display_label(label) for label in labels}
+    names = names if len(set(names.values())) == len(names) else {label: label for label in names}
+    return {label: f" {name}" if name.startswith("_") else name for label, name in names.items()}
