@@ -83,12 +83,12 @@ def _encoded(draw: Callable[[], Figure]) -> str:
 
 
 def _draw_costs(metrics: Mapping[str, Mapping[str, CostPoint]], methods: Sequence[str]) -> Figure:
-    legend = math.ceil(len(methods) / _LEGEND_COLUMNS) * _LEGEND_ROW
+    names = _names(methods)
+    below = math.ceil(len(methods) / _LEGEND_COLUMNS) * _LEGEND_ROW
     with paper_style():
-        figure = PaperFigure(figsize=(_WIDTH, _PANEL_HEIGHT + legend), layout="constrained")
-        for ax, (title, points) in zip(
-            figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
-        ):
+        figure = PaperFigure(figsize=(_WIDTH, _PANEL_HEIGHT + below), layout="constrained")
+        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for ax, (title, points) in zip(axes, metrics.items(), strict=True):
             for k, method in enumerate(methods):
                 if method in points:
                     _draw_point(ax, points[method], k, names[method])
