@@ -8,7 +8,8 @@ from attribkit.figures._files import PaperFigure, check_ending
 from attribkit.figures._grid import Cell, grid
 from attribkit.figures._inspection import feature_maps, filters, inspection, receptive_field
 from attribkit.figures._page import VENUES
-from attribkit.figures._summaries import agreement, bars, rankings
+from attribkit.figures._rankings import rankings
+from attribkit.figures._summaries import agreement, bars
 
 __all__ = [
     "VENUES",

@@ -18,8 +18,9 @@ from torch import Tensor
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import PERCENTILE, blend, display_maximum, is_signed, overlay
 from attribkit._core.shapes import Picture
+from attribkit._display.representations import short_repr
 from attribkit.figures._files import PaperFigure, paper_style
-from attribkit.figures._page import CELL, PAD, SMALL, TITLE, Box, Page
+from attribkit.figures._page import CELL, PAD, SMALL, TITLE, Page, PageBox
 
 Scale = Literal["each", "row", "shared"]
 _SCALE_OF = {"each": "the map's", "row": "the row's largest", "shared": "the figure's largest"}
@@ -44,6 +45,8 @@ class Cell:
     boxes: Float[Tensor, "n 4"] | None = None
     title: str = ""
     whole: Float[Tensor, "*space"] | None = None
+
+    __repr__ = short_repr
 
     @property
     def signed(self) -> bool:
@@ -182,7 +185,7 @@ def _draw(ax: Axes, cell: Cell, maximum: float | None) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _draw_bar(figure: PaperFigure, box: Box, label: str, *, signed: bool) -> None:
+def _draw_bar(figure: PaperFigure, box: PageBox, label: str, *, signed: bool) -> None:
     """Draw the colours of scores over mid-grey."""
     lowest = -1 if signed else 0
     ax = figure.add_axes(box)

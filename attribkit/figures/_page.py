@@ -39,7 +39,7 @@ def figure_width(width: float | str) -> float:
     return VENUES[width]
 
 
-Box = tuple[float, float, float, float]  # left, bottom, width, height in inches, from the lower left corner
+PageBox = tuple[float, float, float, float]  # left, bottom, width, height in inches, from the lower left corner
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,19 @@ class Page:
         rows = sum(h + _high(titles) + GAP for h, titles in zip(self.heights, self.cell_titles, strict=True))
         return self._top_of_bar + rows
 
-    def cell(self, i: int, j: int) -> Box:
+    def cell(self, i: int, j: int) -> PageBox:
         """Return the box of a cell."""
         above = sum(h + _high(titles) + GAP for h, titles in zip(self.heights[:i], self.cell_titles[:i], strict=True))
         bottom = self._top_of_rows - above - _high(self.cell_titles[i]) - self.heights[i]
         return self.left + j * (self.cell_width + GAP), bottom, self.cell_width, self.heights[i]
 
     @property
-    def bar(self) -> Box:
+    def bar(self) -> PageBox:
         """The box of the colour bar."""
         length = min(_BAR_LENGTH, 0.9 * self.width - 2 * PAD)
         return (self.width - length) / 2, self._top_of_bar - GAP - _BAR_HEIGHT, length, _BAR_HEIGHT
 
-    def fraction(self, box: Box) -> Box:
+    def fraction(self, box: PageBox) -> PageBox:
         """Return a box as fractions of the figure."""
         left, bottom, width, height = box
         return left / self.width, bottom / self.height, width / self.width, height / self.height

@@ -1,8 +1,7 @@
-"""Figures of a benchmark's summary: scores with intervals, rankings with critical differences, agreement of metrics."""
+"""Figures of a benchmark's summary: scores with intervals, and the agreement of metrics."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from attribkit.figures._page import PAD, SMALL, TITLE, figure_width, text_width,
 if TYPE_CHECKING:
     from attribkit.benchmark import Summary
 
-_LINE = 0.17  # inches per bar, or per line of text
+LINE = 0.17  # inches per bar, or per line of text
 _METHOD, _CONTROL = "#33659b", "#a9a9a9"  # their luminances differ, for grey print
 _TRUTH = "truth"  # label of the masks as maps
 _LONGEST = 1.3  # inches, of the name of a method or metric
@@ -51,7 +50,7 @@ def bars(
         InvalidInput: If there are not any scores of these metrics and models.
     """
     scores = [s for s in summary.scores if s.statistic == "mean" and s.subset == subset and not s.inverted]
-    names, models = _selected(scores, "metric", metrics), _selected(scores, "model", models)
+    names, models = selected(scores, "metric", metrics), selected(scores, "model", models)
     table = {(s.model, s.metric, s.method): s for s in scores}
     methods = _by_mean_rank(scores, names, models)
     text = _interval_note(summary) if note is None else note
@@ -60,7 +59,7 @@ def bars(
     panel = _panel_width(total, labels, len(models), len(names))
     with paper_style():
         caption = wrap(text, total - 2 * PAD, SMALL)
-        height = len(models) * (len(methods) * _LINE + 0.55) + 0.16 * len(caption.splitlines())
+        height = len(models) * (len(methods) * LINE + 0.55) + 0.16 * len(caption.splitlines())
         figure = PaperFigure(figsize=(total, height), layout="constrained")
         axes = figure.subplots(len(models), len(names), squeeze=False, sharex="col", sharey=True)
         for i, model in enumerate(models):
@@ -69,7 +68,7 @@ def bars(
                 axes[i, j].set_title(_metric_title(table, metric, panel) if i == 0 else "", fontsize=TITLE)
             axes[i, 0].set_yticks(range(len(methods)), labels)
             if len(models) > 1:
-                axes[i, 0].set_ylabel(wrap(model, len(methods) * _LINE + 0.3, TITLE, 2))
+                axes[i, 0].set_ylabel(wrap(model, len(methods) * LINE + 0.3, TITLE, 2))
         axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
         figure.supxlabel(caption, x=PAD / total, ha="left", fontsize=SMALL)
     return figure
@@ -90,7 +89,7 @@ def _panel_width(total: float, labels: Sequence[str], models: int, metrics: int)
     return panel
 
 
-def _selected(records: Iterable[Any], field: str, wanted: Sequence[str]) -> list[str]:
+def selected(records: Iterable[Any], field: str, wanted: Sequence[str]) -> list[str]:
     """Return the wanted labels, or all; raise InvalidInput for labels without records."""
     known = list(dict.fromkeys(getattr(each, field) for each in records))
     if unknown := [label for label in wanted if label not in known]:
@@ -158,140 +157,6 @@ def _short(label: str) -> str:
     return wrap(label, _LONGEST, SMALL, 1)
 
 
-def rankings(
-    summary: "Summary",
-    *,
-    metrics: Sequence[str] = (),
-    models: Sequence[str] = (),
-    subset: str = "all",
-    width: float | str = "cvpr",
-    note: str | None = None,
-) -> PaperFigure:
-    """Draw a critical difference diagram for each model and metric: mean ranks, and bars over methods that are alike.
-
-    Source: Demsar, JMLR 2006, sec. 3.2.2 and fig. 1. Friedman's test, then Nemenyi's critical difference.
-
-    Args:
-        summary: The summary of a benchmark.
-        metrics: Labels of the metrics; empty selects all.
-        models: Labels of the models; empty selects all.
-        subset: "all", or the name of a subset of the images.
-        width: Width of the figure in inches, or a name of `VENUES`.
-        note: Text below the figure; None describes the diagram, "" omits it.
-
-    Returns:
-        The figure; write it with its method ``save``.
-
-    Raises:
-        InvalidInput: If there are not any rankings of these metrics and models.
-    """
-    records = [each for each in summary.rankings if each.subset == subset]
-    names, models = _selected(records, "metric", metrics), _selected(records, "model", models)
-    shown = [each for each in records if each.metric in names and each.model in models]
-    text = _ranking_note(summary) if note is None else note
-    total = figure_width(width)
-    titles = [f"{each.model}, {each.metric}" if len(models) > 1 else each.metric for each in shown]
-    diagrams = [partial(_draw_ranking, each, title) for each, title in zip(shown, titles, strict=True)]
-    return _stack(diagrams, [_ranking_height(each) for each in shown], total, text)
-
-
-def _ranking_note(summary: "Summary") -> str:
-    return (
-        "Mean ranks over images, 1 is the best. A bar joins methods that do not differ significantly (Friedman's test "
-        f"and Nemenyi's critical difference CD, {summary.confidence:.0%})."
-    )
-
-
-def _stack(draw: Sequence[Callable[[Axes], None]], heights: Sequence[float], width: float, text: str) -> PaperFigure:
-    """Draw axes without frames below each other, whose coordinates are inches from their upper left corners."""
-    with paper_style():
-        caption = wrap(text, width - 2 * PAD, SMALL)
-        below = 0.13 * len(caption.splitlines()) + 2 * PAD
-        total = sum(heights) + below
-        figure = PaperFigure(figsize=(width, total))
-        top = total
-        for height, draw_axes in zip(heights, draw, strict=True):
-            ax = figure.add_axes((0, (top - height) / total, 1, height / total))
-            ax.set(xlim=(0, width), ylim=(height, 0))
-            ax.set_axis_off()
-            draw_axes(ax)
-            top -= height
-        figure.supxlabel(caption, x=PAD / width, y=(below - PAD) / total, ha="left", va="top", fontsize=SMALL)
-    return figure
-
-
-_AXIS = 0.62  # inches from the top of a diagram to its axis
-_CLIQUE = 0.07  # inches between bars
-
-
-def _ranking_height(ranking: Any) -> float:
-    labels = -(-len(ranking.methods) // 2)
-    return _AXIS + 0.12 + len(_long_cliques(ranking)) * _CLIQUE + labels * _LINE + 0.12
-
-
-def _long_cliques(ranking: Any) -> list[tuple[str, ...]]:
-    return [clique for clique in ranking.cliques if len(clique) > 1]
-
-
-def _draw_ranking(ranking: Any, title: str, ax: Axes) -> None:
-    """Draw the title, the axis of ranks with the critical difference, the methods, and the bars over cliques."""
-    width, count = ax.get_xlim()[1], len(ranking.methods)
-    half = -(-count // 2)
-    labels = [
-        _label(display_label(each), rank, width / 3, left=i < half)
-        for i, (each, rank) in enumerate(zip(ranking.methods, ranking.ranks, strict=True))
-    ]
-    place = _axis(ranking, [text_width(label, SMALL) for label in labels], width)
-    ax.text(width / 2, PAD, wrap(title, width - 2 * PAD, TITLE, 1), fontsize=TITLE, ha="center", va="top")
-    ax.plot([place(1), place(count)], [_AXIS, _AXIS], color="black", linewidth=0.8)
-    every = math.ceil((text_width("00", SMALL) + PAD) / max(place(2) - place(1), 0.01))
-    for rank in range(1, count + 1, every):
-        ax.plot([place(rank)] * 2, [_AXIS - 0.05, _AXIS], color="black", linewidth=0.6)
-        ax.text(place(rank), _AXIS - 0.06, f"{rank}", fontsize=SMALL, ha="center", va="bottom")
-    _draw_critical_difference(ax, ranking.critical_difference, place)
-    ranks = dict(zip(ranking.methods, ranking.ranks, strict=True))
-    for level, clique in enumerate(_long_cliques(ranking), start=1):
-        ends = [place(end(ranks[method] for method in clique)) + side for end, side in ((min, -0.03), (max, 0.03))]
-        ax.plot(ends, [_AXIS + level * _CLIQUE] * 2, color="black", linewidth=2, solid_capstyle="butt")
-    lowest = _AXIS + 0.12 + len(_long_cliques(ranking)) * _CLIQUE + _LINE / 2
-    for i, (label, rank) in enumerate(zip(labels, ranking.ranks, strict=True)):
-        y = lowest + min(i, count - 1 - i) * _LINE
-        x, side = (PAD, "left") if i < half else (width - PAD, "right")
-        end = x + (text_width(label, SMALL) + _TO_LABEL) * (1 if i < half else -1)
-        ax.plot([place(rank), place(rank), end], [_AXIS, y, y], color="#555555", linewidth=0.6)
-        ax.text(x, y, label, fontsize=SMALL, ha=side, va="center")
-
-
-_TO_LABEL = 0.04  # inches between a line and its label
-
-
-def _label(name: str, rank: float, width: float, *, left: bool) -> str:
-    name = wrap(name, width, SMALL, 1)
-    return f"{name} {rank:.2f}" if left else f"{rank:.2f} {name}"
-
-
-def _axis(ranking: Any, widths: Sequence[float], width: float) -> Callable[[float], float]:
-    """Return the position of a rank, on the longest axis on which all lines reach their labels from above."""
-    count = len(ranking.methods)
-    half = -(-count // 2)
-    margins = [PAD + size + 2 * _TO_LABEL for size in widths]
-    for margin in np.linspace(4 * PAD, max(margins), 60):
-        inch = (width - 2 * margin) / max(1, count - 1)  # per rank
-        from_edge = [margin + (rank - 1 if i < half else count - rank) * inch for i, rank in enumerate(ranking.ranks)]
-        if all(distance >= least for distance, least in zip(from_edge, margins, strict=True)):
-            break
-    return lambda rank: float(margin + (rank - 1) * inch)
-
-
-def _draw_critical_difference(ax: Axes, difference: float, place: Callable[[float], float]) -> None:
-    if math.isnan(difference):
-        return
-    width, y = ax.get_xlim()[1], 0.33
-    end = min(place(1 + difference), width - 0.6)
-    ax.plot([place(1), end], [y, y], color="black", linewidth=1, marker="|", markersize=4)
-    ax.text(end + PAD, y, f"CD {difference:.2f}", fontsize=SMALL, ha="left", va="center")
-
-
 def agreement(
     summary: "Summary",
     *,
@@ -318,7 +183,7 @@ def agreement(
         InvalidInput: If there are fewer than two metrics of these models, or more than fit into the width.
     """
     records = [each for each in summary.agreements if each.subset == subset]
-    models = _selected(records, "model", models)
+    models = selected(records, "model", models)
     known = list(dict.fromkeys(metric for each in records for metric in (each.first, each.second)))
     names = list(metrics) or known
     _check_metrics(names, known)
@@ -332,7 +197,7 @@ def agreement(
     with paper_style():
         caption = wrap(text, total - 2 * PAD, SMALL)
         below = max(text_width(_short(name), SMALL) for name in names) + 0.16 * len(caption.splitlines()) + 0.2
-        height = len(models) * (_LINE * 1.2 * (len(names) - 1) + 0.3) + below
+        height = len(models) * (LINE * 1.2 * (len(names) - 1) + 0.3) + below
         figure = PaperFigure(figsize=(total, height), layout="constrained")
         for ax, model in zip(figure.subplots(len(models), 1, squeeze=False, sharex=True)[:, 0], models, strict=True):
             _draw_matrix(ax, [each for each in records if each.model == model], names)

@@ -20,7 +20,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-MOST_FILES, MOST_SMALL, SMALL = 199, 25, 40
+MOST_FILES, MOST_SMALL, SMALL = 207, 25, 40
 MOST_LINES, MOST_LEVELS = 2400, 7
 
 
@@ -123,16 +123,17 @@ def public():
                 yield f"{info.name}.{name}", value
 
 
+def is_own_method(value, name):
+    """Whether a value is a public method of attribkit; matplotlib adds methods to classes derived from its own."""
+    return inspect.isfunction(value) and not name.startswith("_") and value.__module__.split(".")[0] == "attribkit"
+
+
 def test_public_names_are_documented_and_typed():
     undocumented, untyped = [], []
     for name, value in public():
         if not inspect.getdoc(value):
             undocumented.append(name)
-        functions = (
-            [value]
-            if inspect.isfunction(value)
-            else [f for n, f in vars(value).items() if inspect.isfunction(f) and not n.startswith("_")]
-        )
+        functions = [value] if inspect.isfunction(value) else [f for n, f in vars(value).items() if is_own_method(f, n)]
         for function in functions:
             signature = inspect.signature(function)
             if signature.return_annotation is inspect.Signature.empty:

@@ -88,10 +88,10 @@ FIGURES = [
     "figure(maps)",
     "figures.curves(explainer.measure(maps, ['deletion', 'insertion']), ['a', 'b'])",
     "gallery([explainer.visualize([0, 1], size=32, steps=2)])",
-    "figures.strip(Explainer(video_model).compare(volumes, ['saliency'], targets=[0]))",
-    "figures.draw_filters(explainer.filters('conv1'))",
-    "figures.draw_feature_maps(explainer.feature_maps(x))",
-    "figures.draw_receptive_field(explainer.receptive_field(x=x))",
+    "figures.frames(Explainer(video_model).compare(volumes, ['saliency'], targets=[0]))",
+    "figures.filters(explainer.filters('conv1'))",
+    "figures.feature_maps(explainer.feature_maps(x))",
+    "figures.receptive_field(explainer.receptive_field(x=x))",
 ]
 
 
