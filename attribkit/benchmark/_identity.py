@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -111,10 +111,34 @@ def _read_identity(path: Path) -> Identity:
     if not path.exists():
         return {}
     try:
-        run_identity: Identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        return read_record(path.parent).identity
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableFile(f"{str(path)!r} is corrupted ({error}). Choose another output folder.") from error
-    return run_identity
+
+
+class RunRecord(NamedTuple):
+    """The record of a run in its folder.
+
+    Args:
+        name: Name of the run.
+        identity: What its numbers depend on.
+        configuration: All its settings, as JSON has them.
+    """
+
+    name: str
+    identity: Identity
+    configuration: dict[str, Any]
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record that `claim_folder` wrote.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not JSON. Another content raises KeyError or TypeError.
+    """
+    record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    return RunRecord(record["name"], record["identity"], record["configuration"])
 
 
 def _changes(before: Identity, now: Identity) -> list[str]:

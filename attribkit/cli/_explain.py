@@ -55,7 +55,10 @@ def explain_command(
         str, typer.Option(help="what maps are divided by: the maximum of each, of the row, or one that is shared")
     ] = "each",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="figure (png, pdf, svg), arrays (npz), for clips also mp4 or gif")
+        Path,
+        typer.Option(
+            "--output", "-o", help="figure (png, pdf, svg), report (html), arrays (npz), or for clips mp4, gif"
+        ),
     ] = Path("explanation.png"),
     as_json: Annotated[
         bool, typer.Option("--json", help="print a JSON manifest of the run in place of the table and the notes")

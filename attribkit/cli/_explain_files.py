@@ -146,6 +146,8 @@ def prepare_output(path: Path, *, clips: bool = False) -> None:
         UnreadableFile: If the path cannot be written.
     """
     check_ending(path, [ending.removeprefix(".") for ending in (*WRITERS, *(CLIP_WRITERS if clips else ()))])
+    if path.suffix.lower() == ".html":
+        import attribkit.report  # noqa: F401  # raises an error now, not after the work, if a package is missing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,7 +172,7 @@ class FigureStyle:
 
 
 def save(results: Sequence[ExplainedImage], path: Path, style: FigureStyle = FigureStyle()) -> None:
-    """Write a figure (png, pdf, svg ...), the overlays of clips (mp4, gif), or the heatmaps and scores (npz).
+    """Write a figure (png, pdf, svg ...), overlays of clips (mp4, gif), heatmaps and scores (npz), or a report (html).
 
     Raises the first error if every method failed for every image.
     """
@@ -287,7 +289,38 @@ def _concatenate(maps: Sequence[Tensor | None]) -> np.ndarray:
     return torch.cat([missing if each is None else each for each in maps]).cpu().numpy()
 
 
-WRITERS: dict[str, Callable[[Sequence[ExplainedImage], Path], None]] = {".npz": _save_arrays}
+def _save_report(results: Sequence[ExplainedImage], path: Path) -> None:
+    from attribkit.report._content import ExplainedPicture, maps_content
+    from attribkit.report._page import write_page
+    from attribkit.report._pictures import PictureOptions
+
+    names = _short_names({each.image for each in results})
+    explained = (
+        ExplainedPicture(
+            names[each.image],
+            each.label,
+            f"predicted probability {each.probability:.1%}",
+            each.picture,
+            dict(zip(_method_labels(each.results), each.results, strict=True)),
+        )
+        for each in results
+    )
+    write_page(maps_content(explained, "Attribution maps", PictureOptions()), path)
+
+
+def _short_names(paths: set[str]) -> dict[str, str]:
+    """Return the name of each file without its folder, if no other file has this name."""
+    names = [Path(path).name for path in paths]
+    return {path: Path(path).name if names.count(Path(path).name) == 1 else path for path in paths}
+
+
+def _method_labels(results: Sequence[Attribution | FailedAttribution]) -> list[str]:
+    """Return the display names of the methods, with their options if two have the same name."""
+    names = [display_name(each) for each in results]
+    return [name if names.count(name) == 1 else repr(each.method) for name, each in zip(names, results, strict=True)]
+
+
+WRITERS: dict[str, Callable[[Sequence[ExplainedImage], Path], None]] = {".npz": _save_arrays, ".html": _save_report}
 
 
 def _device(explainer: Explainer) -> torch.device:

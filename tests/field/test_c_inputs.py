@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from attribkit import AttribkitError, Attribution, BroadcastInput, Explainer, ModelSpec, Similarity, Unit, _models
 from attribkit.cli import _explain_files as explain_files
 from attribkit.cli import app
-from attribkit.figures import strip
+from attribkit.figures import frames
 from attribkit.io._clips import Clip
 from attribkit.io._preprocessing import ClipPreprocessing, read_image
 
@@ -431,7 +431,7 @@ def test_everything_works_in_the_models_own_axes():
     maps = mine.feature_maps(x, "usual.0").values
     torch.testing.assert_close(maps, theirs.feature_maps(x.transpose(1, 2), "0").values)
     assert any("inferred from the first layer with weights: (b, t, c, h, w);" in each.text for each in mine.check(x))
-    assert len(strip(one[0], frames=6).get_axes()) == 2 * 6 + 1
+    assert len(frames(one[0], frames=6).get_axes()) == 2 * 6 + 1
 
 
 def test_a_saved_attribution_keeps_its_axes(tmp_path):

@@ -149,6 +149,13 @@ def test_figures_are_drawn_as_the_page_does():
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_the_report_is_written_as_the_page_does():
+    (code,) = blocks("report.md", "python")
+    exec(code, {})
+    assert "<title>Scene 0</title>" in Path("report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_the_page_on_plugins_draws_a_figure_and_validates_options():
     figure, contrast = (
         next(code for code in blocks("plugins.md", "python") if word in code)

@@ -34,8 +34,8 @@ HOOKS = {
 MOST_SPEECH, MOST_NEGATIONS = 30, 10
 PUBLIC_MODULES = (
     "attribkit", "attribkit.benchmark", "attribkit.cli", "attribkit.datasets", "attribkit.figures", "attribkit.io",
-    "attribkit.methods", "attribkit.metrics", "attribkit.registry", "attribkit.testing", "attribkit.visualizers",
-    "attribkit.zoo",
+    "attribkit.methods", "attribkit.metrics", "attribkit.registry", "attribkit.report", "attribkit.testing",
+    "attribkit.visualizers", "attribkit.zoo",
 )  # fmt: skip
 
 

@@ -261,10 +261,11 @@ def _rank(ranking: MethodRanking, method: str) -> str:
     if method not in ranking.methods:
         return "-"
     rank = ranking.ranks[ranking.methods.index(method)]
-    return " ".join([f"{rank:.2f}", *_letters(ranking.cliques, method)])
+    return " ".join([f"{rank:.2f}", *clique_letters(ranking.cliques, method)])
 
 
-def _letters(cliques: Iterable[tuple[str, ...]], method: str) -> list[str]:
+def clique_letters(cliques: Iterable[tuple[str, ...]], method: str) -> list[str]:
+    """Return a letter for each group that contains the method; methods with a common letter do not differ."""
     names = (f"{letter}{turn or ''}" for turn in itertools.count() for letter in ascii_lowercase)
     return [name for name, clique in zip(names, cliques, strict=False) if method in clique]
 
