@@ -63,8 +63,8 @@ def write_report(
         InvalidInput: If the source is empty, a size is not a positive integer, or the path does not end in .html.
 
     Example:
-        >>> write_report("runs/first-look", "report.html")
-        >>> write_report([explainer.attribute(x, "gradcam"), explainer.attribute(x, "rise")], "maps.html")
+        >>> from attribkit.report import write_report
+        >>> write_report([explainer.attribute(x, "gradcam"), explainer.attribute(x, "saliency")], "maps.html")
     """
     options = PictureOptions(picture_size, map_size, photographs)
     _check_count(max_images)

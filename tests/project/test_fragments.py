@@ -104,6 +104,7 @@ FRAGMENTS = {  # page and number of the block: the names that it uses, and repla
     ("metrics/deletion_and_insertion.md", 0): (embedded, {}),
     ("metrics/perturbation_banks.md", 0): (embedded, {'"rise"': '"occlusion"'}),
     ("plugins.md", 3): (a_method, {}),
+    ("report.md", 0): (dict, {}),
     ("statistics.md", 0): (rows_of_a_benchmark, {"10_000": "100"}),
     ("targets.md", 0): (many_inputs, {}),
     ("targets.md", 1): (embedded, {}),
