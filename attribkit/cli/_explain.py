@@ -54,6 +54,9 @@ def explain_command(
     scale: Annotated[
         str, typer.Option(help="what maps are divided by: the maximum of each, of the row, or one that is shared")
     ] = "each",
+    smooth: Annotated[
+        float, typer.Option(min=0, help="pixels of a Gaussian filter for maps of images, for display only")
+    ] = 0.0,
     output: Annotated[
         Path,
         typer.Option(
@@ -76,7 +79,7 @@ def explain_command(
 
     clips = _clip_preprocessing(model, frames)
     prepare_output(output, clips=clips is not None)
-    style = FigureStyle(None if width is None else parse_width(width), scale)
+    style = FigureStyle(None if width is None else parse_width(width), scale, smooth)
     if target is not None and top > 1:
         raise InvalidInput("--top selects predicted classes and cannot be combined with --target: use one of them.")
     methods = methods_with_options(method, option)

@@ -22,7 +22,7 @@ from attribkit._targets.outputs import check_index
 from attribkit._targets.resolution import as_target
 from attribkit.figures import Cell, animate, check_ending, grid, write_clip
 from attribkit.figures._clips import CLIP_WRITERS, strip_rows, tile_clips
-from attribkit.figures._figure import caption, display_name
+from attribkit.figures._figure import caption, display_map, display_name, smoothing_note
 from attribkit.figures._grid import check_scale
 from attribkit.figures._page import figure_width
 from attribkit.io._clips import Clip, read_clip
@@ -160,10 +160,11 @@ def prepare_output(path: Path, *, clips: bool = False) -> None:
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """The width and the scale of a figure, as for `attribkit.figures.grid`."""
+    """The width and the scale of a figure and the smoothing of its maps, as for `attribkit.figures.figure`."""
 
     width: float | str | None = None
     scale: Any = "each"
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -184,7 +185,7 @@ def save(results: Sequence[ExplainedImage], path: Path, style: FigureStyle = Fig
     elif of_clips and path.suffix.lower() in CLIP_WRITERS:
         _save_clip(results, path)
     else:
-        drawn = _draw_strips(results) if of_clips else _draw_figure(results)
+        drawn = _draw_strips(results) if of_clips else _draw_figure(results, style.smooth)
         grid(**drawn, width=style.width, scale=style.scale).save(path)
 
 
@@ -208,21 +209,22 @@ def _columns(results: Sequence[ExplainedImage]) -> list[list[Attribution | Faile
     return [column for column in columns if any(isinstance(each, Attribution) for each in column)]
 
 
-def _cell(picture: Any, result: Attribution | FailedAttribution) -> Cell:
+def _cell(picture: Any, result: Attribution | FailedAttribution, smooth: float) -> Cell:
     """Overlay the map on the picture; a failure is white."""
     if isinstance(result, Attribution):
-        return Cell(picture, result.heatmap(size=picture.shape[:2])[0])
+        return Cell(picture, display_map(result, 0, picture, smooth))
     return Cell(np.full_like(picture, 255))
 
 
-def _draw_figure(results: Sequence[ExplainedImage]) -> dict[str, Any]:
+def _draw_figure(results: Sequence[ExplainedImage], smooth: float) -> dict[str, Any]:
     """Return the arguments of `grid`: a row for each image."""
     _check_rows(len(results))
     columns = _columns(results)
-    maps = [[_cell(each.picture, result) for each, result in zip(results, c, strict=True)] for c in columns]
+    maps = [[_cell(each.picture, result, smooth) for each, result in zip(results, c, strict=True)] for c in columns]
     rows = [list(row) for row in zip([Cell(each.picture) for each in results], *maps, strict=True)]
     names = ["", *(display_name(column[0]) for column in columns)]
-    return {"rows": rows, "row_titles": _titles(results), "column_titles": names, "caption": _caption(results)}
+    text = "\n".join(filter(None, [_caption(results), smoothing_note(smooth)]))
+    return {"rows": rows, "row_titles": _titles(results), "column_titles": names, "caption": text}
 
 
 def _draw_strips(results: Sequence[ExplainedImage]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from attribkit._contracts.visualization import Visualization
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Picture, Pictures
+from attribkit._targets.target import NoTarget
 from attribkit.figures._files import PaperFigure
 from attribkit.figures._grid import Cell, Scale, grid
 
@@ -66,22 +67,20 @@ def figure(
     """
     attributions = as_attribution_list(attributions, axes=4)
     pictures = displayed_pictures(attributions[0], pictures)
-    _check_smooth(smooth, attributions[0])
     outlines = _for_each_image("mask", mask, len(pictures))
     edges = _boxes_in_pictures(_for_each_image("boxes", boxes, len(pictures)), attributions[0], pictures)
     classes = _class_titles(attributions) if names is None else [[""] * len(pictures)] * len(attributions)
     rows = [
         [Cell(picture, None, outline, edge)]
         + [
-            Cell(picture, _display_map(each, i, picture, smooth), outline, edge, title[i])
+            Cell(picture, display_map(each, i, picture, smooth), outline, edge, title[i])
             for each, title in zip(attributions, classes, strict=True)
         ]
         for i, (picture, outline, edge) in enumerate(zip(pictures, outlines, edges, strict=True))
     ]
     names = column_titles(attributions) if names is None else names
     text = caption(attributions) if note is None else note
-    if smooth:
-        text = f"{text}\nMaps smoothed for display by a Gaussian filter of {smooth:g} pixels.".strip()
+    text = "\n".join(filter(None, [text, smoothing_note(smooth)]))
     return grid(rows, row_titles=titles, column_titles=["", *names], caption=text, width=width, scale=scale)
 
 
@@ -106,13 +105,19 @@ def _boxes_in_pictures(
     return scaled
 
 
+def smoothing_note(sigma: float) -> str:
+    """Return what a caption states about the filter; empty for sigma 0."""
+    return f"Maps smoothed for display by a Gaussian filter of {sigma:g} pixels." if sigma else ""
+
+
 def _check_smooth(sigma: Any, attribution: Attribution) -> None:
     if not (isinstance(sigma, int | float) and 0 <= sigma < min(attribution.x.shape[2:])):
         raise InvalidInput(f"smooth must be 0 or a number of pixels smaller than the image, got {sigma!r}.")
 
 
-def _display_map(attribution: Attribution, image: int, picture: Picture, sigma: float) -> Tensor:
+def display_map(attribution: Attribution, image: int, picture: Picture, sigma: float) -> Tensor:
     """Return the map of one image at the size of its picture, after a Gaussian filter; unchanged for sigma 0."""
+    _check_smooth(sigma, attribution)
     size = picture.shape[:2]
     heatmap = attribution[image].heatmap(size=size)[0]
     if sigma == 0:
@@ -190,16 +195,15 @@ def column_titles(attributions: Sequence[Attribution]) -> list[str]:
 def _class_titles(attributions: Sequence[Attribution]) -> list[list[str]]:
     """Return the class that each map is for, if the maps of an image are for different classes."""
     titles = [[_class_title(each, i) for i in range(len(each))] for each in attributions]
-    return (
-        titles
-        if any(len(set(of_image)) > 1 for of_image in zip(*titles, strict=True))
-        else [[""] * len(each) for each in attributions]
-    )
+    different = any(len(set(filter(None, of_image))) > 1 for of_image in zip(*titles, strict=True))
+    return titles if different else [[""] * len(of_method) for of_method in titles]
 
 
 def _class_title(attribution: Attribution, image: int) -> str:
-    """Return the class of the target for one image, or its repr."""
+    """Return the class of the target for one image, or its repr; empty without a target."""
     index = getattr(attribution.target, "index", None)
+    if isinstance(attribution.target, NoTarget):
+        return ""
     if isinstance(index, int):
         return f"class {index}"
     if isinstance(index, Sequence | Tensor):

@@ -246,3 +246,22 @@ def test_options_that_no_method_accepts(option, words):
     with pytest.raises(AttribkitError) as caught:
         methods_with_options(["gradcam", "smoothgrad"], [option])
     assert words in str(caught.value)
+
+
+def test_the_figure_has_the_width_and_states_the_scale_and_the_smoothing(photo, tmp_path):
+    output = tmp_path / "map.png"
+    arguments = ["explain", str(photo), "--method", "saliency", "--width", "cvpr", "--scale", "shared"]
+    shown = CliRunner().invoke(app, [*arguments, "--smooth", "2", "-o", str(output)])
+    assert shown.exit_code == 0, shown.output
+    with Image.open(output) as picture:
+        assert picture.width == round(3.25 * 300)
+        assert picture.info["Description"].replace("\n", " ").endswith("by a Gaussian filter of 2 pixels.")
+    for option, value, words in (
+        ("--smooth", "200", "smooth must be 0 or a number of pixels smaller than the image, got 200.0"),
+        ("--scale", "all", "scale must be one of 'each', 'row', 'shared', got 'all'"),
+        ("--width", "cvpr2", "No width of a figure is named 'cvpr2'"),
+    ):
+        refused = CliRunner().invoke(app, [*arguments, option, value, "-o", str(tmp_path / "other.png")])
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.output.split())
+    assert not (tmp_path / "other.png").exists()

@@ -286,3 +286,9 @@ def test_large_pictures_are_reduced_to_what_print_shows(attributions):
     axes = figure(attributions[:1], pictures=pictures, width=2.0).get_axes()
     inches = 2.0 * axes[1].get_position().width
     assert axes[1].get_images()[0].get_array().shape[1] == round(600 * inches)
+
+
+def test_maps_without_a_target_do_not_change_the_headings():
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    maps = list(explainer.compare(x, ["gradcam", "random"]))
+    assert [ax.get_title() for ax in figure(maps).get_axes()[1:3]] == ["Grad-CAM", "Random"]
