@@ -842,7 +842,20 @@ def test_tables_fit_their_page(width, inches, rich_summary, tmp_path):
     )
     log = (tmp_path / "paper.log").read_text(errors="replace")
     assert done.returncode == 0, log[-2000:]
-    assert not re.findall(r"Overfull \\hbox.*", log)
+    assert not re.findall(r"Overfull \\hbox.*|Float too large.*", log)
+
+
+def test_a_table_is_not_higher_than_a_page_and_names_its_models_and_subset():
+    models = ("a", "b", "c", "d")
+    parts = [
+        rows_of(values_near(k), f"method {k}", model=model, subsets=["small"]) for model in models for k in range(9)
+    ]
+    captions = re.findall(r"caption\{(.*?)\. ", latex(summary(*parts)))
+    assert captions == [
+        f"Faithfulness of {pair}{subset}" for subset in ("", " (small)") for pair in ("a, b", "c, d")
+    ]
+    labels = re.findall(r"\\label\{tab:(.*?)\}", latex(summary(*parts)))
+    assert len(set(labels)) == len(labels) == 4
 
 
 def test_csv_round_trip(rich_summary, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from string import ascii_lowercase
 
+from attribkit._core.errors import join_names
 from attribkit.benchmark._statistics.summary import Summary, SummaryScore
 from attribkit.benchmark._tables.panels import Panel, PanelRow, cell_text, panels
 from attribkit.figures._page import figure_width, text_width
@@ -47,7 +48,22 @@ def latex(summary: Summary, width: float | str = "cvpr") -> str:
     columns = max(1, int(figure_width(width) * (1 - _NAMES) / _column_width(panels(summary))))
     environment = "table*" if width in _TEXT_WIDTHS else "table"
     found = sorted(panels(summary, columns), key=_question)
-    return "\n\n".join(_table(list(parts), environment) for _, parts in groupby(found, _question)) + "\n"
+    tables = [part for _, models in groupby(found, _question) for part in _pages(list(models))]
+    return "\n\n".join(_table(parts, environment) for parts in tables) + "\n"
+
+
+_MAX_ROWS = 24  # methods and controls, with their intervals, on a page
+
+
+def _pages(parts: Sequence[Panel]) -> list[list[Panel]]:
+    """Distribute the panels of models over tables that are not higher than a page."""
+    pages: list[list[Panel]] = [[]]
+    for panel in parts:
+        rows = sum(len(each.methods) + len(each.controls) for each in (*pages[-1], panel))
+        if pages[-1] and rows > _MAX_ROWS:
+            pages.append([])
+        pages[-1].append(panel)
+    return pages
 
 
 def _column_width(found: Sequence[Panel]) -> float:
@@ -83,15 +99,15 @@ def _table(parts: Sequence[Panel], environment: str) -> str:
     count = len(first.columns)
     width = f"{(1 - _NAMES) / count:.3f}\\linewidth-2\\tabcolsep"
     several = len(parts) > 1
-    title = first.title.partition(": ")[2] if several else first.title
+    title = _title(parts)
     heads = [f"{_breakable(column.title)}{_ARROWS[column.higher_is_better]}" for column in first.columns]
     body = [line for panel in parts for line in _part(panel, several, letters)]
     return "\n".join(
         [
             f"\\begin{{{environment}}}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            f"  \\caption{{{escape_latex(f'{title[:1].upper()}{title[1:]}. {first.caption}')}}}",
-            f"  \\label{{tab:{_label(first, several)}}}",
+            f"  \\caption{{{escape_latex(f'{title}. {first.caption}')}}}",
+            f"  \\label{{tab:{_SEPARATORS.sub('-', title.lower()).strip('-')}}}",
             r"  \begin{tabular}{@{}>{\raggedright\arraybackslash}p{\dimexpr" + f"{_NAMES}\\linewidth-\\tabcolsep}}",
             f"    *{{{count}}}{{>{{\\centering\\arraybackslash}}p{{\\dimexpr{width}}}}}@{{}}}}",
             r"    \toprule",
@@ -105,9 +121,14 @@ def _table(parts: Sequence[Panel], environment: str) -> str:
     )
 
 
-def _label(panel: Panel, several: bool) -> str:
-    text = panel.title.partition(": ")[2] + f" {panel.subset}" * (panel.subset != "all") if several else panel.title
-    return _SEPARATORS.sub("-", text.lower()).strip("-")
+def _title(parts: Sequence[Panel]) -> str:
+    """Return the title of a table of these models."""
+    (first, *others) = parts
+    if not others:
+        return first.title
+    what = first.title.partition(": ")[2]
+    subset = "" if first.subset == "all" else f" ({first.subset})"
+    return f"{what[:1].upper()}{what[1:]} of {join_names([panel.model for panel in parts])}{subset}"
 
 
 class _Letters:
