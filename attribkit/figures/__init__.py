@@ -1,7 +1,7 @@
 """Figures of attributions, visualizations, metrics and benchmarks, for papers and notebooks."""
 
 from attribkit.figures._clips import animate, frames, mosaic, write_clip
-from attribkit.figures._comparisons import attention, before_after, classes, layers, overlays
+from attribkit.figures._comparisons import attention, before_after, classes, layers, overlay
 from attribkit.figures._curves import curves
 from attribkit.figures._figure import figure, gallery
 from attribkit.figures._files import PaperFigure, check_ending
@@ -32,7 +32,7 @@ __all__ = [
     "inspection",
     "layers",
     "mosaic",
-    "overlays",
+    "overlay",
     "rankings",
     "receptive_field",
     "write_clip",

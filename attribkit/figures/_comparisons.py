@@ -31,7 +31,7 @@ from attribkit.figures._grid import Cell, Scale, grid
 _COLUMNS = 6  # overlays in a row
 
 
-def overlays(
+def overlay(
     attribution: Attribution,
     *,
     pictures: Sequence[Picture] | None = None,

@@ -851,9 +851,7 @@ def test_a_table_is_not_higher_than_a_page_and_names_its_models_and_subset():
         rows_of(values_near(k), f"method {k}", model=model, subsets=["small"]) for model in models for k in range(9)
     ]
     captions = re.findall(r"caption\{(.*?)\. ", latex(summary(*parts)))
-    assert captions == [
-        f"Faithfulness of {pair}{subset}" for subset in ("", " (small)") for pair in ("a, b", "c, d")
-    ]
+    assert captions == [f"Faithfulness of {pair}{subset}" for subset in ("", " (small)") for pair in ("a, b", "c, d")]
     labels = re.findall(r"\\label\{tab:(.*?)\}", latex(summary(*parts)))
     assert len(set(labels)) == len(labels) == 4
 

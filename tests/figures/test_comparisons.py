@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Explainer, load_model, zoo
+from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Explainer, figures, load_model, zoo
 from attribkit._core.pictures import overlay
-from attribkit.figures import attention, before_after, classes, layers, overlays
+from attribkit.figures import attention, before_after, classes, layers
 from attribkit.methods import GradCAM, Saliency
 from attribkit.testing import tiny_cnn
 
@@ -65,7 +65,7 @@ def test_the_difference_of_two_models_is_after_minus_before(x):
 
 def test_overlays_fill_rows(x):
     attribution = Attribution(torch.rand(5, 1, 8, 8), torch.rand(5, 3, 16, 16), ClassLogit(0), GradCAM())
-    drawn = overlays(attribution, columns=3, titles=list("abcde"))
+    drawn = figures.overlay(attribution, columns=3, titles=list("abcde"))
     assert titles(drawn) == list("abcde")
     assert len(drawn.get_axes()) == 2 * 3 + 1
     assert (shown(drawn, 5) == 255).all()
@@ -125,4 +125,4 @@ def test_what_cannot_be_compared_is_refused(explainer, x):
     with pytest.raises(AttribkitError, match="maps of the same images"):
         before_after(one, explainer.attribute(x + 1, "gradcam"))
     with pytest.raises(AttribkitError, match="columns must be a positive integer, got 0"):
-        overlays(one, columns=0)
+        figures.overlay(one, columns=0)
