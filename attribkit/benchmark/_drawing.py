@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit.benchmark._identity import write_text_atomically
-from attribkit.benchmark._statistics.summary import Summary
+from attribkit.benchmark._statistics.summary import Summary, role
 from attribkit.benchmark._tables.latex import latex
 from attribkit.figures import PaperFigure, agreement, bars, check_ending, rankings
 from attribkit.figures._curves import CurvePanel, draw_curves
@@ -131,7 +131,8 @@ def _curve_panel(metric: str, by_method: Mapping[str, Mapping[Any, Mapping[str, 
         )
         for method, of_image in by_method.items()
     }
-    return CurvePanel(metric, fractions, curves)
+    controls = frozenset(display_label(method) for method in by_method if role(method) != "method")
+    return CurvePanel(metric, fractions, curves, controls)
 
 
 def _slug(label: str) -> str:

@@ -52,7 +52,8 @@ def explain_command(
         str | None, typer.Option(help="width of the figure in inches, or a venue: cvpr, cvpr-text, neurips, ieee ...")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="what maps are divided by: the maximum of each, of the row, or one that is shared")
+        str,
+        typer.Option(help="what maps are divided by: the 99.5th percentile of each, the largest of the row, or shared"),
     ] = "each",
     smooth: Annotated[
         float, typer.Option(min=0, help="pixels of a Gaussian filter for maps of images, for display only")

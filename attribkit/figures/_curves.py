@@ -1,7 +1,8 @@
 """Mean curves over images with bootstrap bands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from attribkit.figures._files import PaperFigure, paper_style
 from attribkit.figures._page import PAD, SMALL, figure_width, text_width, wrap
 
 _HANDLE = 0.5  # inches of an entry of the legend without its text
-_STYLES = ("-", "--", ":", "-.")  # curves also differ in grey print
+_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))  # differ in grey print
 _RESAMPLES = 1000
 
 
@@ -25,16 +26,18 @@ class CurvePanel:
         title: Title of the panel.
         fractions: Fractions of the pixels at the points of the curves.
         curves: Curves of the images for each name, (images, points).
+        controls: Names that are drawn as thin grey lines without bands.
     """
 
     title: str
     fractions: Float[np.ndarray, " points"]
     curves: Mapping[str, Float[np.ndarray, "images points"]]
+    controls: frozenset[str] = frozenset()
 
     def defined(self) -> "CurvePanel":
         """Return the curves of the images for which all curves are finite, so that all means are over these."""
         finite = np.all([np.isfinite(each).all(1) for each in self.curves.values()], axis=0)
-        return CurvePanel(self.title, self.fractions, {name: each[finite] for name, each in self.curves.items()})
+        return replace(self, curves={name: each[finite] for name, each in self.curves.items()})
 
     @property
     def images(self) -> int:
@@ -111,7 +114,8 @@ def draw_curves(
         )
     complete = [panel.defined() for panel in panels]
     text = _note(panels, complete, confidence) if note is None else note
-    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    controls = {name for panel in panels for name in panel.controls}
+    names = sorted(dict.fromkeys(name for panel in panels for name in panel.curves), key=controls.__contains__)
     total = figure_width(width)
     labels = {name: wrap(name, total - _HANDLE - 2 * PAD, SMALL, 1) for name in names}
     entry = max(text_width(label, SMALL) for label in labels.values()) + _HANDLE
@@ -162,10 +166,13 @@ def _note(panels: Sequence[CurvePanel], complete: Sequence[CurvePanel], confiden
 
 
 def _draw_curve(ax: Axes, panel: CurvePanel, name: str, i: int, confidence: float, seed: int) -> None:
-    curve, style = panel.curves[name], _STYLES[i % len(_STYLES)]
+    curve, is_control = panel.curves[name], name in panel.controls
     mean = curve.mean(0) if len(curve) else np.full(len(panel.fractions), np.nan)
-    (line,) = ax.plot(panel.fractions, mean, label=name, color=f"C{i % 10}", linewidth=1, linestyle=style)
-    if confidence and len(curve) > 1:
+    colour, width = ("0.55", 0.7) if is_control else (f"C{i % 10}", 1.1)
+    (line,) = ax.plot(
+        panel.fractions, mean, label=name, color=colour, linewidth=width, linestyle=_STYLES[i % len(_STYLES)]
+    )
+    if confidence and len(curve) > 1 and not is_control:
         samples = np.random.default_rng(seed).integers(0, len(curve), (_RESAMPLES, len(curve)))
         means = np.stack([curve[sample].mean(0) for sample in samples])
         low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)

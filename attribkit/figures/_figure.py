@@ -69,6 +69,8 @@ def figure(
     pictures = displayed_pictures(attributions[0], pictures)
     outlines = _for_each_image("mask", mask, len(pictures))
     edges = _boxes_in_pictures(_for_each_image("boxes", boxes, len(pictures)), attributions[0], pictures)
+    _check_titles("titles", titles, len(pictures), "image")
+    _check_titles("names", names or (), len(attributions), "attribution")
     classes = _class_titles(attributions) if names is None else [[""] * len(pictures)] * len(attributions)
     rows = [
         [Cell(picture, None, outline, edge)]
@@ -82,6 +84,11 @@ def figure(
     text = caption(attributions) if note is None else note
     text = "\n".join(filter(None, [text, smoothing_note(smooth)]))
     return grid(rows, row_titles=titles, column_titles=["", *names], caption=text, width=width, scale=scale)
+
+
+def _check_titles(name: str, titles: Sequence[str], count: int, what: str) -> None:
+    if isinstance(titles, str) or (titles and len(titles) != count):
+        raise InvalidInput(f"{name} must contain one title for each {what}, {count}, got {titles!r}.")
 
 
 def _for_each_image(name: str, values: Any, count: int) -> list[Tensor | None]:
@@ -107,7 +114,7 @@ def _boxes_in_pictures(
 
 def smoothing_note(sigma: float) -> str:
     """Return what a caption states about the filter; empty for sigma 0."""
-    return f"Maps smoothed for display by a Gaussian filter of {sigma:g} pixels." if sigma else ""
+    return f"Maps smoothed for display by a Gaussian filter (standard deviation: {sigma:g} px)." if sigma else ""
 
 
 def _check_smooth(sigma: Any, attribution: Attribution) -> None:
@@ -212,7 +219,7 @@ def _class_title(attribution: Attribution, image: int) -> str:
 
 
 def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:
-    """Return attributions as a list, channels first; raise InvalidInput if their images differ in shape, or in axes."""
+    """Return attributions as a list, channels first; raise InvalidInput if their images differ, or in axes."""
     attributions = [attributions] if isinstance(attributions, Attribution) else list(attributions)
     attributions = [each.channels_first() for each in attributions]
     shapes = list(dict.fromkeys(tuple(each.x.shape) for each in attributions))
@@ -226,7 +233,36 @@ def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes:
             "figure draws images (b, c, h, w); frames, mosaic and animate draw clips and volumes (b, c, d, h, w); got "
             f"images of shape {shapes[0]}."
         )
+    for number, other in enumerate(attributions[1:], start=1):
+        _check_same_images(attributions[0].x, other.x, number)
     return attributions
+
+
+_LEAST_CORRELATION = 0.98  # of equal images after other normalisation or interpolation; other crops are below 0.95
+
+
+def _check_same_images(x: Tensor, other: Tensor, number: int) -> None:
+    """Raise InvalidInput if the images differ by more than their normalisation and interpolation."""
+    if other is x or torch.equal(x.cpu(), other.cpu()):
+        return
+    first, second = (_standardised(each) for each in (x, other))
+    correlations = (first * second).sum(-1).amin(-1)
+    if not bool((correlations >= _LEAST_CORRELATION).all()):
+        image = int(correlations.nan_to_num(-1).argmin())
+        raise InvalidInput(
+            f"A figure needs attributions of the same images, but image {image} of attribution {number} differs from "
+            f"that of attribution 0 (their correlation is {float(correlations[image]):.2f}): models with another crop "
+            "or resize need a figure each, or preprocess the photographs for all models alike."
+        )
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Return channels with mean 0 and norm 1, (b, c, pixels); a constant channel is constant afterwards, too."""
+    values = x.detach().double().cpu().flatten(2)
+    centred = values - values.mean(-1, keepdim=True)
+    norm = centred.norm(dim=-1, keepdim=True)
+    flat = norm < 1e-9 * (1 + values.abs().amax(-1, keepdim=True))
+    return torch.where(flat, torch.full_like(values, values.shape[-1] ** -0.5), centred / norm.clamp(min=1e-300))
 
 
 _LARGEST_STRETCH = 0.02  # relative difference of the aspect ratios of a picture and of x, from rounding

@@ -49,7 +49,8 @@ def rankings(
     text = _ranking_note(summary) if note is None else note
     total = figure_width(width)
     titles = [f"{each.model}, {each.metric}" if len(models) > 1 else each.metric for each in shown]
-    diagrams = [partial(_draw_ranking, each, title) for each, title in zip(shown, titles, strict=True)]
+    margin = max(_margin(each, _labels(each, total), total) for each in shown)  # all diagrams have axes of one length
+    diagrams = [partial(_draw_ranking, each, title, margin) for each, title in zip(shown, titles, strict=True)]
     return _stack(diagrams, [_ranking_height(each) for each in shown], total, text)
 
 
@@ -91,15 +92,15 @@ def _long_cliques(ranking: Any) -> list[tuple[str, ...]]:
     return [clique for clique in ranking.cliques if len(clique) > 1]
 
 
-def _draw_ranking(ranking: Any, title: str, ax: Axes) -> None:
+def _draw_ranking(ranking: Any, title: str, margin: float, ax: Axes) -> None:
     """Draw the title, the axis of ranks with the critical difference, the methods, and the bars over cliques."""
     width, count = ax.get_xlim()[1], len(ranking.methods)
-    half = -(-count // 2)
-    labels = [
-        _label(display_label(each), rank, width / 3, left=i < half)
-        for i, (each, rank) in enumerate(zip(ranking.methods, ranking.ranks, strict=True))
-    ]
-    place = _axis(ranking, [text_width(label, SMALL) for label in labels], width)
+    half, labels = -(-count // 2), _labels(ranking, width)
+    inch = (width - 2 * margin) / max(1, count - 1)  # per rank
+
+    def place(rank: float) -> float:
+        return margin + (rank - 1) * inch
+
     ax.text(width / 2, PAD, wrap(title, width - 2 * PAD, TITLE, 1), fontsize=TITLE, ha="center", va="top")
     ax.plot([place(1), place(count)], [_AXIS, _AXIS], color="black", linewidth=0.8)
     every = math.ceil((text_width("00", SMALL) + PAD) / max(place(2) - place(1), 0.01))
@@ -123,22 +124,28 @@ def _draw_ranking(ranking: Any, title: str, ax: Axes) -> None:
 _TO_LABEL = 0.04  # inches between a line and its label
 
 
-def _label(name: str, rank: float, width: float, *, left: bool) -> str:
-    name = wrap(name, width, SMALL, 1)
-    return f"{name} {rank:.2f}" if left else f"{rank:.2f} {name}"
+def _labels(ranking: Any, width: float) -> list[str]:
+    """Return the names of the methods with their mean ranks; the first half is on the left."""
+    names = [wrap(display_label(method), width / 3, SMALL, 1) for method in ranking.methods]
+    half = -(-len(names) // 2)
+    return [
+        f"{name} {rank:.2f}" if i < half else f"{rank:.2f} {name}"
+        for i, (name, rank) in enumerate(zip(names, ranking.ranks, strict=True))
+    ]
 
 
-def _axis(ranking: Any, widths: Sequence[float], width: float) -> Callable[[float], float]:
-    """Return the position of a rank, on the longest axis on which all lines reach their labels from above."""
-    count = len(ranking.methods)
+def _margin(ranking: Any, labels: Sequence[str], width: float) -> float:
+    """Return the least margin beside the axis at which all lines reach their labels from above."""
+    count = len(labels)
     half = -(-count // 2)
-    margins = [PAD + size + 2 * _TO_LABEL for size in widths]
-    for margin in np.linspace(4 * PAD, max(margins), 60):
-        inch = (width - 2 * margin) / max(1, count - 1)  # per rank
-        from_edge = [margin + (rank - 1 if i < half else count - rank) * inch for i, rank in enumerate(ranking.ranks)]
-        if all(distance >= least for distance, least in zip(from_edge, margins, strict=True)):
-            break
-    return lambda rank: float(margin + (rank - 1) * inch)
+    needed = [PAD + text_width(label, SMALL) + 2 * _TO_LABEL for label in labels]
+    margins = np.linspace(4 * PAD, max(needed), 60)
+    for margin in margins:
+        inch = (width - 2 * margin) / max(1, count - 1)
+        from_edge = (margin + (rank - 1 if i < half else count - rank) * inch for i, rank in enumerate(ranking.ranks))
+        if all(distance >= least for distance, least in zip(from_edge, needed, strict=True)):
+            return float(margin)
+    return float(margins[-1])
 
 
 def _draw_critical_difference(ax: Axes, difference: float, place: Callable[[float], float]) -> None:

@@ -142,7 +142,9 @@ def _metric_title(table: dict[Any, Any], metric: str, width: float) -> str:
 
 
 def _interval_note(summary: "Summary") -> str:
-    return f"Means over images with {summary.confidence:.0%} bootstrap intervals. Grey: controls."
+    return (
+        f"Means over images with {summary.confidence:.0%} bootstrap intervals, sorted by the mean rank. Grey: controls."
+    )
 
 
 def display_label(label: str) -> str:

@@ -24,7 +24,7 @@ class Saliency(Method):
     """Sensitivity of the score to each pixel: the maximum over the channels of the gradient's magnitude."""
 
     name: ClassVar[str] = "saliency"
-    display_name: ClassVar[str] = "Gradient"
+    display_name: ClassVar[str] = "Saliency"
     source: ClassVar[str] = "Simonyan et al., ICLR Workshop 2014, sec. 3.1"
 
     requires = Requirements(gradients=(None,))
@@ -38,7 +38,7 @@ class InputXGradient(Method):
     """Each input value times its gradient: the first-order change of the score if it becomes zero (the mean colour)."""
 
     name: ClassVar[str] = "input_x_gradient"
-    display_name: ClassVar[str] = "Input x gradient"
+    display_name: ClassVar[str] = "Input \N{MULTIPLICATION SIGN} gradient"
     source: ClassVar[str] = "Shrikumar et al., 2016, arXiv:1605.01713, sec. 3.2"
 
     requires = Requirements(gradients=(None,))

@@ -255,7 +255,9 @@ def test_the_figure_has_the_width_and_states_the_scale_and_the_smoothing(photo, 
     assert shown.exit_code == 0, shown.output
     with Image.open(output) as picture:
         assert picture.width == round(3.25 * 300)
-        assert picture.info["Description"].replace("\n", " ").endswith("by a Gaussian filter of 2 pixels.")
+        assert (
+            picture.info["Description"].replace("\n", " ").endswith("by a Gaussian filter (standard deviation: 2 px).")
+        )
     for option, value, words in (
         ("--smooth", "200", "smooth must be 0 or a number of pixels smaller than the image, got 200.0"),
         ("--scale", "all", "scale must be one of 'each', 'row', 'shared', got 'all'"),

@@ -27,10 +27,10 @@ def test_a_row_per_image_and_a_column_per_method(attributions):
     drawn = figure(attributions, titles=["first", "second"])
     axes = drawn.get_axes()
     assert len(axes) == 2 * 3 + 1  # pictures and overlays, one colour bar
-    assert [ax.get_title() for ax in axes[:3]] == ["", "Grad-CAM", "Gradient"]
+    assert [ax.get_title() for ax in axes[:3]] == ["", "Grad-CAM", "Saliency"]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["first", "second"]
     assert "Grad-CAM: Selvaraju et al." in drawn._supxlabel.get_text()
-    assert "Gradient: Simonyan et al." in drawn._supxlabel.get_text()
+    assert "Saliency: Simonyan et al." in drawn._supxlabel.get_text()
 
 
 def test_the_colour_bar_covers_negative_scores_if_there_are_any():
@@ -120,7 +120,7 @@ def test_stretched_and_png():
 def test_names_notes_and_smoothing(attributions):
     drawn = figure(attributions, names=["A", "B"], note="", smooth=1)
     assert [ax.get_title() for ax in drawn.get_axes()[:3]] == ["", "A", "B"]
-    assert drawn.get_supxlabel() == "Maps smoothed for display by a Gaussian filter of 1 pixels."
+    assert drawn.get_supxlabel() == "Maps smoothed for display by a Gaussian filter (standard deviation: 1 px)."
     plain = figure(attributions, note="")
     assert plain.get_supxlabel() == ""
     overlays = [each.get_axes()[2].get_images()[0].get_array() for each in (drawn, plain)]
@@ -292,3 +292,30 @@ def test_maps_without_a_target_do_not_change_the_headings():
     explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
     maps = list(explainer.compare(x, ["gradcam", "random"]))
     assert [ax.get_title() for ax in figure(maps).get_axes()[1:3]] == ["Grad-CAM", "Random"]
+
+
+def test_maps_of_different_images_are_refused():
+    explainer = Explainer(tiny_cnn())
+    x = torch.randn(2, 3, 16, 16)
+    first, other = explainer.attribute(x, "gradcam"), explainer.attribute(torch.stack([x[0], x[1].flip(-1)]), "gradcam")
+    with pytest.raises(
+        AttribkitError, match=r"but image 1 of attribution 1 differs from that of attribution 0 \(their"
+    ):
+        figure([first, other])
+    figure([first, explainer.attribute(2 * x + 1, "gradcam")])  # another normalisation of the same images
+    black = torch.zeros(1, 3, 16, 16)
+    figure([explainer.attribute(each, "saliency") for each in (black, black + 1)])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"names": ["A"]}, "names must contain one title for each attribution, 2, got "),
+        ({"names": list("ABC")}, "names must contain one title for each attribution, 2, got "),
+        ({"titles": ["one"]}, "titles must contain one title for each image, 2, got "),
+        ({"titles": "ab"}, "titles must contain one title for each image, 2, got 'ab'"),
+    ],
+)
+def test_titles_that_do_not_fit_are_refused(attributions, options, words):
+    with pytest.raises(AttribkitError, match=words):
+        figure(attributions, **options)

@@ -318,7 +318,7 @@ def test_files_of_the_same_images_are_shown_together(tmp_path, cnn):
         assert record["name"] == f"image {number + 1}"
         (view,) = record["views"]
         assert view["target"] == "class 1"
-        assert sorted(view["maps"]) == ["Grad-CAM", "Gradient"]
+        assert sorted(view["maps"]) == ["Grad-CAM", "Saliency"]
 
 
 def test_no_map_replaces_another():
