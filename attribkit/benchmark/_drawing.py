@@ -47,6 +47,11 @@ def write_figures(
     """
     check_ending(f"figure{suffix}")
     figure_width(width)
+    if not (Path(folder) / "summary.json").is_file():
+        raise UnreadableFile(
+            f"{str(folder)!r} does not contain a finished benchmark (summary.json is missing): pass the output folder "
+            "of `attribkit benchmark`."
+        )
     summary = Summary.load(Path(folder) / "summary.json")
     figures, missing = _figures(Path(folder), summary, width)
     try:

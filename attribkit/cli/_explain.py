@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attribkit._core.errors import InvalidInput
+from attribkit._core.errors import InvalidInput, join_names
 from attribkit.cli._app import app, print_table, report_errors, write_line
 from attribkit.cli._options import (
     ModelArguments,
@@ -112,7 +112,8 @@ def _print_results(results: Sequence["ExplainedImage"], model: str, clip_notes: 
     notes = [note for each in results for a in each.attributions for note in a.notes]
     for note in dict.fromkeys([*clip_notes, *notes]):
         write_line(f"note: {note}")
-    write_line(f"written: {output}")
+    failed = list(dict.fromkeys(failure.method.name for each in results for failure in each.failures))
+    write_line(f"written: {output}" + (f" ({join_names(failed)} failed)" if failed else ""))
 
 
 def _clip_preprocessing(model: str, frames: int | None) -> Any:

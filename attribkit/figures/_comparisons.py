@@ -188,8 +188,9 @@ def before_after(
         raise InvalidInput("before_after compares maps of the same images, but the images x of both differ.")
     scores = second.heatmap()[:, None] - first.heatmap().to(second.scores)[:, None]
     difference = replace(second, scores=scores, extent=None)
-    titles = [*names, f"{names[1]} - {names[0]}"]
-    return figure([first, second, difference], **({"names": titles, "scale": "row"} | options))
+    titles = [*names, f"{names[1]} \N{MINUS SIGN} {names[0]}"]
+    text = f"{caption([first])}\nScores of different architectures may have different units."
+    return figure([first, second, difference], **({"names": titles, "scale": "row", "note": text} | options))
 
 
 def attention(
@@ -245,6 +246,7 @@ def attention(
         caption=f"Attention of {_query_name(query)} to the image.",
         width=width,
         scale=scale,
+        quantity="attention",
     )
 
 

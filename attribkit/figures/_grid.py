@@ -70,6 +70,7 @@ def grid(
     side: float = CELL,
     width: float | str | None = None,
     scale: Scale = "each",
+    quantity: str = "score",
 ) -> PaperFigure:
     """Draw rows of cells, with titles, a colour bar and a caption that do not overlap.
 
@@ -82,6 +83,7 @@ def grid(
         width: Width of the figure in inches, or a name of `VENUES`, in place of `side`.
         scale: What maps are divided by: "each" map's own 99.5th percentile of the magnitudes, the largest of these in
             its "row", or the largest in the figure, "shared". The label of the colour bar states it.
+        quantity: What the maps contain, for the label of the colour bar.
 
     Returns:
         The figure, which notebooks show; write it with its method ``save``.
@@ -92,7 +94,7 @@ def grid(
     """
     check_scale(scale)
     maps = [cell for row in rows for cell in row if cell.heatmap is not None]
-    label = f"score / {_SCALE_OF[scale]} {PERCENTILE:g}th percentile of the magnitudes" if maps else ""
+    label = f"{quantity} / {_SCALE_OF[scale]} {PERCENTILE:g}th percentile of the magnitudes" if maps else ""
     ratios = [max(cell.picture.shape[0] / cell.picture.shape[1] for cell in row) for row in rows]
     titles = list(_titles_above(rows, column_titles))
     with paper_style():

@@ -138,6 +138,12 @@ def _content(source: Any, title: str | None, options: PictureOptions, max_images
         from attribkit.report._run import run_content  # needs the packages of benchmarks
 
         return run_content(Path(folders[0]), title, options, max_images)
+    for each in sources:
+        if not isinstance(each, Attribution) and not Path(each).exists():
+            raise UnreadableFile(
+                f"{str(each)!r} does not exist: pass the output folder of `attribkit benchmark`, or files that "
+                "Attribution.save wrote."
+            )
     content = maps_content(explained_pictures(_loaded(sources)), title or "Attribution maps", options)
     return _limited(content, max_images)
 

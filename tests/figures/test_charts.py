@@ -226,7 +226,7 @@ def test_the_command_writes_all_figures_of_a_run(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing"], "summary.json cannot be read: No such file or directory"),
+        (["missing"], "does not contain a finished benchmark (summary.json is missing): pass the output folder"),
         (["RUN", "--format", "docx"], "does not have a supported file extension"),
         (["RUN", "--width", "-1"], "width must be a positive number of inches"),
     ],

@@ -56,7 +56,7 @@ def test_the_difference_of_two_models_is_after_minus_before(x):
     scores = [torch.rand(2, 1, 16, 16) for _ in range(2)]
     first, second = (Attribution(each, x, ClassLogit(0), Saliency()) for each in scores)
     drawn = before_after(first, second, names=("pretrained", "fine-tuned"), width=7)
-    assert titles(drawn)[:3] == ["pretrained", "fine-tuned", "fine-tuned - pretrained"]
+    assert titles(drawn)[:3] == ["pretrained", "fine-tuned", "fine-tuned \N{MINUS SIGN} pretrained"]
     difference = (scores[1] - scores[0])[0, 0]
     largest = max(np.percentile(each.abs(), 99.5) for each in (scores[0][0], scores[1][0], difference))
     expected = overlay(shown(drawn, 0), difference, maximum=largest)

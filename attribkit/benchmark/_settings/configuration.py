@@ -172,8 +172,9 @@ def read_configuration(path: str | Path) -> Configuration:
         text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
         settings = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UnreadableFile(
-            f"{str(path)!r} cannot be read ({error}). `attribkit benchmark --example` prints a configuration to start "
+            f"{str(path)!r} cannot be read ({reason}). `attribkit benchmark --example` prints a configuration to start "
             "from."
         ) from error
     except tomllib.TOMLDecodeError as error:
