@@ -26,14 +26,14 @@ class Recorded:
         text: The repr of the original.
         display_name: Name of the method in figures.
         source: Source of the method: authors, venue and year.
-        options: Options of the method that differ from their defaults, such as "steps=100".
+        options: Options of the method that differ from their defaults, such as ("steps=100",).
     """
 
     name: str
     text: str
     display_name: str = ""
     source: str = ""
-    options: str = ""
+    options: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return self.text
@@ -45,7 +45,7 @@ def target_record(target: Target | Recorded) -> dict[str, Any]:
     return record | {"fields": vars(target)} if type(target) in _CLASS_TARGETS.values() else record
 
 
-def method_record(method: Method | Recorded) -> dict[str, str]:
+def method_record(method: Method | Recorded) -> dict[str, Any]:
     """Return a method, with all that figures state about it, as a dict that JSON can store."""
     record = recorded(method)
     about = {name: getattr(record, name) for name in _ABOUT_METHODS}
@@ -56,8 +56,8 @@ def recorded(method: Method | Recorded) -> Recorded:
     """Return the record of a method."""
     if isinstance(method, Recorded):
         return method
-    texts = (method.name, repr(method), method.display_name, method.source, ", ".join(_changed_options(method)))
-    return Recorded(*map(printable, texts))
+    name, text, title, source = map(printable, (method.name, repr(method), method.display_name, method.source))
+    return Recorded(name, text, title, source, tuple(map(printable, _changed_options(method))))
 
 
 def _changed_options(method: Method) -> Iterator[str]:
@@ -70,7 +70,14 @@ def _changed_options(method: Method) -> Iterator[str]:
 
 def read_method(record: Any) -> Recorded:
     """Return the method of a record; raise InvalidInput if the record is malformed."""
-    return _read_texts(record, "method", _ABOUT_METHODS)
+    names = ("name", "repr", "display_name", "source")
+    if not has_keys(record, *names, "options"):
+        return _read_texts(record, "method")
+    options = record["options"]
+    if not isinstance(options, list | tuple) or not all(map(_is_text, (*options, *(record[name] for name in names)))):
+        raise InvalidInput(f"the fields {', '.join(names)} of its method must be texts, and options a list of texts")
+    name, text, title, source = (printable(record[name]) for name in names)
+    return Recorded(name, text, title, source, tuple(map(printable, options)))
 
 
 def read_target(record: Any) -> Target | Recorded:
@@ -95,12 +102,10 @@ def has_keys(value: Any, *keys: str) -> bool:
     return isinstance(value, Mapping) and value.keys() == set(keys)
 
 
-def _read_texts(record: Any, kind: str, more: tuple[str, ...] = ()) -> Recorded:
-    """Return the record of an object with a name, a repr and either all or none of some further texts."""
-    complete = has_keys(record, "name", "repr") or has_keys(record, "name", "repr", *more)
-    if not complete or not all(map(_is_text, record.values())):
+def _read_texts(record: Any, kind: str) -> Recorded:
+    if not has_keys(record, "name", "repr") or not all(map(_is_text, record.values())):
         raise InvalidInput(f"its {kind} must be an object with a name and a repr")
-    return Recorded(*(printable(record[name]) for name in ("name", "repr", *more) if name in record))
+    return Recorded(printable(record["name"]), printable(record["repr"]))
 
 
 def _is_text(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """The figures and LaTeX tables of a run's folder."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import pyarrow.dataset as ds
 from attribkit._core.errors import InvalidInput, UnreadableFile
 from attribkit.benchmark._identity import write_text_atomically
 from attribkit.benchmark._statistics.summary import Summary, role
-from attribkit.benchmark._tables.latex import latex
+from attribkit.benchmark._tables.latex import latex, unique_slug
 from attribkit.figures import PaperFigure, agreement, bars, check_ending, rankings
 from attribkit.figures._curves import CurvePanel, draw_curves
 from attribkit.figures._page import figure_width
-from attribkit.figures._summaries import display_label
+from attribkit.figures._summaries import display_labels
 
 _PANEL = 1.05  # inches, least width of a panel of bars
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 
 def write_figures(
@@ -69,13 +67,14 @@ def write_figures(
 def _figures(folder: Path, summary: Summary, width: float | str) -> tuple[dict[str, PaperFigure], list[str]]:
     """Return the figures by name, and why others are missing."""
     figures, missing, rows = dict(_score_figures(summary, width)), [], _curve_rows(folder)
-    models = list(dict.fromkeys(each.model for each in summary.scores))
+    models, used = list(dict.fromkeys(each.model for each in summary.scores)), set[str]()
     for model in models:
+        name = unique_slug(model, used)
         if any(each.model == model and each.subset == "all" for each in summary.rankings):
-            figures[f"rankings-{_slug(model)}"] = rankings(summary, models=[model], width=width)
+            figures[f"rankings-{name}"] = rankings(summary, models=[model], width=width)
         panels = list(_curve_panels(rows, model, summary))
         if panels:
-            figures[f"curves-{_slug(model)}"] = draw_curves(panels, width=width)
+            figures[f"curves-{name}"] = draw_curves(panels, width=width)
         else:
             missing.append(
                 f"curves of {model}: set save_details = true, with metrics such as 'deletion', and run again"
@@ -85,7 +84,7 @@ def _figures(folder: Path, summary: Summary, width: float | str) -> tuple[dict[s
     except InvalidInput as error:
         missing.append(f"agreement: {error}")
     if not summary.rankings:
-        missing.append("rankings: the run has fewer than three methods or too few images")
+        missing.append("rankings: the run has fewer than two methods or too few images")
     return figures, missing
 
 
@@ -96,10 +95,12 @@ def _score_figures(summary: Summary, width: float | str) -> Iterator[tuple[str, 
         if score.subset == "all" and score.statistic == "mean" and not score.inverted:
             metrics.setdefault(score.kind, {})[score.metric] = None
     most = max(1, int(figure_width(width) / _PANEL))
+    used: set[str] = set()
     for kind, labels in metrics.items():
+        slug = unique_slug(kind, used)
         parts = [list(labels)[start : start + most] for start in range(0, len(labels), most)]
         for number, part in enumerate(parts, start=1):
-            name = f"scores-{_slug(kind)}" + (f"-{number}" if len(parts) > 1 else "")
+            name = f"scores-{slug}" + (f"-{number}" if len(parts) > 1 else "")
             yield name, bars(summary, metrics=part, width=width)
 
 
@@ -130,15 +131,10 @@ def _curve_panels(rows: Sequence[Mapping[str, Any]], model: str, summary: Summar
 def _curve_panel(metric: str, by_method: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> CurvePanel:
     images = sorted(set.intersection(*(set(each) for each in by_method.values())), key=repr)
     fractions = np.asarray(next(iter(next(iter(by_method.values())).values()))["fractions"], float)
+    names = display_labels(by_method)
     curves = {
-        display_label(method): np.array([of_image[image]["curve"] for image in images], float).reshape(
-            -1, len(fractions)
-        )
+        names[method]: np.array([of_image[image]["curve"] for image in images], float).reshape(-1, len(fractions))
         for method, of_image in by_method.items()
     }
-    controls = frozenset(display_label(method) for method in by_method if role(method) != "method")
+    controls = frozenset(names[method] for method in by_method if role(method) != "method")
     return CurvePanel(metric, fractions, curves, controls)
-
-
-def _slug(label: str) -> str:
-    return _SEPARATORS.sub("-", label.lower()).strip("-")

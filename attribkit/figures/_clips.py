@@ -16,7 +16,7 @@ from attribkit._core.pictures import middle_indices, overlay, sections
 from attribkit._core.shapes import Pictures
 from attribkit.figures._figure import as_attribution_list, caption, display_name, displayed_pictures
 from attribkit.figures._files import PaperFigure
-from attribkit.figures._grid import Cell, grid
+from attribkit.figures._grid import Cell, check_count, grid
 
 _FRAMES, _SLICES = 8, 12
 
@@ -99,6 +99,8 @@ def mosaic(
     cells = [
         Cell(s.picture, s.heatmap, whole=heatmap, title=f"{s.place}") for s in sections(volume, heatmap, indices, axis)
     ]
+    if columns is not None:
+        check_count("columns", columns)
     wide = columns or math.ceil(math.sqrt(len(cells)))
     cells += [Cell(np.full_like(cells[0].picture, 255))] * (-len(cells) % wide)
     rows = [cells[start : start + wide] for start in range(0, len(cells), wide)]
@@ -107,8 +109,7 @@ def mosaic(
 
 def _section_count(option: str, count: int, length: int) -> int:
     """Check the number of sections, and limit it to the length of the axis."""
-    if count < 1:
-        raise InvalidInput(f"{option} must be a positive integer, got {count}.")
+    check_count(option, count)
     return min(count, length)
 
 

@@ -5,17 +5,18 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, resize_map
-from attribkit._contracts.records import recorded
+from attribkit._contracts.records import Recorded, recorded
 from attribkit._core.errors import InvalidInput
 from attribkit._core.layouts import Extent
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Images, Picture
-from attribkit._targets.logits import Contrast
+from attribkit._display.representations import short_value
 from attribkit._tracing.attention import AttentionLayer
 from attribkit._tracing.attention_grid import Tokens
 from attribkit.figures._figure import (
@@ -24,9 +25,10 @@ from attribkit.figures._figure import (
     display_name,
     displayed_pictures,
     figure,
+    target_title,
 )
 from attribkit.figures._files import PaperFigure
-from attribkit.figures._grid import Cell, Scale, grid
+from attribkit.figures._grid import Cell, Scale, check_count, grid
 
 _COLUMNS = 6  # overlays in a row
 
@@ -59,8 +61,7 @@ def overlay(
         InvalidInput: If the pictures do not fit the images, or `columns` is not positive.
     """
     (attribution,) = as_attribution_list(attribution, axes=4)
-    if columns < 1:
-        raise InvalidInput(f"columns must be a positive integer, got {columns}.")
+    check_count("columns", columns)
     shown = displayed_pictures(attribution, pictures)
     labels = [*titles, *[""] * len(shown)]
     cells = [
@@ -68,7 +69,7 @@ def overlay(
         for picture, one, title in zip(shown, attribution, labels, strict=False)
     ]
     wide = min(columns, len(cells))
-    blank = Cell(255 * (0 * shown[0] + 1))
+    blank = Cell(np.full_like(shown[0], 255))
     cells += [blank] * (-len(cells) % wide)
     rows = [cells[start : start + wide] for start in range(0, len(cells), wide)]
     text = caption([attribution]) if note is None else note
@@ -95,8 +96,14 @@ def layers(attributions: Sequence[Attribution], **options: Any) -> PaperFigure:
     attributions = as_attribution_list(attributions, axes=4)
     _check_one_method(attributions, "layers")
     names = [_layer(each) for each in attributions]
-    text = caption([replace(attributions[0], method=replace(recorded(attributions[0].method), options=""))])
+    text = caption([replace(each, method=_without_layer(each)) for each in attributions])
     return figure(attributions, **({"names": names, "note": text} | options))
+
+
+def _without_layer(attribution: Attribution) -> Recorded:
+    """Return the record of the method without its layer, which the title of the column states."""
+    record = recorded(attribution.method)
+    return replace(record, options=tuple(each for each in record.options if not each.startswith("layer=")))
 
 
 def _check_one_method(attributions: Sequence[Attribution], what: str) -> None:
@@ -107,11 +114,11 @@ def _check_one_method(attributions: Sequence[Attribution], what: str) -> None:
 
 def _layer(attribution: Attribution) -> str:
     """Return the name of the layer that the method read."""
-    layer = getattr(attribution.method, "layer", None)
-    if layer is None:  # a record, or the default layer
-        options = dict(part.split("=", 1) for part in recorded(attribution.method).options.split(", ") if "=" in part)
-        layer = options.get("layer", "").strip("'\"") or "default layer"
-    return str(layer)
+    record = recorded(attribution.method)
+    if "layer=" not in record.text:
+        raise InvalidInput(f"layers compares maps of a method with the option layer, got a map of {record!r}.")
+    layers = [each.removeprefix("layer=") for each in record.options if each.startswith("layer=")]
+    return layers[0].strip("'\"") if layers else "default layer"
 
 
 def classes(attributions: Sequence[Attribution], labels: Sequence[str] | None = None, **options: Any) -> PaperFigure:
@@ -135,30 +142,14 @@ def classes(attributions: Sequence[Attribution], labels: Sequence[str] | None = 
     """
     attributions = as_attribution_list(attributions, axes=4)
     _check_one_method(attributions, "classes")
-    names = [_target_name(each.target, labels) for each in attributions]
+    names = [_shared_title(each, labels) for each in attributions]
     return figure(attributions, **({"names": names, "scale": "row"} | options))
 
 
-def _target_name(target: Any, labels: Sequence[str] | None) -> str:
-    """Return the class of a target, or its repr."""
-    index = _one_class(getattr(target, "index", None))
-    if index is None:
-        return repr(target)
-    name = _class_name(index, labels)
-    if isinstance(target, Contrast) and (against := _one_class(target.against)) is not None:
-        return f"{name} rather than {_class_name(against, labels)}"
-    return name
-
-
-def _one_class(index: Any) -> int | None:
-    """Return the class if it is the same for all images."""
-    values = set(index) if isinstance(index, Sequence) and not isinstance(index, str) else {index}
-    (value, *others) = values
-    return value if not others and isinstance(value, int) else None
-
-
-def _class_name(index: int, labels: Sequence[str] | None) -> str:
-    return labels[index] if labels is not None and index < len(labels) else f"class {index}"
+def _shared_title(attribution: Attribution, labels: Sequence[str] | None) -> str:
+    """Return what the maps are for, if it is the same for all images, or the repr of the target."""
+    titles = {target_title(attribution.target, i, labels) for i in range(len(attribution))}
+    return titles.pop() if len(titles) == 1 else short_value(attribution.target)
 
 
 def before_after(
@@ -186,10 +177,15 @@ def before_after(
     _check_one_method([first, second], "before_after")
     if not torch.equal(first.x.cpu(), second.x.cpu()):
         raise InvalidInput("before_after compares maps of the same images, but the images x of both differ.")
+    if repr(first.target) != repr(second.target):
+        raise InvalidInput(
+            f"before_after compares maps for the same class, got {short_value(first.target)} and "
+            f"{short_value(second.target)}: pass target=... to both calls of attribute."
+        )
     scores = second.heatmap()[:, None] - first.heatmap().to(second.scores)[:, None]
     difference = replace(second, scores=scores, extent=None)
     titles = [*names, f"{names[1]} \N{MINUS SIGN} {names[0]}"]
-    text = f"{caption([first])}\nScores of different architectures may have different units."
+    text = f"{caption([first, second])}\nScores of different architectures may have different units."
     return figure([first, second, difference], **({"names": titles, "scale": "row", "note": text} | options))
 
 
@@ -197,7 +193,7 @@ def attention(
     attention_layers: Sequence[AttentionLayer],
     x: Images,
     *,
-    query: int | tuple[int, ...] = 0,
+    query: int | Sequence[int] = 0,
     image: int = 0,
     heads: Sequence[int] | None = None,
     picture: Picture | None = None,
@@ -230,6 +226,7 @@ def attention(
         >>> attention(found[-3:], x, query=(3, 5), width="neurips").save("attention.pdf")
     """
     chosen = list(attention_layers)
+    query = query if isinstance(query, int) else tuple(query)
     if not chosen or x.ndim != 4 or not -len(x) <= image < len(x):
         raise InvalidInput(
             f"attention needs at least one layer and an image of x, (b, c, h, w), got {len(chosen)} layers, x of shape "

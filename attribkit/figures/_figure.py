@@ -15,9 +15,11 @@ from attribkit._contracts.visualization import Visualization
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import to_pictures
 from attribkit._core.shapes import Picture, Pictures
+from attribkit._display.representations import short_value
+from attribkit._targets.logits import ClassLogit, Contrast, Counterfactual, Probability
 from attribkit._targets.target import NoTarget
 from attribkit.figures._files import PaperFigure
-from attribkit.figures._grid import Cell, Scale, grid
+from attribkit.figures._grid import Cell, Scale, check_count, grid
 
 
 def figure(
@@ -97,7 +99,13 @@ def _for_each_image(name: str, values: Any, count: int) -> list[Tensor | None]:
         return [None] * count
     if len(values) != count:
         raise InvalidInput(f"{name} must contain one entry for each of the {count} images, got {len(values)}.")
-    return [None if value is None else torch.as_tensor(value) for value in values]
+    tensors = [None if value is None else torch.as_tensor(value).detach() for value in values]
+    for each in (each for each in tensors if each is not None):
+        if name == "boxes" and not (each.numel() == 0 or (each.ndim == 2 and each.shape[1] == 4)):
+            raise InvalidInput(f"Each entry of boxes must have the shape (n, 4), got {tuple(each.shape)}.")
+        if name == "mask" and not (each.ndim == 2 and min(each.shape) > 1):
+            raise InvalidInput(f"Each entry of mask must have the shape (height, width), got {tuple(each.shape)}.")
+    return tensors
 
 
 def _boxes_in_pictures(
@@ -152,13 +160,14 @@ def gallery(
     Raises:
         InvalidInput: If the number of titles is not that of the pictures, or `columns` is not positive.
     """
+    check_count("columns", columns)
     visualizations = [visualizations] if isinstance(visualizations, Visualization) else list(visualizations)
     pictures = [picture for each in visualizations for picture in each.pictures()]
     titles = list(titles) or [title for each in visualizations for title in _default_titles(each)]
-    if not pictures or len(titles) != len(pictures) or columns < 1:
+    if not pictures or len(titles) != len(pictures):
         raise InvalidInput(
-            f"A gallery needs at least one picture, a title for each picture and a positive number of columns, got "
-            f"{len(pictures)} pictures, {len(titles)} titles and columns={columns}."
+            f"A gallery needs at least one picture and a title for each picture, got {len(pictures)} pictures and "
+            f"{len(titles)} titles."
         )
     cells = [Cell(picture, title=title) for picture, title in zip(pictures, titles, strict=True)]
     width = min(columns, len(cells))
@@ -176,7 +185,7 @@ def caption(attributions: Sequence[Attribution]) -> str:
 
 def _described(attribution: Attribution) -> str:
     record = recorded(attribution.method)
-    options = f" ({record.options})" if record.options else ""
+    options = f" ({', '.join(record.options)})" if record.options else ""
     return f"{display_name(attribution)}{options}: {record.source}" if record.source else record.text
 
 
@@ -192,7 +201,7 @@ def column_titles(attributions: Sequence[Attribution]) -> list[str]:
         names = [f"{each.model}\n{name}".strip() for each, name in zip(attributions, names, strict=True)]
     if len(set(names)) == len(names) or any(any(titles) for titles in _class_titles(attributions)):
         return names
-    options = [recorded(each.method).options for each in attributions]
+    options = [", ".join(recorded(each.method).options) for each in attributions]
     return [
         f"{name}\n{option}" if names.count(name) > 1 and option else name
         for name, option in zip(names, options, strict=True)
@@ -201,21 +210,29 @@ def column_titles(attributions: Sequence[Attribution]) -> list[str]:
 
 def _class_titles(attributions: Sequence[Attribution]) -> list[list[str]]:
     """Return the class that each map is for, if the maps of an image are for different classes."""
-    titles = [[_class_title(each, i) for i in range(len(each))] for each in attributions]
+    titles = [[target_title(each.target, i) for i in range(len(each))] for each in attributions]
     different = any(len(set(filter(None, of_image))) > 1 for of_image in zip(*titles, strict=True))
     return titles if different else [[""] * len(of_method) for of_method in titles]
 
 
-def _class_title(attribution: Attribution, image: int) -> str:
-    """Return the class of the target for one image, or its repr; empty without a target."""
-    index = getattr(attribution.target, "index", None)
-    if isinstance(attribution.target, NoTarget):
+_TITLES: dict[type, str] = {
+    ClassLogit: "{}",
+    Probability: "probability of {}",
+    Counterfactual: "against {}",
+    Contrast: "{} rather than {}",
+}
+
+
+def target_title(target: Any, image: int, labels: Sequence[str] | None = None) -> str:
+    """Return what a map of one image is for: its class or classes, the repr of other targets, "" without a target."""
+    if isinstance(target, NoTarget):
         return ""
-    if isinstance(index, int):
-        return f"class {index}"
-    if isinstance(index, Sequence | Tensor):
-        return f"class {int(index[image])}"
-    return repr(attribution.target)
+    if type(target) not in _TITLES:
+        return short_value(target)
+    fields = [getattr(target, name) for name in ("index", "against") if hasattr(target, name)]
+    indices = [int(each[image]) if isinstance(each, Sequence | Tensor) else each for each in fields]
+    names = (labels[i] if labels is not None and i < len(labels) else f"class {i}" for i in indices)
+    return _TITLES[type(target)].format(*names)
 
 
 def as_attribution_list(attributions: Attribution | Sequence[Attribution], axes: int) -> list[Attribution]:

@@ -46,6 +46,10 @@ class Cell:
     title: str = ""
     whole: Float[Tensor, "*space"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.heatmap is not None and not bool(self.heatmap.isfinite().all()):
+            raise InvalidInput("A map has NaN or infinite values and cannot be drawn: leave it out of the figure.")
+
     __repr__ = short_repr
 
     @property
@@ -93,6 +97,8 @@ def grid(
         InvalidInput: If `scale` is unknown, or the figure is too narrow for its columns.
     """
     check_scale(scale)
+    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        raise InvalidInput(f"A grid needs rows of equally many cells, got {[len(row) for row in rows]} cells.")
     maps = [cell for row in rows for cell in row if cell.heatmap is not None]
     label = f"{quantity} / {_SCALE_OF[scale]} {PERCENTILE:g}th percentile of the magnitudes" if maps else ""
     ratios = [max(cell.picture.shape[0] / cell.picture.shape[1] for cell in row) for row in rows]
@@ -118,6 +124,12 @@ def grid(
 
 
 _TITLE_PAD, _SPACING = 2.5, 1.15  # points between an axes and its title; height of a line in sizes of the font
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise InvalidInput unless a value is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{name} must be a positive integer, got {value!r}.")
 
 
 def check_scale(scale: Any) -> None:

@@ -11,7 +11,7 @@ from attribkit._core.shapes import Picture
 from attribkit._inspection.feature_maps import FeatureMaps, Filters
 from attribkit._inspection.receptive_field import ReceptiveField
 from attribkit.figures._files import PaperFigure
-from attribkit.figures._grid import Cell, grid, tile_pictures
+from attribkit.figures._grid import Cell, check_count, grid, tile_pictures
 
 _LARGE = 2.6  # inches, side of a cell that holds tiles
 _FRAME = 2  # pixels, width of the analytic field's frame in a picture of 224
@@ -27,6 +27,7 @@ def filters(filters: Filters, max_filters: int = 64) -> PaperFigure:
         filters: The filters of a layer with two spatial axes.
         max_filters: Maximum number of filters that are drawn.
     """
+    check_count("max_filters", max_filters)
     return grid([[_filter_cell(filters, max_filters)]], side=_LARGE)
 
 

@@ -4,7 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import islice
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -175,7 +177,8 @@ def wrap(text: str, width: float, size: float, lines: int | None = None) -> str:
         size: Size of the font in points.
         lines: Maximum number of lines; None means any number.
     """
-    wrapped = [part for line in text.splitlines() for part in _wrap_line(line, width, size)]
+    parts = (part for line in text.splitlines() for part in _wrap_line(line, width, size))
+    wrapped = list(parts if lines is None else islice(parts, lines + 1))
     if lines is not None and len(wrapped) > lines:
         wrapped = [*wrapped[: lines - 1], _shorten(" ".join(wrapped[lines - 1 :]), width, size)]
     return "\n".join(wrapped)
@@ -197,19 +200,27 @@ def _wrap_line(line: str, width: float, size: float) -> Iterator[str]:
 
 def _break_word(word: str, width: float, size: float) -> tuple[str, str]:
     """Split a word that is too wide, after a sign such as a hyphen or underscore if possible, else with a hyphen."""
-    ends = [end for end in range(1, len(word)) if text_width(f"{word[:end]}-", size) <= width] or [1]
-    after_sign = [end for end in ends if word[end - 1] in "-_./:"]
-    if after_sign:
-        return word[: after_sign[-1]], word[after_sign[-1] :]
-    parts = math.ceil(len(word) / ends[-1])
+    last = max(1, _fitting(word, "-", width, size))
+    signs = [end for end in range(1, min(last, len(word) - 1) + 1) if word[end - 1] in "-_./:"]
+    if signs:
+        return word[: signs[-1]], word[signs[-1] :]
+    parts = math.ceil(len(word) / last)
     end = math.ceil(len(word) / parts)  # parts of about equal length, so that no single letter is left
     return f"{word[:end]}-", word[end:]
 
 
 def _shorten(line: str, width: float, size: float) -> str:
     """Return the beginning of the line that fits, and an ellipsis."""
-    fits = [end for end in range(len(line)) if text_width(f"{line[:end]}…", size) <= width]
-    return f"{line[: fits[-1] if fits else 0]}…"
+    return f"{line[: _fitting(line, '…', width, size)]}…"
+
+
+def _fitting(line: str, suffix: str, width: float, size: float) -> int:
+    """Return how many characters of the line fit together with a suffix."""
+    low, high = 0, len(line)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text_width(line[:middle] + suffix, size) <= width else (low, middle - 1)
+    return low
 
 
 def _title_size(titles: Iterable[str], width: float) -> float:
@@ -219,12 +230,16 @@ def _title_size(titles: Iterable[str], width: float) -> float:
     return max(_LEAST_TITLE, min(TITLE, TITLE * width / widest)) if widest else TITLE
 
 
-@cache
+@lru_cache(maxsize=4096)
 def text_width(text: str, size: float) -> float:
     """Return the width of a line in inches; dollar signs, which start formulas, are not interpreted."""
-    renderer = FigureCanvasAgg(Figure(dpi=_MEASURED_DPI)).get_renderer()
-    width = renderer.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
+    width = _renderer().get_text_width_height_descent(text, FontProperties(size=size), False)[0]
     return float(_HINTING * width / _MEASURED_DPI)
+
+
+@cache
+def _renderer() -> Any:
+    return FigureCanvasAgg(Figure(dpi=_MEASURED_DPI)).get_renderer()
 
 
 _MEASURED_DPI = 300

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from attribkit._core.errors import InvalidInput
 from attribkit.figures._files import PaperFigure, paper_style
 from attribkit.figures._page import PAD, SMALL, TITLE, figure_width, text_width, wrap
 from attribkit.figures._summaries import LINE, display_label, selected
@@ -50,6 +51,12 @@ def rankings(
     total = figure_width(width)
     titles = [f"{each.model}, {each.metric}" if len(models) > 1 else each.metric for each in shown]
     margin = max(_margin(each, _labels(each, total), total) for each in shown)  # all diagrams have axes of one length
+    most = max(len(each.methods) for each in shown)
+    if (inch := (total - 2 * margin) / max(1, most - 1)) < _LEAST_RANK:
+        raise InvalidInput(
+            f"A figure of {total:g} inches is too narrow for {most} methods, whose ranks would be {max(inch, 0):.2f} "
+            "inches apart: use a larger width."
+        )
     diagrams = [partial(_draw_ranking, each, title, margin) for each, title in zip(shown, titles, strict=True)]
     return _stack(diagrams, [_ranking_height(each) for each in shown], total, text)
 
@@ -79,6 +86,7 @@ def _stack(draw: Sequence[Callable[[Axes], None]], heights: Sequence[float], wid
     return figure
 
 
+_LEAST_RANK = 0.06  # inches between ranks
 _AXIS = 0.62  # inches from the top of a diagram to its axis
 _CLIQUE = 0.07  # inches between bars
 
@@ -153,5 +161,6 @@ def _draw_critical_difference(ax: Axes, difference: float, place: Callable[[floa
         return
     width, y = ax.get_xlim()[1], 0.33
     end = min(place(1 + difference), width - 0.6)
-    ax.plot([place(1), end], [y, y], color="black", linewidth=1, marker="|", markersize=4)
+    marks = [0, 1] if end == place(1 + difference) else [0]  # a bar beyond the figure has no mark at its end
+    ax.plot([place(1), end], [y, y], color="black", linewidth=1, marker="|", markersize=4, markevery=marks)
     ax.text(end + PAD, y, f"CD {difference:.2f}", fontsize=SMALL, ha="left", va="center")

@@ -155,6 +155,16 @@ def display_label(label: str) -> str:
     return (methods[label].display_name or label) if label in methods else label
 
 
+def display_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Return the display names of methods, or their labels if two names are equal.
+
+    A space precedes an underscore, since legends of matplotlib omit labels that begin with one.
+    """
+    names = {label: display_label(label) for label in labels}
+    names = names if len(set(names.values())) == len(names) else {label: label for label in names}
+    return {label: f" {name}" if name.startswith("_") else name for label, name in names.items()}
+
+
 def _short(label: str) -> str:
     return wrap(label, _LONGEST, SMALL, 1)
 

@@ -2,11 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -14,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from attribkit.figures import rankings
 from attribkit.figures._curves import CurvePanel, draw_curves
 from attribkit.figures._files import PaperFigure, paper_style
-from attribkit.figures._summaries import display_label
+from attribkit.figures._summaries import display_labels
 from attribkit.report._content import Chart
 from attribkit.report._pictures import encode_svg
 
@@ -38,7 +37,7 @@ class CostPoint:
 
 def curve_chart(model: str, panels: Sequence[CurvePanel], confidence: float, seed: int) -> Chart:
     """Draw the mean curves of the methods with bootstrap bands, in a panel for each metric."""
-    names = _names(dict.fromkeys(method for each in panels for method in each.curves))
+    names = display_labels(dict.fromkeys(method for each in panels for method in each.curves))
     labelled = [
         CurvePanel(each.title, each.fractions, {names[method]: curves for method, curves in each.curves.items()})
         for each in panels
@@ -76,14 +75,14 @@ def cost_chart(model: str, metrics: Mapping[str, Mapping[str, CostPoint]], metho
 
 
 def _encoded(draw: Callable[[], Figure]) -> str:
-    """Return a figure as a data URL; text between dollar signs remains text."""
-    with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
+    """Return a figure as a data URL."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a label in a script that the font lacks
         return encode_svg(draw())
 
 
 def _draw_costs(metrics: Mapping[str, Mapping[str, CostPoint]], methods: Sequence[str]) -> Figure:
-    names = _names(methods)
+    names = display_labels(methods)
     below = math.ceil(len(methods) / _LEGEND_COLUMNS) * _LEGEND_ROW
     with paper_style():
         figure = PaperFigure(figsize=(_WIDTH, _PANEL_HEIGHT + below), layout="constrained")
@@ -119,13 +118,3 @@ def _draw_point(ax: Axes, point: CostPoint, k: int, label: str) -> None:
         elinewidth=0.8,
         label=label,
     )
-
-
-def _names(labels: Iterable[str]) -> dict[str, str]:
-    """Return the display names of methods, or their labels if two names are equal.
-
-    A space precedes an underscore, since legends of matplotlib omit labels that begin with one.
-    """
-    names = {label: display_label(label) for label in labels}
-    names = names if len(set(names.values())) == len(names) else {label: label for label in names}
-    return {label: f" {name}" if name.startswith("_") else name for label, name in names.items()}

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from string import ascii_lowercase
 
 from attribkit._core.errors import join_names
@@ -49,7 +49,16 @@ def latex(summary: Summary, width: float | str = "cvpr") -> str:
     environment = "table*" if width in _TEXT_WIDTHS else "table"
     found = sorted(panels(summary, columns), key=_question)
     tables = [part for _, models in groupby(found, _question) for part in _pages(list(models))]
-    return "\n\n".join(_table(parts, environment) for parts in tables) + "\n"
+    used: set[str] = set()
+    return "\n\n".join(_table(parts, environment, unique_slug(_title(parts), used)) for parts in tables) + "\n"
+
+
+def unique_slug(text: str, used: set[str]) -> str:
+    """Return a text in lower case letters, digits and hyphens that is not used yet, and add it to the used ones."""
+    base = _SEPARATORS.sub("-", text.lower()).strip("-") or "unnamed"
+    slug = next(slug for number in count(1) if (slug := base if number == 1 else f"{base}-{number}") not in used)
+    used.add(slug)
+    return slug
 
 
 _MAX_ROWS = 24  # methods and controls, with their intervals, on a page
@@ -93,11 +102,11 @@ def _breakable(text: str) -> str:
     return r"\hspace{0pt}" + re.sub(r"(\\_|[-=,+/:])", r"\1\\allowbreak{}", escape_latex(text))
 
 
-def _table(parts: Sequence[Panel], environment: str) -> str:
+def _table(parts: Sequence[Panel], environment: str, label: str) -> str:
     """Format the panels of the models as one table."""
     first, letters = parts[0], _Letters()
-    count = len(first.columns)
-    width = f"{(1 - _NAMES) / count:.3f}\\linewidth-2\\tabcolsep"
+    columns = len(first.columns)
+    width = f"{(1 - _NAMES) / columns:.3f}\\linewidth-2\\tabcolsep"
     several = len(parts) > 1
     title = _title(parts)
     heads = [f"{_breakable(column.title)}{_ARROWS[column.higher_is_better]}" for column in first.columns]
@@ -106,10 +115,10 @@ def _table(parts: Sequence[Panel], environment: str) -> str:
         [
             f"\\begin{{{environment}}}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            f"  \\caption{{{escape_latex(f'{title}. {first.caption}')}}}",
-            f"  \\label{{tab:{_SEPARATORS.sub('-', title.lower()).strip('-')}}}",
+            f"  \\caption{{{escape_latex(f'{title}. {_caption(parts)}')}}}",
+            f"  \\label{{tab:{label}}}",
             r"  \begin{tabular}{@{}>{\raggedright\arraybackslash}p{\dimexpr" + f"{_NAMES}\\linewidth-\\tabcolsep}}",
-            f"    *{{{count}}}{{>{{\\centering\\arraybackslash}}p{{\\dimexpr{width}}}}}@{{}}}}",
+            f"    *{{{columns}}}{{>{{\\centering\\arraybackslash}}p{{\\dimexpr{width}}}}}@{{}}}}",
             r"    \toprule",
             f"    Method & {' & '.join(heads)} \\\\",
             *body,
@@ -126,9 +135,17 @@ def _title(parts: Sequence[Panel]) -> str:
     (first, *others) = parts
     if not others:
         return first.title
-    what = first.title.partition(": ")[2]
+    what = first.title.removeprefix(first.model).partition(": ")[2]
     subset = "" if first.subset == "all" else f" ({first.subset})"
     return f"{what[:1].upper()}{what[1:]} of {join_names([panel.model for panel in parts])}{subset}"
+
+
+def _caption(parts: Sequence[Panel]) -> str:
+    """Return the caption of all parts, or that of each model if they differ."""
+    captions = {panel.model: panel.caption for panel in parts}
+    if len(set(captions.values())) == 1:
+        return parts[0].caption
+    return " ".join(f"{model}: {caption}" for model, caption in captions.items())
 
 
 class _Letters:
