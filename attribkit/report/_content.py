@@ -1,20 +1,20 @@
 """What a report contains: images with their maps, and the results of a benchmark."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import chain
+from itertools import count as count_from
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution, FailedAttribution
-from attribkit._contracts.records import Recorded
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import middle_indices, to_pictures
 from attribkit._core.shapes import Picture, Pictures
-from attribkit._targets.target import Target
-from attribkit.figures._figure import display_name
+from attribkit.figures._figure import display_name, target_title
 from attribkit.report._pictures import PictureOptions, encode_map
 
 if TYPE_CHECKING:  # benchmarks need further packages
@@ -163,6 +163,7 @@ class ExplainedPicture:
         facts: Further facts, such as the predicted probability.
         picture: The picture (h, w, 3), or several (t, h, w, 3).
         results: Attributions of a batch size of 1, and failures, by the label of their method.
+        model: Name of the model; empty if it is unknown.
     """
 
     name: str
@@ -170,6 +171,7 @@ class ExplainedPicture:
     facts: str
     picture: Pictures
     results: Mapping[str, Attribution | FailedAttribution]
+    model: str = ""
 
 
 def maps_content(pictures: Iterable[ExplainedPicture], title: str, options: PictureOptions) -> Content:
@@ -202,28 +204,26 @@ def explained_pictures(attributions: Mapping[str, Attribution]) -> Iterator[Expl
         attributions: Attributions by their labels, such as the names of their files.
     """
     names: dict[str, str] = {}
-    found: dict[tuple[str, str], ExplainedPicture] = {}
+    found: dict[tuple[str, str, str], ExplainedPicture] = {}
     labels = _method_labels(attributions)
     for key, batch in attributions.items():
         for attribution in batch.channels_first():
-            digest = sha256(attribution.x.cpu().contiguous().numpy().tobytes()).hexdigest()
+            x = attribution.x.detach().float().cpu().contiguous()
+            digest = sha256(f"{x.shape}".encode() + x.numpy().tobytes()).hexdigest()
             name = names.setdefault(digest, f"image {len(names) + 1}")
-            target = target_name(attribution.target)
-            picture = to_pictures(attribution.x.float())[0]
-            before = found.get((name, target), ExplainedPicture(name, target, "", picture, {}))
-            label = f"{labels[key]} ({key})" if labels[key] in before.results else labels[key]
-            found[name, target] = replace(before, results={**before.results, label: attribution})
+            target, model = target_title(attribution.target, 0) or "no target", attribution.model
+            before = found.get((name, model, target)) or ExplainedPicture(
+                name, target, "", to_pictures(x)[0], {}, model=model
+            )
+            label = _unused_label(labels[key], key, before.results)
+            found[name, model, target] = replace(before, results={**before.results, label: attribution})
     yield from found.values()
 
 
-def target_name(target: Target | Recorded) -> str:
-    """Return a short name of the target of a single image."""
-    index = getattr(target, "index", None)
-    if isinstance(index, tuple | list) and len(index) == 1:
-        index = index[0]
-    if type(target).__name__ == "ClassLogit" and isinstance(index, int):
-        return f"class {index}"
-    return repr(target)
+def _unused_label(label: str, key: str, used: Container[str]) -> str:
+    """Return the label of a map, with the key and a number if other maps of the image have it."""
+    candidates = chain([label, f"{label} ({key})"], (f"{label} ({key}, {number})" for number in count_from(2)))
+    return next(each for each in candidates if each not in used)
 
 
 def encode_maps(
@@ -264,7 +264,8 @@ def _view(
     size = (picture.shape[0], picture.shape[1])
     encoded, problems = encode_maps(maps, size, options.map)
     url = options.encode(picture)
-    return View("", explained.target, explained.facts, size, url, maps=encoded, problems={**failures, **problems})
+    problems = {**failures, **problems}
+    return View(explained.model, explained.target, explained.facts, size, url, maps=encoded, problems=problems)
 
 
 def _own_resolution(attribution: Attribution) -> tuple[Tensor, Any]:

@@ -85,10 +85,12 @@ def encode_map(
     Raises:
         InvalidInput: If a value of the map is not finite.
     """
+    scores = scores.detach()
     if not bool(scores.isfinite().all()):
         raise InvalidInput("The map has NaN or infinite values.")
     heatmap = resize_map(scores.double()[None, None], size, extent)[0, 0]
-    values, signed = _averaged(scores.double(), longest).cpu().numpy(), is_signed(heatmap)
+    values = _averaged(scores.double(), longest).cpu().numpy()
+    signed = is_signed(heatmap) or bool((values < 0).any())  # interpolation can hide a small negative value
     shown, levels = display_maximum(heatmap), _SIGNED_LEVELS if signed else _UNSIGNED_LEVELS
     limit = min(float(np.abs(values).max()), _HEADROOM * shown)
     scale = limit / levels

@@ -1,14 +1,18 @@
 """Figures of benchmarks: what they show, and that no text overlaps another or leaves the figure."""
 
 import itertools
+import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
 from attribkit import AttribkitError
-from attribkit.benchmark import Summary, benchmark, read_configuration, write_figures, write_summary
+from attribkit.benchmark import Summary, benchmark, read_configuration, summarise, write_figures, write_summary
 from attribkit.benchmark._statistics.summary import Agreement, Estimate, MethodRanking, SummaryScore
 from attribkit.cli import app
 from attribkit.figures import VENUES, agreement, bars, rankings
@@ -237,3 +241,41 @@ def test_folders_and_options_that_do_not_fit_are_refused(run, tmp_path, argument
     assert shown.exit_code == 2
     assert words in " ".join(shown.output.split())
     assert not (tmp_path / "figures").exists()
+
+
+def test_rankings_that_do_not_fit_are_refused():
+    for width in (1, 1.5, 2):
+        with pytest.raises(AttribkitError, match="is too narrow for 7 methods, whose ranks would be"):
+            rankings(summary(models=("m",)), width=width)
+
+
+def test_a_critical_difference_beyond_the_figure_has_one_mark():
+    made = summary(models=("m",), metrics=("insertion",), methods=("gradcam", "rise", "saliency"))
+    record = replace(made.rankings[0], critical_difference=10.5)
+    (ax,) = rankings(replace(made, rankings=(record,))).axes
+    (bar,) = [line for line in ax.get_lines() if line.get_marker() == "|"]
+    assert bar.get_markevery() == [0]
+
+
+def test_models_and_methods_with_similar_names_have_figures_and_curves_of_their_own(run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    for path in (copied / "rows").rglob("*.parquet"):
+        table = pq.ParquetFile(path).read()
+        named = [name.replace("layercam", "Grad-CAM") for name in table["method"].to_pylist()]
+        others = table.set_column(
+            table.schema.get_field_index("model"), table.schema.field("model"), pa.array(["zoo cnn"] * len(named))
+        )
+        both = pa.concat_tables([table, others])
+        both = both.set_column(both.schema.get_field_index("method"), both.schema.field("method"), pa.array(2 * named))
+        pq.write_table(both, path)
+    tables = [
+        pq.ParquetFile(path).read().replace_schema_metadata(None) for path in (copied / "rows").rglob("*.parquet")
+    ]
+    summarise(pa.concat_tables(tables), resamples=100).save(copied / "summary.json")
+    paths, _ = write_figures(copied, tmp_path / "figures", suffix=".svg")
+    names = {each.stem for each in paths}
+    assert {"curves-zoo-cnn", "curves-zoo-cnn-2", "rankings-zoo-cnn", "rankings-zoo-cnn-2"} <= names
+    drawn = (tmp_path / "figures" / "curves-zoo-cnn.svg").read_text()
+    assert ">gradcam<" in drawn
+    assert ">Grad-CAM<" in drawn

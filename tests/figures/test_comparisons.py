@@ -124,5 +124,9 @@ def test_what_cannot_be_compared_is_refused(explainer, x):
         before_after(one, other)
     with pytest.raises(AttribkitError, match="maps of the same images"):
         before_after(one, explainer.attribute(x + 1, "gradcam"))
+    with pytest.raises(AttribkitError, match="maps for the same class, got ClassLogit"):
+        before_after(explainer.attribute(x, "gradcam", target=0), explainer.attribute(x, "gradcam", target=1))
+    with pytest.raises(AttribkitError, match="layers compares maps of a method with the option layer"):
+        layers([other, other])
     with pytest.raises(AttribkitError, match="columns must be a positive integer, got 0"):
         figures.overlay(one, columns=0)

@@ -9,7 +9,7 @@ import timm
 import torch
 from PIL import Image
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Explainer, figure
+from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Counterfactual, Explainer, Probability, figure
 from attribkit._core.pictures import SCORES, blend, encode_png, is_signed, overlay, scale_for_display, to_pictures
 from attribkit.figures import curves
 from attribkit.methods._gradcam import GradCAM
@@ -319,3 +319,47 @@ def test_maps_of_different_images_are_refused():
 def test_titles_that_do_not_fit_are_refused(attributions, options, words):
     with pytest.raises(AttribkitError, match=words):
         figure(attributions, **options)
+
+
+def test_headings_state_what_is_explained_if_it_differs():
+    x = torch.randn(1, 3, 16, 16)
+    targets = [0, Contrast(0, 1), Counterfactual(0), Probability(0)]
+    maps = Explainer(tiny_cnn()).compare(x, ["gradcam"], targets=targets)
+    titles = [ax.get_title().replace("\n", " ") for ax in figure(maps, width=12).get_axes()[1:5]]
+    assert titles == [
+        f"Grad-CAM {each}"
+        for each in ("class 0", "class 0 rather than class 1", "against class 0", "probability of class 0")
+    ]
+
+
+def test_maps_with_nan_are_refused(attributions):
+    scores = attributions[0].scores.clone()
+    scores[1, 0, 0, 0] = torch.nan
+    broken = Attribution(scores, attributions[0].x, ClassLogit(0), GradCAM())
+    with pytest.raises(AttribkitError, match="A map has NaN or infinite values and cannot be drawn"):
+        figure(broken)
+    assert figure(broken[0]).get_axes()
+
+
+def test_dollar_signs_are_text(attributions, tmp_path):
+    drawn = figure(attributions, names=["$\\frac$", "5 $ or 6 $"], titles=["a_$b$", "c"], width=6)
+    drawn.save(tmp_path / "a.pdf")
+    assert drawn.get_axes()[2].get_title() == "5 $ or 6 $"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mask": torch.zeros(2, 1, 16, 16)}, r"mask must have the shape \(height, width\), got \(1, 16, 16\)"),
+        ({"mask": torch.zeros(2, 1, 16)}, r"mask must have the shape \(height, width\), got \(1, 16\)"),
+        ({"boxes": [torch.zeros(3), None]}, r"boxes must have the shape \(n, 4\), got \(3,\)"),
+    ],
+)
+def test_masks_and_boxes_of_other_shapes_are_refused(attributions, options, words):
+    with pytest.raises(AttribkitError, match=words):
+        figure(attributions, **options)
+
+
+def test_masks_with_a_gradient_and_images_without_boxes_are_drawn(attributions):
+    mask = torch.rand(2, 8, 8, requires_grad=True)
+    assert figure(attributions, mask=mask, boxes=[[], torch.zeros(0, 4)]).get_axes()

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from attribkit import AttribkitError
-from attribkit.figures import VENUES, Cell, grid
+from attribkit.figures import VENUES, Cell, _page, grid
 from attribkit.figures._page import wrap
 
 NAMES = ("Grad-CAM++", "Integrated gradients", "Attention rollout", "attribkit_plugin_method", "RISE")
@@ -143,3 +143,17 @@ def test_metadata_states_the_caption(tmp_path):
         assert picture.info["Description"] == "the caption"
     grid(cells(1, 2), caption="the caption").savefig(tmp_path / "a.pdf")
     assert b"the caption" in (tmp_path / "a.pdf").read_bytes()
+
+
+def test_a_grid_without_cells_or_with_rows_of_unequal_length_is_refused():
+    for rows in ([], [[]], [cells(1, 2)[0], cells(1, 3)[0]]):
+        with pytest.raises(AttribkitError, match="A grid needs rows of equally many cells, got "):
+            grid(rows)
+
+
+def test_long_titles_are_shortened_with_few_measurements(monkeypatch):
+    measured = []
+    width_of = _page.text_width.__wrapped__
+    monkeypatch.setattr(_page, "text_width", lambda text, size: measured.append(text) or width_of(text, size))
+    assert wrap("x" * 4000, 0.5, 8, lines=3).endswith("…")
+    assert len(measured) < 200

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -27,6 +28,7 @@ from attribkit.report import write_report
 from attribkit.report._content import ExplainedPicture, explained_pictures, maps_content
 from attribkit.report._page import json_block, render_page
 from attribkit.report._pictures import PictureOptions, encode_map
+from attribkit.testing import tiny_cnn, tiny_transformer
 from attribkit.testing._examples import images
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $x_$'
@@ -443,3 +445,21 @@ def test_explain_writes_a_report(tmp_path):
         assert all("predicted probability" in view["facts"] for view in record["views"])
         assert all(list(view["maps"]) == ["Grad-CAM"] for view in record["views"])
         assert all("No attention" in view["problems"]["Attention rollout"] for view in record["views"])
+
+
+def test_a_small_negative_value_between_positive_ones_keeps_its_sign():
+    scores = torch.ones(7, 7)
+    scores[3, 3] = -0.01
+    record = encode_map(scores, (224, 224), 90)
+    assert record["signed"]
+    assert record["least"] == pytest.approx(-0.01)
+
+
+def test_maps_of_two_models_are_views_of_one_image():
+    x = torch.rand(1, 3, 64, 64)
+    maps = [Explainer(model).attribute(x, "saliency", target=1) for model in (tiny_cnn(), tiny_transformer())]
+    maps[1] = replace(maps[1], x=x.clone().requires_grad_())
+    (image,) = maps_content(explained_pictures(dict(zip("ab", maps, strict=True))), "title", PictureOptions()).images
+    assert [view.model for view in image.views] == [each.model for each in maps]
+    (image,) = maps_content(explained_pictures(dict.fromkeys("abc", maps[0])), "title", PictureOptions()).images
+    assert len(image.views[0].maps) == 3

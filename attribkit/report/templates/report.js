@@ -16,6 +16,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const state = { image: 0, model: "", rank: 0, method: index.methods[0], opacity: 75, sideBySide: true, boxes: true };
   const records = new Map(); // decoded images, the most recent last
+  let sortedBy = -1;  // column of the scores that the images are sorted by; -1: as in the data
   let order = index.images.map((_, i) => i); // the images in the order in which they are visited
   let cards = [];
   let drawn = 0; // number of the current drawing; an older one stops
@@ -341,6 +342,7 @@
 
   function change(part) {
     Object.assign(state, part);
+    if (sortedBy >= 0 && ("method" in part || "model" in part)) orderImages();
     show();
   }
 
@@ -356,10 +358,15 @@
 
   // Sort the images by a score of the current method and model, the largest first; images without it come last.
   function sort(column) {
-    const scores = index.images.map((_, i) => column < 0 ? -i : scoreOf(i, column) ?? -Infinity);
+    sortedBy = column;
+    orderImages();
+    change({ image: order[0] });
+  }
+
+  function orderImages() {
+    const scores = index.images.map((_, i) => sortedBy < 0 ? -i : scoreOf(i, sortedBy) ?? -Infinity);
     order = index.images.map((_, i) => i).sort((a, b) => scores[b] - scores[a] || a - b);
     fillImages();
-    change({ image: order[0] });
   }
 
   function scoreOf(number, column) {
