@@ -456,7 +456,7 @@ def test_a_small_negative_value_between_positive_ones_keeps_its_sign():
 
 
 def test_maps_of_two_models_are_views_of_one_image():
-    x = torch.rand(1, 3, 64, 64)
+    x = torch.rand(1, 3, 16, 16)
     maps = [Explainer(model).attribute(x, "saliency", target=1) for model in (tiny_cnn(), tiny_transformer())]
     maps[1] = replace(maps[1], x=x.clone().requires_grad_())
     (image,) = maps_content(explained_pictures(dict(zip("ab", maps, strict=True))), "title", PictureOptions()).images

@@ -602,7 +602,7 @@ def test_gallery():
     assert titles[3].startswith("Unit(layer='3'")
     assert titles[4:] == ["", ""]
     assert "Simonyan et al." in figure.get_supxlabel()
-    with pytest.raises(InvalidInput, match="got 4 pictures, 1 titles"):
+    with pytest.raises(InvalidInput, match="got 4 pictures and 1 titles"):
         gallery(made, titles=["a"])
 
 
