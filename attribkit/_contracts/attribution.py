@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from attribkit._contracts.attribution_checks import check_axes, check_count, check_extent, check_notes, check_tensors
+from attribkit._contracts.drawing import PICTURES, save_picture
 from attribkit._contracts.method import Method
 from attribkit._contracts.records import Recorded, has_keys, method_record, read_method, read_target, target_record
 from attribkit._core import serialization
@@ -30,7 +31,6 @@ from attribkit._targets.target import Target
 
 Reduction = Literal["sum", "sum_of_magnitudes", "largest_magnitude"]
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".eps", ".tif", ".tiff", ".webp")
 _SHOWN = 8  # maximum number of pictures in a notebook
 
 
@@ -150,22 +150,22 @@ class Attribution:
         return replace(self, scores=self.scores.to(device), x=self.x.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: the tensors, and the other fields as JSON in its metadata.
+        """Write a safetensors file, or a picture of the maps.
 
-        The file is written completely or not at all; an error leaves the previous file unchanged.
+        A safetensors file contains the tensors, and the other fields as JSON in its metadata. It is written completely
+        or not at all; an error leaves the previous file unchanged. A picture is that of `attribkit.figure`, or of
+        `attribkit.figures.frames` for clips and volumes.
 
         Args:
-            path: Path of the file, such as "gradcam.safetensors"; ``figure(attribution).save(path)`` writes a picture.
+            path: Path of the file; a suffix such as .png or .pdf writes a picture, any other the tensors.
 
         Raises:
-            InvalidInput: If the path has the suffix of a picture.
             UnreadableFile: If the file cannot be written.
+            InvalidInput: If the maps cannot be drawn.
         """
-        if str(path).lower().endswith(_PICTURES):
-            raise InvalidInput(
-                f"save writes the tensors, not a picture, got {str(path)!r}: use a suffix such as .safetensors, or "
-                "write a picture with attribkit.figure(attribution).save(path)."
-            )
+        if str(path).lower().endswith(PICTURES):
+            save_picture(path, "figure" if self.x.ndim == 4 else "frames", self)
+            return
         record: dict[str, Any] = {
             "target": target_record(self.target),
             "method": method_record(self.method),

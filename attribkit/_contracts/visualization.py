@@ -4,9 +4,11 @@ import base64
 import html
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 
+from attribkit._contracts.drawing import save_picture
 from attribkit._contracts.visualizer import Responses, Visualizer
 from attribkit._core.errors import InvalidInput
 from attribkit._core.pictures import encode_png, to_pictures
@@ -85,6 +87,18 @@ class Visualization:
             return to_pictures(self.images)
         pixels = (255 * self.pixels().clamp(0, 1)).round().byte()
         return [each.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy() for each in pixels]
+
+    def save(self, path: str | Path) -> None:
+        """Write a picture of the images, that of `attribkit.gallery`.
+
+        Args:
+            path: Path of the picture; its suffix selects the format, such as .png or .pdf.
+
+        Raises:
+            InvalidInput: If the suffix is not that of a figure, or the images cannot be drawn.
+            UnreadableFile: If the file cannot be written.
+        """
+        save_picture(path, "gallery", self)
 
     @property
     def _is_drawable(self) -> bool:

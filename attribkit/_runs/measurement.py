@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribkit._contracts.attribution import Attribution
+from attribkit._contracts.drawing import save_picture
 from attribkit._contracts.metric import Complexity, Faithfulness, Localization, Metric, Robustness
 from attribkit._contracts.records import Recorded
 from attribkit._core.annotations import describe_plugin
@@ -45,6 +47,19 @@ class MetricResult:
     values: Float[Tensor, "m b"]
     details: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def save(self, path: str | Path, names: Sequence[str]) -> None:
+        """Write a picture of the curves, that of `attribkit.figures.curves`.
+
+        Args:
+            path: Path of the picture; its suffix selects the format, such as .png or .pdf.
+            names: Name of each attribution.
+
+        Raises:
+            InvalidInput: If the metric does not have curves, or the suffix or the names do not fit.
+            UnreadableFile: If the file cannot be written.
+        """
+        save_picture(path, "curves", self, names)
 
     def __repr__(self) -> str:
         means = ", ".join(f"{mean:.3g}" for mean in self.values.double().nanmean(1)[:_MEANS_SHOWN].tolist())

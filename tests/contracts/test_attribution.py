@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Counterfactual, Explainer
+from attribkit import AttribkitError, Attribution, ClassLogit, Contrast, Counterfactual, Explainer, figure, gallery
 from attribkit._contracts.attribution import resize_map
+from attribkit.figures import curves, frames
 from attribkit.methods._gradcam import GradCAM
 from attribkit.testing import tiny_cnn
 
@@ -135,7 +136,28 @@ def test_a_heatmap_of_another_size_is_resized_once():
 
 
 @pytest.mark.parametrize("name", ["map.png", "map.PDF"])
-def test_a_picture_is_not_written_by_save(name, attribution, tmp_path):
-    with pytest.raises(AttribkitError, match=r"save writes the tensors, not a picture, got .*figure\(attribution\)"):
-        attribution.save(tmp_path / name)
-    assert not list(tmp_path.iterdir())
+def test_a_suffix_of_a_picture_writes_the_figure(name, attribution, tmp_path):
+    attribution.save(tmp_path / name)
+    figure(attribution).save(tmp_path / f"other_{name}")
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"other_{name}").read_bytes()
+
+
+def test_a_clip_is_drawn_as_frames(tmp_path):
+    clip = Attribution(torch.rand(1, 1, 4, 8, 8), torch.rand(1, 3, 4, 8, 8), ClassLogit(1), GradCAM())
+    clip.save(tmp_path / "clip.svg")
+    frames(clip).save(tmp_path / "other.svg")
+    assert (tmp_path / "clip.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+
+
+def test_visualizations_and_curves_are_saved_as_pictures(tmp_path):
+    explainer, x = Explainer(tiny_cnn()), torch.randn(2, 3, 16, 16)
+    shown = explainer.visualize([0, 1], size=(3, 16, 16), steps=1)
+    shown.save(tmp_path / "units.png")
+    (measured,) = explainer.measure(list(explainer.compare(x, ["gradcam", "random"])), ["deletion"])
+    measured.save(tmp_path / "curves.png", ["Grad-CAM", "Random"])
+    gallery(shown).save(tmp_path / "other_units.png")
+    curves(measured, ["Grad-CAM", "Random"]).save(tmp_path / "other_curves.png")
+    for name in ("units", "curves"):
+        assert (tmp_path / f"{name}.png").read_bytes() == (tmp_path / f"other_{name}.png").read_bytes()
+    with pytest.raises(AttribkitError, match="does not have a supported file extension"):
+        shown.save(tmp_path / "units.docx")

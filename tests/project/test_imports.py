@@ -20,7 +20,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-MOST_FILES, MOST_SMALL, SMALL = 208, 25, 40
+MOST_FILES, MOST_SMALL, SMALL = 209, 26, 40
 MOST_LINES, MOST_LEVELS = 2400, 7
 
 
