@@ -43,8 +43,8 @@ def attribution_images(
 
     Args:
         attribution: Attribution of b images (b, c, h, w), or a comparison of several of the same images.
-        pictures: Photographs to draw the maps over, one (h, w, 3) array of bytes for each image, in the size of x; None
-            uses x, with the values of each image scaled to 0 to 255.
+        pictures: Photographs to draw the maps over, one (h, w, 3) array of bytes for each image, of the region of x in
+            any resolution; None uses x, with the values of each image scaled to 0 to 255.
         labels: Names of the classes by their index, for the captions.
         reduce: How several channels of scores become one, as in `Attribution.heatmap`.
 
@@ -56,17 +56,16 @@ def attribution_images(
     """
     attributions = _channels_first(attribution)
     shown = displayed_pictures(attributions[0], pictures)
-    heatmaps = [each.heatmap(reduce) for each in attributions]
     names = unique_names([each.method.name for each in attributions])
     is_comparison = not isinstance(attribution, Attribution)
     return [
         LoggedImage(
             f"{index}/{name}" if is_comparison else f"{index}",
-            overlay(picture, maps[index]),
+            overlay(picture, each[index].heatmap(reduce, picture.shape[:2])[0]),
             caption(each[index], labels),
         )
         for index, picture in enumerate(shown)
-        for each, maps, name in zip(attributions, heatmaps, names, strict=True)
+        for each, name in zip(attributions, names, strict=True)
     ]
 
 

@@ -5,23 +5,27 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
 
 from attribkit import AttribkitError, Attribution, ClassLogit, NoTarget
 from attribkit.methods import IntegratedGradients, Saliency
 from attribkit_logging import attribution_images
 
+STOPS = [(10, 20, 100), (40, 80, 180), (90, 120, 168), (96, 96, 96), (220, 110, 50), (245, 160, 70), (255, 235, 120)]
+
+
+def faded(grey):
+    """The grey of a picture under a map: black is 40 and white is 135."""
+    return 40 + 95 * grey / 255
+
 
 def drawn(image, heatmap):
-    """The overlay of one image, from its definition: grey by the mean, opacity 0.75 sqrt(|score| / percentile)."""
-    pixels = np.round(255 * (image - image.min()) / (image.max() - image.min())).mean(0)
+    """The overlay of one image, from its definition: faded grey, opacity 0.75 sqrt(|score| / percentile)."""
+    pixels = faded(np.round(255 * (image - image.min()) / (image.max() - image.min())).mean(0))
     scaled = np.clip(heatmap / np.percentile(np.abs(heatmap), 99.5), -1, 1)
-    signed = (heatmap < 0).any()
-    colours = colormaps["RdBu_r" if signed else "inferno"](
-        np.round(255 * (0.5 + 0.5 * scaled if signed else scaled)).astype(int)
-    )[..., :3]
+    position = np.round(127.5 + 127.5 * scaled) / 255
+    colours = np.stack([np.interp(position, np.linspace(0, 1, 7), channel) for channel in zip(*STOPS, strict=True)], -1)
     opacity = 0.75 * np.sqrt(np.abs(scaled))[..., None]
-    return (1 - opacity) * pixels[..., None] + opacity * 255 * colours
+    return (1 - opacity) * pixels[..., None] + opacity * colours
 
 
 def test_each_image_is_its_overlay(attribution, x):
@@ -58,7 +62,10 @@ def test_photographs_can_be_drawn_instead(attribution):
     pictures = [np.full((16, 16, 3), value, np.uint8) for value in (10, 200)]
     blank = Attribution(torch.zeros(2, 1, 4, 4), attribution.x, ClassLogit(0), Saliency())
     drawn_over = attribution_images(blank, pictures=pictures)
-    assert all(np.array_equal(a.picture, b) for a, b in zip(drawn_over, pictures, strict=True))
+    for each, picture in zip(drawn_over, pictures, strict=True):
+        assert np.array_equal(each.picture, np.round(faded(picture.astype(float))))
+    large = [np.full((32, 32, 3), 10, np.uint8)] * 2
+    assert [each.picture.shape for each in attribution_images(attribution, pictures=large)] == [(32, 32, 3)] * 2
     with pytest.raises(AttribkitError, match="one picture per image, got 1 for 2"):
         attribution_images(blank, pictures=pictures[:1])
 
