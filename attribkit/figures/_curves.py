@@ -134,22 +134,28 @@ def draw_curves(
             ax.set(title=panel.title, xlabel="fraction of the pixels", xlim=(0, 1))
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes[0].set_ylabel("score of the target")
-        lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
-        figure.legend(
-            [lines[name] for name in names],
-            list(labels.values()),
-            loc="lower center",
-            bbox_to_anchor=(0.5, (for_caption + PAD) / height),
-            ncols=-(-len(names) // rows),
-            fontsize=SMALL,
-            frameon=False,
-            borderpad=0,
-            borderaxespad=0,
-        ).set_in_layout(False)
+        _draw_legend(figure, labels, -(-len(names) // rows), (for_caption + PAD) / height)
         figure.supxlabel(
             caption, x=PAD / total, y=for_caption / height, ha="left", va="top", fontsize=SMALL
         ).set_in_layout(False)
     return figure
+
+
+def _draw_legend(figure: PaperFigure, labels: Mapping[str, str], columns: int, bottom: float) -> None:
+    """Draw the legend of all panels, with the labels of the names, from this height, as a fraction of the figure."""
+    lines = {line.get_label(): line for ax in figure.axes for line in ax.get_lines()}
+    legend = figure.legend(
+        [lines[name] for name in labels],
+        list(labels.values()),
+        loc="lower center",
+        bbox_to_anchor=(0.5, bottom),
+        ncols=columns,
+        fontsize=SMALL,
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+    )
+    legend.set_in_layout(False)
 
 
 _LINE, _ENTRY = 0.13, 0.16  # inches, height of a line of the caption and of an entry of the legend

@@ -161,6 +161,6 @@ def _draw_critical_difference(ax: Axes, difference: float, place: Callable[[floa
         return
     width, y = ax.get_xlim()[1], 0.33
     end = min(place(1 + difference), width - 0.6)
-    marks = [0, 1] if end == place(1 + difference) else [0]  # a bar beyond the figure has no mark at its end
+    marks = [0, 1] if end == place(1 + difference) else [0]  # a bar that is cut at the edge does not have an end mark
     ax.plot([place(1), end], [y, y], color="black", linewidth=1, marker="|", markersize=4, markevery=marks)
     ax.text(end + PAD, y, f"CD {difference:.2f}", fontsize=SMALL, ha="left", va="center")

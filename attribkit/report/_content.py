@@ -100,7 +100,7 @@ class RunResults:
         ranks: Mean ranks of the methods.
         agreements: Agreement of the metrics.
         curves: Charts of deletion and insertion curves.
-        curves_note: Why there are no curves.
+        curves_note: The reason why curves are missing; empty if there are curves.
         costs: Tables of time, forwards and memory.
         cost_charts: Charts of cost against faithfulness.
         checks: Sanity checks.
